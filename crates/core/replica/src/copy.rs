@@ -1,0 +1,153 @@
+//! The durable state of one copy of a chunk, and how a write record changes it. The same function runs when a write is
+//! accepted and when the journal is replayed, so both end in the same state.
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
+use types::{ChunkId, CopyId, InodeId, LeaseEpoch, Seq, SessionId, ViewVer};
+use wire::WriteHeader;
+
+/// Most records a tail holds (protocol.md 3.1: outstanding per chunk).
+pub const TAIL_MAX: usize = 256;
+/// Most bytes outstanding per chunk.
+pub const TAIL_BYTES_MAX: u64 = 16 << 20;
+/// Ranges remembered in (`flushed`, `last`]; beyond it the set is given up and a repair copies the whole chunk.
+pub const RECENT_MAX: usize = 512;
+
+/// The range one record covered. Bytes within the chunk, whole blocks.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct RangeRec {
+    /// Number of the record.
+    pub seq: Seq,
+    /// Byte offset.
+    pub offset: u32,
+    /// Bytes.
+    pub length: u32,
+}
+
+/// A copy that is being filled.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Joining {
+    /// Last record issued when the join began; everything up to it comes by copying.
+    pub base: Seq,
+    /// All blocks are there and flushed. A copy found joining without this after a restart is void.
+    pub copied: bool,
+}
+
+/// Durable state of one copy (protocol.md section 1).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CopyState {
+    /// Which chunk.
+    pub chunk: ChunkId,
+    /// The file of its newest record.
+    pub file: InodeId,
+    /// Which copy.
+    pub copy: CopyId,
+    /// Highest epoch accepted, by a fence or with a write.
+    pub promised: LeaseEpoch,
+    /// Epoch of the newest record, or of the merge that ended it.
+    pub written: LeaseEpoch,
+    /// Highest view version seen.
+    pub ver: ViewVer,
+    /// Highest contiguous record.
+    pub last: Seq,
+    /// Everything up to here is in the hands of all members.
+    pub stable: Seq,
+    /// Everything up to here is durable on all members.
+    pub flushed: Seq,
+    /// Records in (`stable`, `last`]; only `stable` passing them empties it.
+    pub tail: Vec<RangeRec>,
+    /// Ranges of (`flushed`, `last`]; None = too many to remember.
+    pub recent: Option<Vec<RangeRec>>,
+    /// Being filled.
+    pub joining: Option<Joining>,
+    /// Not to be trusted (L4); set when a store opens after a power loss or finds damage.
+    pub unclean: bool,
+    /// Session of the newest record.
+    pub session: SessionId,
+    /// End of the file as that record knew it, bytes.
+    pub file_end: u64,
+    /// Modification time as that record knew it.
+    pub mtime: i64,
+    /// Truncation generation as that record knew it.
+    pub truncate_gen: u32,
+}
+
+impl CopyState {
+    /// A new, empty, clean copy.
+    pub fn new(chunk: ChunkId, copy: CopyId) -> CopyState {
+        CopyState {
+            chunk,
+            file: InodeId::NONE,
+            copy,
+            promised: LeaseEpoch::NONE,
+            written: LeaseEpoch::NONE,
+            ver: ViewVer(0),
+            last: Seq(0),
+            stable: Seq(0),
+            flushed: Seq(0),
+            tail: Vec::new(),
+            recent: Some(Vec::new()),
+            joining: None,
+            unclean: false,
+            session: SessionId::NONE,
+            file_end: 0,
+            mtime: 0,
+            truncate_gen: 0,
+        }
+    }
+
+    /// Applies an accepted write of seq `last` + 1. The caller has checked that it is the next one.
+    pub fn apply_write(&mut self, h: &WriteHeader) {
+        assert!(h.seq == self.last.next(), "records enter a copy in sequence without gaps");
+        self.last = h.seq;
+        self.file = h.file;
+        self.written = self.written.max(h.epoch);
+        self.promised = self.promised.max(h.epoch);
+        self.ver = self.ver.max(h.ver);
+        self.session = h.session;
+        self.file_end = h.file_end;
+        self.mtime = h.mtime;
+        self.truncate_gen = h.truncate_gen;
+        let rec = RangeRec { seq: h.seq, offset: h.offset, length: h.length };
+        self.tail.push(rec);
+        if let Some(r) = &mut self.recent {
+            if r.len() >= RECENT_MAX {
+                self.recent = None;
+            } else {
+                r.push(rec);
+            }
+        }
+        self.learn(h.stable, h.flushed);
+    }
+
+    /// Takes over what a request says about `stable` and `flushed`, as far as this copy has it.
+    pub fn learn(&mut self, stable: Seq, flushed: Seq) {
+        if stable <= self.last && stable > self.stable {
+            self.stable = stable;
+            self.tail.retain(|r| r.seq > stable);
+        }
+        if flushed <= self.last && flushed > self.flushed {
+            self.flushed = flushed;
+            match &mut self.recent {
+                Some(r) => r.retain(|r| r.seq > flushed),
+                None if flushed == self.last => self.recent = Some(Vec::new()),
+                None => {}
+            }
+        }
+    }
+}
+
+/// Durable state of the server as a whole.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ServerState {
+    /// Sessions refused for ever, each with the epoch of its fence.
+    pub blocked: BTreeMap<SessionId, LeaseEpoch>,
+    /// Sessions below this id are refused like blocked ones.
+    pub low_water: SessionId,
+    /// How many fences were stored so far; rides in every promise (protocol.md 3.6).
+    pub fences: u64,
+    /// Chunk ids up to here existed when this server last registered after losing memory: an absent initial copy at or
+    /// below it is not empty but lost (protocol.md 5.7).
+    pub absent_mark: ChunkId,
+}
