@@ -1,0 +1,1 @@
+//! Links between processes: framing, reconnecting, one event loop for sockets, disk and timers.

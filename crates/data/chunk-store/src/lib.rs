@@ -1,0 +1,1 @@
+//! Chunks on one disk: journal, page map, allocation, checkpoints, recovery.

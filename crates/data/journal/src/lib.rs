@@ -1,0 +1,1 @@
+//! Checksummed ring journal with torn-tail recovery.

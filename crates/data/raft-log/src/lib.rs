@@ -1,0 +1,1 @@
+//! Segmented, checksummed log and snapshots of the consensus.

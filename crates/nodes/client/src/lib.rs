@@ -1,0 +1,1 @@
+//! Client library: sessions, leases, sequenced writes, reads.

@@ -1,0 +1,1 @@
+//! Metadata server: leases, takeovers, failure detection around the replicated state.

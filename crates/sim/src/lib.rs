@@ -1,0 +1,1 @@
+//! Simulated network, disks, clocks and faults under the shipped cores; checkers.
