@@ -4,3 +4,4 @@
 pub mod buffer;
 pub mod disk;
 pub mod memory;
+pub mod node;

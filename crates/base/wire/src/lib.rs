@@ -2,8 +2,21 @@
 //! means is decided in `core`.
 #![forbid(unsafe_code)]
 
+pub mod data;
+pub mod frame;
+pub mod hello;
+pub mod meta;
+mod msg;
+pub mod names;
+pub mod raft;
+pub mod server;
+pub mod status;
 mod write_header;
 
+pub use data::{CopyAns, CopyReport, CopyReq, DataCtl, DataMsg, RangeRec, Refusal, WriteMsg};
+pub use meta::{FromMds, LeaseKind, ToMds};
+pub use msg::{Encoded, Msg};
+pub use server::{CsToMds, MdsToCs};
 pub use write_header::{WRITE_HEADER_LEN, WRITE_HEADER_VERSION, WriteHeader, WriteKind, flags};
 
 /// Why bytes were refused. Each names what is wrong; none of them is worth a retry of the same bytes.

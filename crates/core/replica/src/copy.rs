@@ -5,6 +5,7 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 use types::{ChunkId, CopyId, InodeId, LeaseEpoch, Seq, SessionId, ViewVer};
+pub use wire::RangeRec;
 use wire::WriteHeader;
 
 /// Most records a tail holds (protocol.md 3.1: outstanding per chunk).
@@ -13,17 +14,6 @@ pub const TAIL_MAX: usize = 256;
 pub const TAIL_BYTES_MAX: u64 = 16 << 20;
 /// Ranges remembered in (`flushed`, `last`]; beyond it the set is given up and a repair copies the whole chunk.
 pub const RECENT_MAX: usize = 512;
-
-/// The range one record covered. Bytes within the chunk, whole blocks.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-pub struct RangeRec {
-    /// Number of the record.
-    pub seq: Seq,
-    /// Byte offset.
-    pub offset: u32,
-    /// Bytes.
-    pub length: u32,
-}
 
 /// A copy that is being filled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -145,8 +135,9 @@ pub struct ServerState {
     pub blocked: BTreeMap<SessionId, LeaseEpoch>,
     /// Sessions below this id are refused like blocked ones.
     pub low_water: SessionId,
-    /// How many fences were stored so far; rides in every promise (protocol.md 3.6).
-    pub fences: u64,
+    /// Highest chunk fence stored against each session; rides in every promise given to it (protocol.md 3.6). Under
+    /// NONE: against every session.
+    pub fenced: BTreeMap<SessionId, LeaseEpoch>,
     /// Chunk ids up to here existed when this server last registered after losing memory: an absent initial copy at or
     /// below it is not empty but lost (protocol.md 5.7).
     pub absent_mark: ChunkId,

@@ -1,0 +1,347 @@
+//! Messages between clients and metadata servers: sessions, leases, names, views.
+
+use crate::names::{Attr, MetaError, MetaOp, MetaOutcome};
+use serde::{Deserialize, Serialize};
+use types::{
+    ChunkId, CsId, Incarnation, InodeId, Layout, LeaseEpoch, MdsId, Member, Seq, SessionId, Term, View, ViewVer,
+};
+
+/// Kinds of lease on a file.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+pub enum LeaseKind {
+    /// None.
+    #[default]
+    None,
+    /// Many holders, all reading.
+    Read,
+    /// One holder, writing and reading.
+    Write,
+}
+
+/// A lease a client says it holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct HeldLease {
+    /// Which file.
+    pub ino: InodeId,
+    /// What kind.
+    pub kind: LeaseKind,
+    /// Under which epoch.
+    pub epoch: LeaseEpoch,
+}
+
+/// What a holder knows of a file's end; the record of the group follows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FileEnd {
+    /// Which file.
+    pub ino: InodeId,
+    /// Under which lease.
+    pub epoch: LeaseEpoch,
+    /// Length in bytes.
+    pub size: u64,
+    /// Nanoseconds since 1970.
+    pub mtime: i64,
+    /// Truncations so far.
+    pub truncate_gen: u32,
+}
+
+/// One chunk of a granted file.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ChunkGrant {
+    /// Place in the file, counted in chunks.
+    pub index: u32,
+    /// Its id.
+    pub chunk: ChunkId,
+    /// Who holds it.
+    pub view: View,
+    /// Newest record, known to be in the hands of all members; None = ask ChunkState of all members first.
+    pub last: Option<Seq>,
+}
+
+/// A right to a file.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Grant {
+    /// For this session.
+    pub session: SessionId,
+    /// And this life of it.
+    pub incarnation: Incarnation,
+    /// Which file.
+    pub ino: InodeId,
+    /// What kind.
+    pub kind: LeaseKind,
+    /// Its epoch, above every fence and every grant before it.
+    pub epoch: LeaseEpoch,
+    /// The file's attributes, up to date.
+    pub attr: Attr,
+    /// How it is laid out.
+    pub layout: Layout,
+    /// The first chunks; more by Map.
+    pub chunks: Vec<ChunkGrant>,
+    /// Records up to `.1` of these chunks are all that is left after every host of a view lost power (protocol.md 7).
+    pub losses: Vec<(ChunkId, LeaseEpoch, Seq)>,
+}
+
+/// Why a holder wants a member out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum DropReason {
+    /// It does not answer.
+    Silent,
+    /// Its connection was reset and does not come back.
+    Reset,
+    /// It refused with this.
+    Refused(crate::Refusal),
+}
+
+/// One wish about a view.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum ViewWish {
+    /// Take this member out.
+    Drop(Member, DropReason),
+    /// The joiner has everything up to the barrier: make it a member.
+    Add(Member),
+    /// The joiner cannot go on: cancel it.
+    Cancel(Member),
+}
+
+/// Client → MDS.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum ToMds {
+    /// Open or resume a session and re-declare its leases. Answer: AttachOk, NotLeader, SessionGone.
+    Attach {
+        /// This life of the client.
+        incarnation: Incarnation,
+        /// NONE = a new one.
+        session: SessionId,
+        /// What it holds.
+        held: Vec<HeldLease>,
+        /// Its kernel may keep pages under a lease.
+        may_cache: bool,
+        /// Echoed.
+        stamp: u64,
+    },
+    /// Keep the session. Answer: RenewOk, SessionGone.
+    Renew {
+        /// Whose.
+        session: SessionId,
+        /// Its life.
+        incarnation: Incarnation,
+        /// Where files end by now.
+        ends: Vec<FileEnd>,
+        /// Echoed.
+        stamp: u64,
+    },
+    /// End the session; everything is returned.
+    Detach {
+        /// Whose.
+        session: SessionId,
+        /// Its life.
+        incarnation: Incarnation,
+    },
+    /// A namespace operation, exactly once per (session, slot, seq). Answer: MetaOk.
+    Meta {
+        /// Whose.
+        session: SessionId,
+        /// Its life.
+        incarnation: Incarnation,
+        /// 0..64.
+        slot: u16,
+        /// Rises by one per operation of the slot.
+        seq: u32,
+        /// What to do.
+        op: MetaOp,
+        /// Lease wanted on the file that the operation names or makes.
+        want: LeaseKind,
+    },
+    /// Chunks of a held file. Answer: Mapped.
+    Map {
+        /// Whose.
+        session: SessionId,
+        /// Its life.
+        incarnation: Incarnation,
+        /// Which file.
+        ino: InodeId,
+        /// Under which lease.
+        epoch: LeaseEpoch,
+        /// First chunk index.
+        first: u32,
+        /// How many.
+        count: u32,
+        /// Create those that do not exist.
+        allocate: bool,
+        /// Echoed.
+        id: u64,
+    },
+    /// Give a lease back, with nothing outstanding (L2). Answer: ReturnOk.
+    Return {
+        /// Whose.
+        session: SessionId,
+        /// Its life.
+        incarnation: Incarnation,
+        /// Which file.
+        ino: InodeId,
+        /// Which lease.
+        epoch: LeaseEpoch,
+        /// What stays (Write → Read); None = nothing.
+        keep: LeaseKind,
+        /// Where the file ends.
+        end: Option<FileEnd>,
+        /// Per chunk written or checked: (chunk, last).
+        lasts: Vec<(ChunkId, Seq)>,
+    },
+    /// Change views of held chunks. Answer: Record for each.
+    ViewChange {
+        /// Whose.
+        session: SessionId,
+        /// Its life.
+        incarnation: Incarnation,
+        /// Which file.
+        ino: InodeId,
+        /// Under which lease.
+        epoch: LeaseEpoch,
+        /// (chunk, view version it is about, wish).
+        changes: Vec<(ChunkId, ViewVer, ViewWish)>,
+    },
+    /// ChunkState of all members did not agree, or one did not answer: take this chunk over. Answer: Gone, later a grant.
+    Unsettled {
+        /// Whose.
+        session: SessionId,
+        /// Its life.
+        incarnation: Incarnation,
+        /// Which file.
+        ino: InodeId,
+        /// Under which lease.
+        epoch: LeaseEpoch,
+        /// Which chunk.
+        chunk: ChunkId,
+    },
+    /// Nothing is read or written any more under a lease of epoch ≤ `epoch` of this file.
+    GoneOk {
+        /// Whose.
+        session: SessionId,
+        /// Its life.
+        incarnation: Incarnation,
+        /// Which file.
+        ino: InodeId,
+        /// Up to where.
+        epoch: LeaseEpoch,
+    },
+    /// What does the cluster look like? Answer: Status (from any MDS, as far as it knows).
+    Status {
+        /// Echoed.
+        id: u64,
+    },
+    /// Which process has just died on this host, as its parent saw by wait().
+    Death {
+        /// The dead.
+        node: types::NodeId,
+        /// Its life; NONE = whichever.
+        incarnation: Incarnation,
+    },
+}
+
+/// MDS → client.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum FromMds {
+    /// The session is open.
+    AttachOk {
+        /// Its id.
+        session: SessionId,
+        /// Answers of lower terms are void from now on.
+        term: Term,
+        /// Fences up to here are settled with this session.
+        settled: LeaseEpoch,
+        /// Leases that it does not hold (any more).
+        gone: Vec<HeldLease>,
+        /// Where chunk servers are.
+        servers: Vec<(CsId, String)>,
+        /// The request's.
+        stamp: u64,
+    },
+    /// The session lives on.
+    RenewOk {
+        /// Term of the leader.
+        term: Term,
+        /// Fences up to here are settled with this session.
+        settled: LeaseEpoch,
+        /// Where chunk servers are, when that changed.
+        servers: Vec<(CsId, String)>,
+        /// The request's.
+        stamp: u64,
+    },
+    /// This session is over: fenced, expired or unknown.
+    SessionGone {
+        /// Which.
+        session: SessionId,
+    },
+    /// Ask that one.
+    NotLeader {
+        /// Who leads, as far as known.
+        leader: Option<MdsId>,
+    },
+    /// A namespace operation is done.
+    MetaOk {
+        /// Of this session.
+        session: SessionId,
+        /// The request's.
+        slot: u16,
+        /// The request's.
+        seq: u32,
+        /// What came of it.
+        outcome: Result<MetaOutcome, MetaError>,
+        /// The lease asked for.
+        grant: Option<Grant>,
+    },
+    /// A lease asked for comes later than its operation.
+    Grant(Grant),
+    /// Chunks.
+    Mapped {
+        /// Which file.
+        ino: InodeId,
+        /// Under which lease.
+        epoch: LeaseEpoch,
+        /// The request's.
+        id: u64,
+        /// Those that exist; or why not.
+        chunks: Result<Vec<ChunkGrant>, MetaError>,
+    },
+    /// Give it back, or down to `keep`.
+    Recall {
+        /// Which file.
+        ino: InodeId,
+        /// Which lease.
+        epoch: LeaseEpoch,
+        /// The most that may stay.
+        keep: LeaseKind,
+    },
+    /// It is back.
+    ReturnOk {
+        /// Which file.
+        ino: InodeId,
+        /// Which lease.
+        epoch: LeaseEpoch,
+    },
+    /// The lease was taken away. Answer: GoneOk.
+    Gone {
+        /// Which file.
+        ino: InodeId,
+        /// Leases up to here.
+        epoch: LeaseEpoch,
+    },
+    /// The view of a chunk, committed.
+    Record {
+        /// Which file.
+        ino: InodeId,
+        /// For the holder under this lease.
+        epoch: LeaseEpoch,
+        /// Which chunk.
+        chunk: ChunkId,
+        /// Its view now.
+        view: View,
+    },
+    /// Answer to Status.
+    Status {
+        /// The request's.
+        id: u64,
+        /// The report.
+        report: Box<crate::status::ClusterReport>,
+    },
+}
