@@ -16,9 +16,19 @@ struct File {
     durable: Vec<u8>,
     /// Completed writes since the last flush, oldest first.
     pending: Vec<(u64, Bytes)>,
+    /// Writes that have left `pending` so far.
+    settled: u64,
     removed: bool,
 }
 impl File {
+    /// Makes the oldest `n` pending writes durable.
+    fn settle(&mut self, n: usize) {
+        self.settled += n as u64;
+        for (at, data) in self.pending.drain(..n) {
+            self.durable[at as usize..at as usize + data.len()].copy_from_slice(&data);
+        }
+    }
+
     fn current(&self, offset: u64, len: usize) -> Vec<u8> {
         let mut out = self.durable[offset as usize..offset as usize + len].to_vec();
         for (at, data) in &self.pending {
@@ -89,6 +99,21 @@ impl MemoryDisk {
         self.lock().files.iter().map(|f| f.pending.len()).sum()
     }
 
+    /// How many writes of `file` have completed: what a flush submitted now promises to make durable.
+    pub fn completed(&self, file: FileId) -> u64 {
+        let inner = self.lock();
+        let f = &inner.files[file.0 as usize];
+        f.settled + f.pending.len() as u64
+    }
+    /// Makes the first `completed` writes of `file` durable and no later one: the least that a flush may do which was
+    /// submitted when [`Self::completed`] returned that number.
+    pub fn flush_completed(&self, file: FileId, completed: u64) {
+        let mut inner = self.lock();
+        inner.stats.flushes += 1;
+        let f = &mut inner.files[file.0 as usize];
+        let n = completed.saturating_sub(f.settled).min(f.pending.len() as u64);
+        f.settle(n as usize);
+    }
     /// Carries out one operation at once.
     pub fn run(&self, op: DiskOp) -> DiskDone {
         let mut me = self.clone();
@@ -119,6 +144,7 @@ impl MemoryDisk {
     pub fn power_cut(&self, mut keep: impl FnMut() -> bool) {
         let mut inner = self.lock();
         for f in &mut inner.files {
+            f.settled += f.pending.len() as u64;
             for (at, data) in std::mem::take(&mut f.pending) {
                 for (i, sector) in data.chunks(SECTOR).enumerate() {
                     if keep() {
@@ -135,6 +161,7 @@ impl MemoryDisk {
         let mut inner = self.lock();
         let mut n = 0;
         for f in &mut inner.files {
+            f.settled += f.pending.len() as u64;
             for (at, data) in std::mem::take(&mut f.pending) {
                 let k = keep(n, data.len()).min(data.len());
                 f.durable[at as usize..at as usize + k].copy_from_slice(&data[..k]);
@@ -208,9 +235,7 @@ impl Folder for MemoryDisk {
         let mut inner = self.lock();
         inner.stats.flushes += 1;
         let f = &mut inner.files[file.0 as usize];
-        for (at, data) in std::mem::take(&mut f.pending) {
-            f.durable[at as usize..at as usize + data.len()].copy_from_slice(&data);
-        }
+        f.settle(f.pending.len());
         Ok(())
     }
     fn remove(&mut self, name: &str) -> Result<(), DiskError> {

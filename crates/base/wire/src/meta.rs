@@ -337,6 +337,11 @@ pub enum FromMds {
         /// Its view now.
         view: View,
     },
+    /// This chunk server is known to be dead.
+    Down {
+        /// Which.
+        cs: CsId,
+    },
     /// Answer to Status.
     Status {
         /// The request's.

@@ -6,3 +6,7 @@
 extern crate alloc;
 
 pub mod copy;
+pub mod member;
+pub mod rules;
+pub mod sequencer;
+pub mod takeover;

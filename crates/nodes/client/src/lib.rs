@@ -1,1 +1,334 @@
-//! Client library: sessions, leases, sequenced writes, reads.
+//! The client library: a session with the metadata group, leases on files, sequenced writes to all members, reads under
+//! promises. A [`Client`] is a [`host::node::Node`]; a program submits [`ClientOp`]s and collects what came of them.
+//!
+//! Rooms: [`session`] talks to the metadata servers, [`lease`] keeps files and grants, [`write`] and [`read`] move bytes,
+//! [`flush`] makes them durable. All are parts of one state machine without clock, socket or randomness.
+#![forbid(unsafe_code)]
+
+mod flush;
+mod lease;
+mod op;
+mod read;
+mod session;
+mod write;
+
+pub use op::{ClientAnswer, ClientError, ClientOp};
+
+use bytes::Bytes;
+use host::node::{Effects, Input, Node};
+use lease::File;
+use replica::rules::Rules;
+use replica::sequencer::SeqOut;
+use std::collections::{BTreeMap, BTreeSet};
+use types::{ChunkId, CsId, Incarnation, InodeId, LeaseEpoch, MdsId, Nanos, NodeId};
+use wire::meta::ViewWish;
+use wire::{CopyAns, DataCtl, Msg, ToMds};
+
+/// What a client is told at its start.
+#[derive(Clone, Debug)]
+pub struct ClientConfig {
+    /// Metadata servers to try.
+    pub mds: Vec<MdsId>,
+    /// This life; drawn at random.
+    pub incarnation: Incarnation,
+    /// Wall clock (ns since 1970) minus the boot-time clock; only stamps modification times.
+    pub wall_base: i64,
+    /// Longest record of a write in bytes, a multiple of 64 KiB.
+    pub record_max: u32,
+    /// Rules; all on in the product.
+    pub rules: Rules,
+}
+
+impl ClientConfig {
+    /// The usual.
+    pub fn new(mds: Vec<MdsId>, incarnation: Incarnation, wall_base: i64) -> ClientConfig {
+        ClientConfig { mds, incarnation, wall_base, record_max: 1 << 20, rules: Rules::ALL }
+    }
+}
+
+/// Counters for whoever watches.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ClientStats {
+    /// Writes acknowledged.
+    pub writes: u64,
+    /// Reads handed out.
+    pub reads: u64,
+    /// Reads repeated because of a write, a lost promise or a damaged answer.
+    pub repeated: u64,
+    /// Leases lost to a takeover.
+    pub gone: u64,
+    /// Checksums that did not match on arrival.
+    pub bad_crc: u64,
+}
+
+/// A client.
+pub struct Client {
+    cfg: ClientConfig,
+    now: Nanos,
+    link: session::Link,
+    files: BTreeMap<InodeId, File>,
+    chunks: BTreeMap<ChunkId, (InodeId, u32)>,
+    promises: BTreeMap<CsId, Promise>,
+    ops: BTreeMap<u64, op::Op>,
+    tokens: BTreeMap<u64, write::Token>,
+    reads: BTreeMap<u64, read::Reading>,
+    flushes: Vec<flush::Flushing>,
+    next_id: u64,
+    finished: Vec<(u64, Result<ClientAnswer, ClientError>)>,
+    dirty: BTreeSet<InodeId>,
+    wake: Nanos,
+    stats: ClientStats,
+}
+
+/// A server's word that it answers no fence before `until` (by our clock).
+#[derive(Clone, Copy, Debug)]
+struct Promise {
+    until: Nanos,
+    fence: LeaseEpoch,
+}
+/// Length of a promise as the client counts it, from the sending of the request.
+const PROMISE: Nanos = Nanos::from_millis(500);
+
+impl Client {
+    /// A client that has not spoken to anybody yet.
+    pub fn new(cfg: ClientConfig, now: Nanos) -> Client {
+        let link = session::Link::new(&cfg);
+        Client {
+            cfg,
+            now,
+            link,
+            files: BTreeMap::new(),
+            chunks: BTreeMap::new(),
+            promises: BTreeMap::new(),
+            ops: BTreeMap::new(),
+            tokens: BTreeMap::new(),
+            reads: BTreeMap::new(),
+            flushes: Vec::new(),
+            next_id: 1,
+            finished: Vec::new(),
+            dirty: BTreeSet::new(),
+            wake: Nanos::ZERO,
+            stats: ClientStats::default(),
+        }
+    }
+
+    /// Begins an operation; `ticket` comes back with [`Self::finished`]. Tickets in flight differ.
+    pub fn submit(&mut self, now: Nanos, ticket: u64, op: ClientOp, fx: &mut Effects) {
+        self.now = self.now.max(now);
+        self.start(ticket, op, fx);
+        self.pump(fx);
+    }
+    /// Operations that ended since the last call.
+    pub fn finished(&mut self) -> Vec<(u64, Result<ClientAnswer, ClientError>)> {
+        std::mem::take(&mut self.finished)
+    }
+    /// Counters.
+    pub fn stats(&self) -> ClientStats {
+        self.stats
+    }
+    /// Operations that have not ended.
+    pub fn outstanding(&self) -> usize {
+        self.ops.len()
+    }
+    /// The session is open with a leader that answers.
+    pub fn attached(&self) -> bool {
+        self.link.attached()
+    }
+    /// Files on which a lease is held.
+    pub fn leases(&self) -> usize {
+        self.files.values().filter(|f| f.lease.is_some()).count()
+    }
+
+    fn id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+    fn wall(&self) -> i64 {
+        self.cfg.wall_base.saturating_add_unsigned(self.now.0)
+    }
+
+    /// Carries out what a sequencer of `ino` wants.
+    fn carry_out(&mut self, ino: InodeId, chunk: ChunkId, out: SeqOut, fx: &mut Effects) {
+        for (cs, m) in out.send {
+            fx.send.push((NodeId::Cs(cs), m));
+        }
+        for t in out.completed {
+            self.write_completed(t);
+        }
+        if !out.wishes.is_empty() {
+            self.wish(ino, chunk, out.wishes, fx);
+        }
+        if out.fenced {
+            self.unsettled(ino, chunk, fx);
+        }
+        self.dirty.insert(ino);
+    }
+    fn wish(&mut self, ino: InodeId, chunk: ChunkId, wishes: Vec<ViewWish>, fx: &mut Effects) {
+        let Some(f) = self.files.get(&ino) else { return };
+        let (Some(l), Some(s)) = (&f.lease, f.sequencer(chunk)) else { return };
+        let ver = s.ver();
+        let changes = wishes.into_iter().map(|w| (chunk, ver, w)).collect();
+        let (session, incarnation) = (self.link.session, self.cfg.incarnation);
+        let m = ToMds::ViewChange { session, incarnation, ino, epoch: l.epoch, changes };
+        self.to_leader(m, fx);
+    }
+    /// Something is wrong with a chunk that only the group can mend.
+    fn unsettled(&mut self, ino: InodeId, chunk: ChunkId, fx: &mut Effects) {
+        let now = self.now;
+        let Some(f) = self.files.get_mut(&ino) else { return };
+        let Some(l) = &mut f.lease else { return };
+        if l.unsettled != Nanos::ZERO && now.since(l.unsettled) < Nanos::from_millis(500) {
+            return;
+        }
+        l.unsettled = now;
+        let epoch = l.epoch;
+        let (session, incarnation) = (self.link.session, self.cfg.incarnation);
+        self.to_leader(ToMds::Unsettled { session, incarnation, ino, epoch, chunk }, fx);
+    }
+
+    /// An answer of a copy: promise, progress, refusals.
+    fn copy_answer(&mut self, cs: CsId, ans: &CopyAns, fx: &mut Effects) {
+        let Some(&(ino, index)) = self.chunks.get(&ans.chunk) else { return };
+        let now = self.now;
+        let Some(f) = self.files.get_mut(&ino) else { return };
+        if f.lease.as_ref().map(|l| l.epoch) != Some(ans.epoch) {
+            return;
+        }
+        let Some(c) = f.chunks.get_mut(&index) else { return };
+        let member = c.view.members.iter().any(|m| m.cs == cs && m.copy == ans.copy);
+        if let (Some(fence), true, None) = (ans.promise, member, ans.refusal) {
+            let until = Nanos(ans.stamp) + PROMISE;
+            let p = self.promises.entry(cs).or_insert(Promise { until, fence });
+            p.until = p.until.max(until);
+            p.fence = p.fence.max(fence);
+            if fence > self.link.settled {
+                self.link.hurry_renew(now);
+            }
+        }
+        if let Some(s) = &mut c.seq {
+            let mut out = SeqOut::default();
+            s.answer(cs, ans, now, &mut out);
+            self.carry_out(ino, ans.chunk, out, fx);
+        }
+    }
+
+    fn message(&mut self, from: NodeId, msg: Msg, fx: &mut Effects) {
+        match (from, msg) {
+            (NodeId::Mds(m), Msg::FromMds(x)) => self.from_mds(m, x, fx),
+            (NodeId::Cs(cs), Msg::Data(DataCtl::Ack(ans))) => self.copy_answer(cs, &ans, fx),
+            (NodeId::Cs(cs), Msg::Read(d)) => self.read_answer(cs, d, fx),
+            (NodeId::Cs(cs), Msg::Data(DataCtl::FlushAck { answers, .. })) => {
+                for a in &answers {
+                    self.copy_answer(cs, a, fx);
+                }
+            }
+            (NodeId::Cs(cs), Msg::Data(DataCtl::State { ans, report })) => self.chunk_state(cs, ans, report, fx),
+            (NodeId::Cs(cs), Msg::Data(DataCtl::JoinState { ans, copied, .. })) => {
+                let Some(&(ino, index)) = self.chunks.get(&ans.chunk) else { return };
+                let now = self.now;
+                let seq = self.files.get_mut(&ino).and_then(|f| f.chunks.get_mut(&index)).and_then(|c| c.seq.as_mut());
+                if let Some(s) = seq {
+                    let mut out = SeqOut::default();
+                    s.join_state(cs, &ans, copied, now, &mut out);
+                    self.carry_out(ino, ans.chunk, out, fx);
+                }
+            }
+            _ => {} // not for us: a peer of another role, or a message of a newer version
+        }
+    }
+
+    fn reset(&mut self, node: NodeId, fx: &mut Effects) {
+        match node {
+            NodeId::Mds(m) => self.mds_reset(m),
+            NodeId::Cs(cs) => {
+                let now = self.now;
+                let mut outs = vec![];
+                for (ino, f) in &mut self.files {
+                    for c in f.chunks.values_mut() {
+                        if let Some(s) = &mut c.seq {
+                            let mut out = SeqOut::default();
+                            s.reset(cs, now, &mut out);
+                            outs.push((*ino, c.id, out));
+                        }
+                    }
+                }
+                for (ino, chunk, out) in outs {
+                    if !(out.send.is_empty() && out.wishes.is_empty()) {
+                        self.carry_out(ino, chunk, out, fx);
+                    }
+                }
+                self.reads_reset(cs, fx);
+                self.flush_reset(cs, fx);
+            }
+            NodeId::Client(_) => {}
+        }
+    }
+
+    /// Does what has become possible.
+    fn pump(&mut self, fx: &mut Effects) {
+        for _ in 0..64 {
+            let Some(ino) = self.dirty.pop_first() else { break };
+            self.pump_file(ino, fx);
+        }
+        self.pump_flushes(fx);
+        self.pump_calls(fx);
+    }
+
+    fn tick(&mut self, fx: &mut Effects) {
+        let now = self.now;
+        if now < self.wake {
+            return;
+        }
+        self.tick_session(fx);
+        let mut outs = vec![];
+        for (ino, f) in &mut self.files {
+            for c in f.chunks.values_mut() {
+                if let Some(s) = &mut c.seq
+                    && s.deadline(now) <= now + Nanos::from_millis(50)
+                {
+                    let mut out = SeqOut::default();
+                    s.tick(now, &mut out);
+                    outs.push((*ino, c.id, out));
+                }
+            }
+        }
+        for (ino, chunk, out) in outs {
+            self.carry_out(ino, chunk, out, fx);
+        }
+        self.tick_files(fx);
+        self.tick_reads(fx);
+        self.tick_flushes(fx);
+        self.wake = now + Nanos::from_millis(if self.idle() { 500 } else { 20 });
+    }
+    fn idle(&self) -> bool {
+        self.ops.is_empty() && self.files.values().all(|f| f.quiet())
+    }
+}
+
+impl Node for Client {
+    fn id(&self) -> NodeId {
+        NodeId::Client(self.cfg.incarnation)
+    }
+    fn input(&mut self, now: Nanos, input: Input, fx: &mut Effects) {
+        self.now = self.now.max(now);
+        match input {
+            Input::Message(from, msg) => self.message(from, msg, fx),
+            Input::Reset(node) => self.reset(node, fx),
+            Input::Disk(..) => {}
+            Input::Time => {}
+        }
+    }
+    fn settle(&mut self, now: Nanos, fx: &mut Effects) {
+        self.now = self.now.max(now);
+        self.tick(fx);
+        self.pump(fx);
+    }
+    fn deadline(&self) -> Nanos {
+        if self.dirty.is_empty() { self.wake.min(self.link.deadline()) } else { self.now }
+    }
+}
+
+/// CRC32C of every block of `data` (whole blocks).
+fn block_crcs(data: &Bytes) -> Vec<u32> {
+    data.chunks(types::BLOCK as usize).map(crc32c::crc32c).collect()
+}

@@ -1,0 +1,451 @@
+//! Taking a chunk over: fence all members, choose the winner, merge the tails, replace what is missing
+//! (protocol sections 5 and 7). One [`Takeover`] per chunk and fence; the leader runs it and carries out its actions.
+
+use crate::copy::RangeRec;
+use crate::rules::Rules;
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec;
+use alloc::vec::Vec;
+use types::{ChunkId, CopyId, CsId, LeaseEpoch, Member, Nanos, Seq, SessionId, View};
+use wire::{CopyReport, MdsToCs};
+
+/// How long a fence waits for members beyond the `min`-th: a promise as the server counts it, and a bit.
+pub const WAIT_FOR_REST: Nanos = Nanos::from_millis(760);
+/// How long a fence waits for members before it prepares replacements.
+pub const WAIT_FOR_MEMBERS: Nanos = Nanos::from_millis(1500);
+/// A merge or replacement that makes no progress for so long starts again with a new fence.
+pub const MERGE_TIMEOUT: Nanos = Nanos::from_millis(2000);
+/// A replacement copies a whole chunk and gets longer.
+pub const REPLACE_TIMEOUT: Nanos = Nanos::from_secs(30);
+const AGAIN: Nanos = Nanos::from_millis(200);
+
+/// What the leader must do for a takeover.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Action {
+    /// Send this.
+    Send(CsId, MdsToCs),
+    /// Commit a view without `drop` and with `add` (and without a joiner); report by [`Takeover::committed`].
+    Change {
+        /// Members to take out.
+        drop: Vec<Member>,
+        /// Copies to take in.
+        add: Vec<Member>,
+        /// The remaining content ends here because every member lost its memory: commit the loss mark too.
+        loss: Option<(LeaseEpoch, Seq)>,
+    },
+    /// Commit fresh copy ids; report by [`Takeover::minted`].
+    Mint(u32),
+    /// The chunk is whole: nobody holds it and everything up to `last` is on all members that answered.
+    Done {
+        /// Where all end.
+        last: Seq,
+        /// The winner, for the file's end.
+        winner: CopyReport,
+    },
+    /// It cannot finish under this epoch: start again with a higher one.
+    Restart(&'static str),
+}
+
+#[derive(Clone, PartialEq, Debug)]
+enum Phase {
+    Fence,
+    /// Waiting for copy ids; `crown` = all members are unclean.
+    Minting { targets: Vec<Target>, crown: bool },
+    Replacing { targets: Vec<(Target, Member)>, crown: bool },
+    /// Waiting for the commit of a view.
+    Committing,
+    Converge { winner: Member, last: Seq, ranges: Vec<RangeRec>, waiting: BTreeSet<CsId> },
+    Over,
+}
+/// Where a new copy is to stand and what it may destroy there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Target {
+    cs: CsId,
+    supersedes: CopyId,
+}
+
+/// What the leader knows about servers, asked at every step.
+pub trait Servers {
+    /// Known to be dead (by certificate, or by long silence): not waited for.
+    fn dead(&self, cs: CsId) -> bool;
+    /// Servers that could take a new copy, best first.
+    fn candidates(&self) -> Vec<CsId>;
+    /// Every holder of the file has said that it is gone, or its session has run out.
+    fn holders_gone(&self) -> bool;
+}
+
+/// A takeover of one chunk under one epoch.
+#[derive(Clone, Debug)]
+pub struct Takeover {
+    rules: Rules,
+    chunk: ChunkId,
+    epoch: LeaseEpoch,
+    min: usize,
+    view: View,
+    /// Copy ids up to this one are initial (given at the chunk's creation).
+    initial_max: CopyId,
+    against: SessionId,
+    phase: Phase,
+    since: Nanos,
+    sent: Nanos,
+    answers: BTreeMap<CsId, CopyReport>,
+    unclean: BTreeMap<CsId, CopyReport>,
+}
+
+impl Takeover {
+    /// Begins; call [`Self::step`] to get the first actions. A joiner in `view` is cancelled with the first change of the
+    /// view or has been cancelled by the caller.
+    #[allow(clippy::too_many_arguments)]
+    pub fn new(
+        rules: Rules,
+        chunk: ChunkId,
+        epoch: LeaseEpoch,
+        min: usize,
+        view: View,
+        initial_max: CopyId,
+        against: SessionId,
+        now: Nanos,
+    ) -> Takeover {
+        Takeover {
+            rules,
+            chunk,
+            epoch,
+            min,
+            view,
+            initial_max,
+            against,
+            phase: Phase::Fence,
+            since: now,
+            sent: Nanos::ZERO,
+            answers: BTreeMap::new(),
+            unclean: BTreeMap::new(),
+        }
+    }
+    /// Its epoch.
+    pub fn epoch(&self) -> LeaseEpoch {
+        self.epoch
+    }
+    /// Its chunk.
+    pub fn chunk(&self) -> ChunkId {
+        self.chunk
+    }
+    /// Where it stands, for people.
+    pub fn describe(&self) -> &'static str {
+        match self.phase {
+            Phase::Fence => "waiting for the members' answers",
+            Phase::Minting { .. } | Phase::Committing => "waiting for a commit",
+            Phase::Replacing { .. } => "copying a survivor",
+            Phase::Converge { .. } => "merging",
+            Phase::Over => "done",
+        }
+    }
+
+    /// Takes a Fenced.
+    pub fn fenced(&mut self, cs: CsId, epoch: LeaseEpoch, report: CopyReport) {
+        let Some(m) = self.view.on(cs) else { return };
+        if epoch != self.epoch || self.phase != Phase::Fence || report.chunk != self.chunk {
+            return;
+        }
+        if m.copy != report.copy && self.rules.copy_ids && !(report.unclean && !report.copy.is_some()) {
+            return;
+        }
+        if report.unclean && self.rules.unclean {
+            // "Unclean" overrides a clean answer of the same copy, whichever came first.
+            self.answers.remove(&cs);
+            self.unclean.insert(cs, report);
+        } else if !self.unclean.contains_key(&cs) {
+            self.answers.insert(cs, report);
+        }
+    }
+    /// Takes a Converged.
+    pub fn converged(&mut self, cs: CsId, epoch: LeaseEpoch, copy: CopyId, ok: bool) -> Vec<Action> {
+        if epoch != self.epoch || self.view.on(cs).map(|m| m.copy) != Some(copy) {
+            return vec![];
+        }
+        let Phase::Converge { waiting, .. } = &mut self.phase else { return vec![] };
+        if !ok {
+            return self.restart("a copy could not pull from the winner");
+        }
+        waiting.remove(&cs);
+        if waiting.is_empty() { self.finish() } else { vec![] }
+    }
+    /// Takes a Replaced.
+    pub fn replaced(&mut self, cs: CsId, epoch: LeaseEpoch, report: CopyReport, ok: bool, now: Nanos) -> Vec<Action> {
+        if epoch != self.epoch {
+            return vec![];
+        }
+        let Phase::Replacing { targets, crown } = self.phase.clone() else { return vec![] };
+        let Some((_, m)) = targets.iter().find(|(t, m)| t.cs == cs && m.copy == report.copy) else { return vec![] };
+        if !ok || report.unclean {
+            return self.restart("a replacement could not be made");
+        }
+        let first = !self.answers.contains_key(&m.cs);
+        self.answers.insert(m.cs, report);
+        self.since = if first { now } else { self.since };
+        if targets.iter().all(|(_, m)| self.answers.get(&m.cs).is_some_and(|r| r.copy == m.copy)) {
+            let added: Vec<Member> = targets.iter().map(|(_, m)| *m).collect();
+            let loss = crown.then(|| {
+                let w = self.winner();
+                (w.written, w.last)
+            });
+            let keep: BTreeSet<CopyId> = self.answers.values().map(|r| r.copy).collect();
+            let drop = self.view.members.iter().filter(|m| !keep.contains(&m.copy)).copied().collect();
+            self.phase = Phase::Committing;
+            return vec![Action::Change { drop, add: added, loss }];
+        }
+        self.sent = Nanos::ZERO; // the crowned copy is there: the others may copy it now
+        vec![]
+    }
+    /// The change of the view is committed.
+    pub fn committed(&mut self, view: View, now: Nanos) -> Vec<Action> {
+        if self.phase != Phase::Committing {
+            return vec![];
+        }
+        self.view = view;
+        self.unclean.clear();
+        let members: BTreeSet<CsId> = self.view.members.iter().map(|m| m.cs).collect();
+        self.answers.retain(|cs, _| members.contains(cs));
+        self.merge(now)
+    }
+    /// The copy ids are committed.
+    pub fn minted(&mut self, ids: &[CopyId], now: Nanos) -> Vec<Action> {
+        let Phase::Minting { targets, crown } = self.phase.clone() else { return vec![] };
+        if ids.len() != targets.len() {
+            return self.restart("fewer copy ids than asked for");
+        }
+        let targets = targets.iter().zip(ids).map(|(t, id)| (*t, Member { cs: t.cs, copy: *id })).collect();
+        self.phase = Phase::Replacing { targets, crown };
+        self.since = now;
+        self.sent = Nanos::ZERO;
+        vec![]
+    }
+    /// The commit was refused (the view is another one by now).
+    pub fn refused(&mut self) -> Vec<Action> {
+        self.restart("the view changed meanwhile")
+    }
+
+    fn restart(&mut self, why: &'static str) -> Vec<Action> {
+        self.phase = Phase::Over;
+        vec![Action::Restart(why)]
+    }
+    fn winner(&self) -> &CopyReport {
+        self.answers
+            .values()
+            .max_by_key(|r| (r.written, r.last))
+            .expect("asked for only with at least one answer")
+    }
+    fn finish(&mut self) -> Vec<Action> {
+        let winner = self.winner().clone();
+        self.phase = Phase::Over;
+        vec![Action::Done { last: winner.last, winner }]
+    }
+
+    /// Time has passed, or an answer came.
+    pub fn step(&mut self, now: Nanos, servers: &dyn Servers) -> Vec<Action> {
+        match self.phase.clone() {
+            Phase::Fence => self.step_fence(now, servers),
+            Phase::Replacing { targets, crown } => {
+                if now.since(self.since) > REPLACE_TIMEOUT || targets.iter().any(|(t, _)| servers.dead(t.cs)) {
+                    return self.restart("a replacement took too long");
+                }
+                self.send_replaces(&targets, crown, now)
+            }
+            Phase::Converge { winner, last, ranges, waiting } => {
+                if now.since(self.since) > MERGE_TIMEOUT {
+                    return self.restart("a copy did not answer the merge");
+                }
+                self.send_converge(winner, last, &ranges, &waiting, now)
+            }
+            Phase::Minting { .. } | Phase::Committing | Phase::Over => vec![],
+        }
+    }
+
+    fn step_fence(&mut self, now: Nanos, servers: &dyn Servers) -> Vec<Action> {
+        let mut out = vec![];
+        if now.since(self.sent) >= AGAIN || self.sent == Nanos::ZERO {
+            self.sent = now;
+            for m in &self.view.members {
+                if !self.answers.contains_key(&m.cs) {
+                    let initial = m.copy <= self.initial_max;
+                    let fence = MdsToCs::FenceChunk {
+                        chunk: self.chunk,
+                        epoch: self.epoch,
+                        copy: m.copy,
+                        initial,
+                        against: self.against,
+                    };
+                    out.push(Action::Send(m.cs, fence));
+                }
+            }
+        }
+        let waited = now.since(self.since);
+        let heard = |m: &Member| self.answers.contains_key(&m.cs) || self.unclean.contains_key(&m.cs);
+        let silent: Vec<Member> = self.view.members.iter().filter(|m| !heard(m)).copied().collect();
+        let all = silent.iter().all(|m| servers.dead(m.cs));
+        if !all && waited < WAIT_FOR_REST {
+            return out;
+        }
+        // A copy that ends below what another knows to be on all members is not what it says it is.
+        let floor = self.answers.values().map(|r| r.stable).max().unwrap_or(Seq(0));
+        if self.rules.unclean {
+            for r in self.answers.values().filter(|r| r.last < floor).cloned().collect::<Vec<_>>() {
+                if let Some(cs) = self.view.members.iter().find(|m| m.copy == r.copy).map(|m| m.cs) {
+                    self.answers.remove(&cs);
+                    self.unclean.insert(cs, r);
+                }
+            }
+        }
+        if self.answers.len() >= self.min {
+            out.extend(self.choose(now));
+        } else if all || waited >= WAIT_FOR_MEMBERS {
+            out.extend(self.replace_missing(&silent, servers));
+        }
+        out
+    }
+
+    /// Enough clean copies answered: drop who must go, then merge.
+    fn choose(&mut self, now: Nanos) -> Vec<Action> {
+        let tails = self.answers.values().any(|r| !r.tail.is_empty());
+        let drop: Vec<Member> = self
+            .view
+            .members
+            .iter()
+            .filter(|m| !self.answers.contains_key(&m.cs) && (self.unclean.contains_key(&m.cs) || tails))
+            .copied()
+            .collect();
+        if drop.is_empty() && self.view.joiner.is_none() {
+            return self.merge(now);
+        }
+        self.phase = Phase::Committing;
+        vec![Action::Change { drop, add: vec![], loss: None }]
+    }
+
+    fn merge(&mut self, now: Nanos) -> Vec<Action> {
+        let w = self.winner();
+        let (written, last) = (w.written, w.last);
+        let tails = self.answers.values().any(|r| !r.tail.is_empty());
+        let equal = self.answers.values().all(|r| (r.written, r.last) == (written, last) && !r.joining);
+        if !tails && equal {
+            return self.finish();
+        }
+        let winner = self
+            .view
+            .members
+            .iter()
+            .find(|m| self.answers.get(&m.cs).is_some_and(|r| (r.written, r.last) == (written, last)))
+            .copied()
+            .expect("the winner is a member");
+        let mut ranges: Vec<RangeRec> = vec![];
+        if self.rules.merge_tails {
+            let all: BTreeSet<(u32, u32)> =
+                self.answers.values().flat_map(|r| &r.tail).map(|r| (r.offset, r.offset + r.length)).collect();
+            for (s, e) in all {
+                match ranges.last_mut() {
+                    Some(r) if r.offset + r.length >= s => r.length = r.length.max(e - r.offset),
+                    _ => ranges.push(RangeRec { seq: last, offset: s, length: e - s }),
+                }
+            }
+        }
+        let waiting: BTreeSet<CsId> = self.answers.keys().copied().collect();
+        self.since = now;
+        self.sent = Nanos::ZERO;
+        self.phase = Phase::Converge { winner, last, ranges: ranges.clone(), waiting: waiting.clone() };
+        self.send_converge(winner, last, &ranges, &waiting, now)
+    }
+    fn send_converge(
+        &mut self,
+        winner: Member,
+        last: Seq,
+        ranges: &[RangeRec],
+        waiting: &BTreeSet<CsId>,
+        now: Nanos,
+    ) -> Vec<Action> {
+        if self.sent != Nanos::ZERO && now.since(self.sent) < AGAIN {
+            return vec![];
+        }
+        self.sent = now;
+        let to: Vec<Member> = self.view.members.iter().filter(|m| waiting.contains(&m.cs)).copied().collect();
+        to.iter()
+            .map(|m| {
+                let msg = MdsToCs::Converge {
+                    chunk: self.chunk,
+                    epoch: self.epoch,
+                    copy: m.copy,
+                    winner,
+                    last,
+                    ranges: ranges.to_vec(),
+                };
+                Action::Send(m.cs, msg)
+            })
+            .collect()
+    }
+
+    /// Fewer than `min` clean copies (section 7).
+    fn replace_missing(&mut self, silent: &[Member], servers: &dyn Servers) -> Vec<Action> {
+        let copy_on = |cs: CsId| self.unclean.get(&cs).map_or(CopyId::NONE, |r| r.copy);
+        let (targets, crown): (Vec<Target>, bool) = if self.answers.is_empty() {
+            // Every member lost its memory: the best one is crowned; a silent one is waited for.
+            let best = self.unclean.values().any(|r| r.copy.is_some() && !r.joining);
+            if !silent.is_empty() || !best {
+                return vec![];
+            }
+            let all = self.view.members.iter().map(|m| Target { cs: m.cs, supersedes: copy_on(m.cs) });
+            (all.collect(), true)
+        } else {
+            if !servers.holders_gone() {
+                return vec![];
+            }
+            let missing = self.min - self.answers.len();
+            let unclean = self.unclean.keys().copied().filter(|cs| !servers.dead(*cs));
+            let outside = servers.candidates().into_iter().filter(|cs| self.view.on(*cs).is_none());
+            let mut list: Vec<Target> = unclean.map(|cs| Target { cs, supersedes: copy_on(cs) }).collect();
+            list.extend(outside.map(|cs| Target { cs, supersedes: CopyId::NONE }));
+            list.truncate(missing);
+            if list.len() < missing {
+                return vec![];
+            }
+            (list, false)
+        };
+        let n = u32::try_from(targets.len()).expect("views are small");
+        self.phase = Phase::Minting { targets, crown };
+        vec![Action::Mint(n)]
+    }
+    fn send_replaces(&mut self, targets: &[(Target, Member)], crown: bool, now: Nanos) -> Vec<Action> {
+        if self.sent != Nanos::ZERO && now.since(self.sent) < AGAIN {
+            return vec![];
+        }
+        self.sent = now;
+        let mut out = vec![];
+        let crowned = crown.then(|| {
+            let best = self.unclean.iter().filter(|(_, r)| r.copy.is_some() && !r.joining);
+            *best.max_by_key(|(_, r)| (r.written, r.last)).expect("checked before minting").0
+        });
+        for (t, m) in targets {
+            if self.answers.get(&m.cs).is_some_and(|r| r.copy == m.copy) {
+                continue;
+            }
+            let source = match crowned {
+                Some(cs) if cs == t.cs => Member { cs, copy: t.supersedes },
+                Some(cs) => match self.answers.get(&cs) {
+                    Some(r) => Member { cs, copy: r.copy },
+                    None => continue,
+                },
+                None => {
+                    let w = self.winner();
+                    let copy = w.copy;
+                    let Some(w) = self.view.members.iter().find(|m| m.copy == copy) else { continue };
+                    *w
+                }
+            };
+            let msg = MdsToCs::Replace {
+                chunk: self.chunk,
+                epoch: self.epoch,
+                copy: m.copy,
+                supersedes: t.supersedes,
+                source,
+            };
+            out.push(Action::Send(t.cs, msg));
+        }
+        out
+    }
+}

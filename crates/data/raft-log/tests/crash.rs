@@ -1,0 +1,18 @@
+//! Crash images: what was promised survives, nothing is refused without cause.
+
+use raft_log::crash::explore;
+
+#[test]
+fn promises_survive_crashes() {
+    let r = explore(1, 3000);
+    println!("{r:?}");
+    assert!(r.failures.is_empty(), "{}", r.failures.join("\n"));
+    // The exploration reaches what it is there for.
+    assert!(r.images == 3000 && r.torn > 100 && r.more_than_promised > 100, "{r:?}");
+    assert!(r.bases > 10 && r.removed > 10 && r.continued > 50, "{r:?}");
+}
+
+#[test]
+fn same_seed_same_exploration() {
+    assert_eq!(explore(7, 200), explore(7, 200));
+}

@@ -1,0 +1,379 @@
+//! The session with the metadata group: finding the leader, attaching, renewing, calls exactly once.
+
+use crate::{Client, ClientAnswer, ClientConfig, ClientError};
+use host::node::Effects;
+use std::collections::{BTreeMap, VecDeque};
+use types::{CsId, LeaseEpoch, MdsId, Nanos, NodeId, SessionId, Term};
+use wire::meta::HeldLease;
+use wire::names::{MetaError, MetaOp, MetaOutcome};
+use wire::{FromMds, LeaseKind, Msg, ToMds};
+
+/// Length of a session as the client counts it, from the sending of the request that the leader answered.
+const SESSION: Nanos = Nanos::from_secs(30);
+const RENEW: Nanos = Nanos::from_secs(5);
+const RENEW_HURRIED: Nanos = Nanos::from_millis(50);
+const ATTACH_AGAIN: Nanos = Nanos::from_millis(150);
+const CALL_AGAIN: Nanos = Nanos::from_millis(500);
+/// A leader that answers nothing for so long is given up for another one.
+const LEADER_SILENT: Nanos = Nanos::from_millis(900);
+/// Slots of a session: calls in flight.
+pub(crate) const SLOTS: usize = 64;
+
+#[derive(Clone, Debug)]
+struct Call {
+    ticket: Option<u64>,
+    op: MetaOp,
+    want: LeaseKind,
+}
+#[derive(Debug, Default)]
+struct Slot {
+    seq: u32,
+    call: Option<(Call, Nanos)>,
+}
+
+/// The link to the group.
+#[derive(Debug)]
+pub(crate) struct Link {
+    mds: Vec<MdsId>,
+    current: usize,
+    attached: bool,
+    pub term: Term,
+    pub session: SessionId,
+    pub settled: LeaseEpoch,
+    pub session_until: Nanos,
+    attach_sent: Nanos,
+    attach_tries: u32,
+    renew_sent: Nanos,
+    renew_due: Nanos,
+    awaiting: Option<Nanos>,
+    slots: Vec<Slot>,
+    queue: VecDeque<Call>,
+    pub status: BTreeMap<u64, Nanos>,
+    pub detaching: Option<u64>,
+    over: bool,
+}
+
+impl Link {
+    pub fn new(cfg: &ClientConfig) -> Link {
+        Link {
+            mds: cfg.mds.clone(),
+            current: 0,
+            attached: false,
+            term: Term(0),
+            session: SessionId::NONE,
+            settled: LeaseEpoch::NONE,
+            session_until: Nanos::ZERO,
+            attach_sent: Nanos::ZERO,
+            attach_tries: 0,
+            renew_sent: Nanos::ZERO,
+            renew_due: Nanos::ZERO,
+            awaiting: None,
+            slots: (0..SLOTS).map(|_| Slot::default()).collect(),
+            queue: VecDeque::new(),
+            status: BTreeMap::new(),
+            detaching: None,
+            over: false,
+        }
+    }
+    pub fn attached(&self) -> bool {
+        self.attached
+    }
+    /// Fences or the session's end make a renewal urgent.
+    pub fn hurry_renew(&mut self, now: Nanos) {
+        self.renew_due = self.renew_due.min(self.renew_sent + RENEW_HURRIED).max(now);
+    }
+    pub fn deadline(&self) -> Nanos {
+        if self.over {
+            Nanos::NEVER
+        } else if self.attached {
+            self.renew_due
+        } else {
+            self.attach_sent + ATTACH_AGAIN
+        }
+    }
+    fn leader(&self) -> NodeId {
+        NodeId::Mds(self.mds[self.current % self.mds.len()])
+    }
+    fn give_up_leader(&mut self) {
+        self.attached = false;
+        self.awaiting = None;
+        self.current = (self.current + 1) % self.mds.len();
+        self.attach_tries = 0;
+    }
+}
+
+impl Client {
+    /// Sends to the leader while attached; otherwise the sender's own timer repeats it later.
+    pub(crate) fn to_leader(&mut self, m: ToMds, fx: &mut Effects) {
+        if self.link.attached {
+            self.link.awaiting.get_or_insert(self.now);
+            fx.send.push((self.link.leader(), Msg::ToMds(m)));
+        }
+    }
+
+    /// Queues a namespace call.
+    pub(crate) fn call(&mut self, ticket: Option<u64>, op: MetaOp, want: LeaseKind) {
+        self.link.queue.push_back(Call { ticket, op, want });
+    }
+    /// Puts queued calls into free slots.
+    pub(crate) fn pump_calls(&mut self, fx: &mut Effects) {
+        if !self.link.attached {
+            return;
+        }
+        for i in 0..SLOTS {
+            if self.link.queue.is_empty() {
+                break;
+            }
+            if self.link.slots[i].call.is_none()
+                && let Some(c) = self.link.queue.pop_front()
+            {
+                self.link.slots[i].seq += 1;
+                self.link.slots[i].call = Some((c, self.now));
+                self.send_slot(i, fx);
+            }
+        }
+    }
+    fn send_slot(&mut self, i: usize, fx: &mut Effects) {
+        let now = self.now;
+        let (session, incarnation) = (self.link.session, self.cfg.incarnation);
+        let s = &mut self.link.slots[i];
+        let Some((c, sent)) = &mut s.call else { return };
+        *sent = now;
+        let (op, want, seq) = (c.op.clone(), c.want, s.seq);
+        self.to_leader(ToMds::Meta { session, incarnation, slot: i as u16, seq, op, want }, fx);
+    }
+
+    fn attach(&mut self, fx: &mut Effects) {
+        let held = self
+            .files
+            .values()
+            .filter_map(|f| f.lease.as_ref().map(|l| HeldLease { ino: f.ino, kind: l.kind, epoch: l.epoch }))
+            .collect();
+        let m = ToMds::Attach {
+            incarnation: self.cfg.incarnation,
+            session: self.link.session,
+            held,
+            may_cache: false,
+            stamp: self.now.0,
+        };
+        self.link.attach_sent = self.now;
+        self.link.attach_tries += 1;
+        fx.send.push((self.link.leader(), Msg::ToMds(m)));
+    }
+
+    pub(crate) fn tick_session(&mut self, fx: &mut Effects) {
+        let now = self.now;
+        if self.link.over {
+            return;
+        }
+        for (ticket, sent) in self.link.status.clone() {
+            if sent == Nanos::ZERO || now.since(sent) >= CALL_AGAIN {
+                self.link.status.insert(ticket, now);
+                for m in self.link.mds.clone() {
+                    fx.send.push((NodeId::Mds(m), Msg::ToMds(ToMds::Status { id: ticket })));
+                }
+            }
+        }
+        if self.link.attached && self.link.awaiting.is_some_and(|t| now.since(t) >= LEADER_SILENT) {
+            self.link.give_up_leader();
+        }
+        if !self.link.attached {
+            if self.link.attach_sent == Nanos::ZERO || now.since(self.link.attach_sent) >= ATTACH_AGAIN {
+                if self.link.attach_tries >= 2 {
+                    self.link.give_up_leader();
+                }
+                self.attach(fx);
+            }
+            return;
+        }
+        if now >= self.link.renew_due {
+            self.link.renew_due = now + RENEW;
+            self.link.renew_sent = now;
+            let ends = self.file_ends();
+            let (session, incarnation) = (self.link.session, self.cfg.incarnation);
+            self.to_leader(ToMds::Renew { session, incarnation, ends, stamp: now.0 }, fx);
+        }
+        for i in 0..SLOTS {
+            if self.link.slots[i].call.as_ref().is_some_and(|(_, sent)| now.since(*sent) >= CALL_AGAIN) {
+                self.send_slot(i, fx);
+            }
+        }
+        if let Some(ticket) = self.link.detaching
+            && self.files.values().all(|f| f.lease.is_none() && f.asking.is_none())
+            && self.link.queue.is_empty()
+            && self.link.slots.iter().all(|s| s.call.is_none())
+        {
+            let (session, incarnation) = (self.link.session, self.cfg.incarnation);
+            self.to_leader(ToMds::Detach { session, incarnation }, fx);
+            self.link.over = true;
+            self.link.detaching = None;
+            self.op_part_done(ticket, None);
+        }
+    }
+
+    pub(crate) fn mds_reset(&mut self, m: MdsId) {
+        if self.link.leader() == NodeId::Mds(m) {
+            self.link.give_up_leader();
+            // At once, but not in a tight loop while all are down.
+            self.link.attach_sent = Nanos(self.now.0.saturating_sub(ATTACH_AGAIN.0 - 20_000_000));
+            self.wake = self.wake.min(self.now + Nanos::from_millis(20));
+        }
+    }
+
+    fn addresses(servers: Vec<(CsId, String)>, fx: &mut Effects) {
+        fx.address.extend(servers.into_iter().map(|(cs, a)| (NodeId::Cs(cs), a)));
+    }
+
+    pub(crate) fn from_mds(&mut self, from: MdsId, m: FromMds, fx: &mut Effects) {
+        let leader = self.link.leader() == NodeId::Mds(from);
+        if leader {
+            self.link.awaiting = None;
+        }
+        match m {
+            FromMds::AttachOk { session, term, settled, gone, servers, stamp } => {
+                if term < self.link.term || !leader || (self.link.attached && term == self.link.term) {
+                    return;
+                }
+                if self.link.session.is_some() && self.link.session != session {
+                    self.session_lost();
+                }
+                self.link.attached = true;
+                self.link.attach_tries = 0;
+                self.link.session = session;
+                self.link.term = term;
+                self.link.settled = self.link.settled.max(settled);
+                self.link.session_until = self.link.session_until.max(Nanos(stamp) + SESSION);
+                self.link.renew_due = self.now + RENEW;
+                Self::addresses(servers, fx);
+                for h in gone {
+                    self.gone(h.ino, h.epoch, fx);
+                }
+                for i in 0..SLOTS {
+                    if self.link.slots[i].call.is_some() {
+                        self.send_slot(i, fx);
+                    }
+                }
+                self.pump_calls(fx);
+                self.tick_files(fx);
+            }
+            FromMds::RenewOk { term, settled, servers, stamp } => {
+                if term == self.link.term && self.link.attached {
+                    self.link.settled = self.link.settled.max(settled);
+                    self.link.session_until = self.link.session_until.max(Nanos(stamp) + SESSION);
+                    Self::addresses(servers, fx);
+                    self.tick_reads(fx);
+                }
+            }
+            FromMds::SessionGone { session } => {
+                if session == self.link.session {
+                    self.end_session();
+                }
+            }
+            FromMds::NotLeader { leader: hint } => {
+                if leader {
+                    self.link.attached = false;
+                    self.link.attach_tries = 0;
+                    let known = hint.and_then(|h| self.link.mds.iter().position(|m| *m == h));
+                    match known {
+                        Some(i) if NodeId::Mds(self.link.mds[i]) != NodeId::Mds(from) => self.link.current = i,
+                        Some(_) => {}
+                        None => self.link.current = (self.link.current + 1) % self.link.mds.len(),
+                    }
+                    if self.now.since(self.link.attach_sent) >= Nanos::from_millis(20) {
+                        self.attach(fx);
+                    }
+                }
+            }
+            FromMds::MetaOk { session, slot, seq, outcome, grant } => {
+                if session == self.link.session {
+                    self.call_done(usize::from(slot), seq, outcome, grant);
+                }
+            }
+            FromMds::Grant(g) => self.granted(g),
+            FromMds::Mapped { ino, epoch, id, chunks } => self.mapped(ino, epoch, id, chunks),
+            FromMds::Recall { ino, epoch, .. } => self.recall(ino, epoch, fx),
+            FromMds::ReturnOk { ino, epoch } => self.returned(ino, epoch),
+            FromMds::Gone { ino, epoch } => self.gone(ino, epoch, fx),
+            FromMds::Record { ino, epoch, chunk, view } => self.record(ino, epoch, chunk, view, fx),
+            FromMds::Down { cs } => self.reset(NodeId::Cs(cs), fx),
+            FromMds::Status { id, report } => {
+                // The leader's own report is preferred; another one is taken when none comes.
+                let sent = self.link.status.get(&id).copied();
+                if sent.is_some() && (report.current || report.answered_by != 0 && self.ops.contains_key(&id)) {
+                    if report.current || self.link.status_patience(id, self.now) {
+                        self.link.status.remove(&id);
+                        self.answer(id, Ok(ClientAnswer::Status(report)));
+                    }
+                }
+            }
+        }
+    }
+
+    fn call_done(
+        &mut self,
+        slot: usize,
+        seq: u32,
+        outcome: Result<MetaOutcome, MetaError>,
+        grant: Option<wire::meta::Grant>,
+    ) {
+        let Some(s) = self.link.slots.get_mut(slot) else { return };
+        if s.seq != seq {
+            return;
+        }
+        let Some((call, _)) = s.call.take() else { return };
+        if let Some(g) = grant {
+            self.granted(g);
+        }
+        match (call.ticket, &call.op) {
+            (None, MetaOp::Open { ino }) => {
+                let inline = outcome.map(|o| matches!(o, MetaOutcome::Attr { inline: true, .. }));
+                self.opened(*ino, inline);
+            }
+            (Some(t), MetaOp::ReadBody { .. })
+                if self.ops.get(&t).is_some_and(|o| matches!(o.kind, crate::op::OpKind::Read { .. })) =>
+            {
+                self.body_read(t, outcome);
+            }
+            (Some(t), _) => {
+                self.answer(t, outcome.map(ClientAnswer::Meta).map_err(ClientError::Meta));
+            }
+            (None, _) => {}
+        }
+    }
+
+    /// The session is over: everything under it is lost; a new one is opened.
+    fn end_session(&mut self) {
+        self.link.session = SessionId::NONE;
+        self.link.attached = false;
+        self.link.attach_sent = Nanos::ZERO;
+        self.link.attach_tries = 0;
+        self.link.settled = LeaseEpoch::NONE;
+        self.promises.clear();
+        self.session_lost();
+        let mut unknown = vec![];
+        let mut again = vec![];
+        for s in &mut self.link.slots {
+            s.seq = 0;
+            if let Some((c, _)) = s.call.take() {
+                if c.op.is_write() { unknown.push(c) } else { again.push(c) }
+            }
+        }
+        for c in unknown {
+            if let Some(t) = c.ticket {
+                self.answer(t, Err(ClientError::SessionLost));
+            }
+        }
+        for c in again {
+            if c.ticket.is_some() {
+                self.link.queue.push_front(c);
+            }
+        }
+    }
+}
+
+impl Link {
+    /// An answer of somebody who does not lead is taken after a second without a leader's.
+    fn status_patience(&self, id: u64, now: Nanos) -> bool {
+        !self.attached && self.status.get(&id).is_some_and(|sent| now.since(*sent) >= Nanos::from_millis(300))
+    }
+}

@@ -1,0 +1,5 @@
+//! Judgement about a finished run, one question a file.
+
+pub mod brute;
+pub mod names;
+pub mod register;

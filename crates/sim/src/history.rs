@@ -1,0 +1,163 @@
+//! What the applications did and saw, in true time, and what the checkers may forgive.
+
+use crate::actor::{AppAnswer, AppOp, SlotId};
+use crate::block::Seen;
+use crate::check::register::{NEVER, RegisterOp};
+use std::collections::BTreeMap;
+
+/// One operation of an application.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Whose.
+    pub slot: SlotId,
+    /// In which life.
+    pub life: u32,
+    /// What.
+    pub op: AppOp,
+    /// When it was handed to the client.
+    pub start: u64,
+    /// When it ended, and how; None = it never did.
+    pub end: Option<(u64, AppAnswer)>,
+}
+
+/// A moment from which on unflushed writes of some blocks may be gone: every copy lost its memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// When.
+    pub at: u64,
+    /// (file, first block, number of blocks).
+    pub regions: Vec<(u32, u32, u32)>,
+}
+
+/// All operations of a run.
+#[derive(Default)]
+pub struct History {
+    /// In order of start.
+    pub records: Vec<Record>,
+    /// In order of time.
+    pub losses: Vec<Loss>,
+}
+
+impl History {
+    /// Operations that ended well.
+    pub fn acknowledged(&self) -> usize {
+        self.records.iter().filter(|r| matches!(&r.end, Some((_, a)) if !matches!(a, AppAnswer::Failed(_)))).count()
+    }
+    /// Operations of one kind that ended well after `from`.
+    pub fn since(&self, from: u64, which: impl Fn(&Record) -> bool) -> usize {
+        let well = |r: &&Record| matches!(&r.end, Some((t, a)) if *t > from && !matches!(a, AppAnswer::Failed(_)));
+        self.records.iter().filter(well).filter(|r| which(r)).count()
+    }
+
+    fn losses_of(&self, file: u32, block: u32) -> Vec<u64> {
+        let hit = |l: &&Loss| l.regions.iter().any(|(f, b, n)| *f == file && (*b..b + n).contains(&block));
+        self.losses.iter().filter(hit).map(|l| l.at).collect()
+    }
+
+    /// From when on a write acknowledged at `end` must survive everything: a flush of the same client answered after it.
+    /// A loss between the two is reported by the first flush after it, so success of that one counts for the time
+    /// before the loss as well.
+    fn durable_at(end: u64, flushes: &[(u64, u64, bool)], losses: &[u64]) -> u64 {
+        for (i, (start, done, well)) in flushes.iter().enumerate() {
+            if !well || *start < end {
+                continue;
+            }
+            let Some(loss) = losses.iter().rev().find(|t| **t > end && **t < *start) else { return *done };
+            if !flushes[..i].iter().any(|f| f.0 > *loss) {
+                return end;
+            }
+        }
+        NEVER
+    }
+
+    /// Per (file, block): its operations and the moments of loss. Indexes refer to `records`.
+    pub fn registers(&self) -> BTreeMap<(u32, u32), (Vec<RegisterOp>, Vec<u64>)> {
+        let mut flushes: BTreeMap<(SlotId, u32, u32), Vec<(u64, u64, bool)>> = BTreeMap::new();
+        for r in &self.records {
+            if let AppOp::Flush { file } = r.op {
+                let (done, well) = match &r.end {
+                    Some((t, a)) => (*t, *a == AppAnswer::Done),
+                    None => (NEVER, false),
+                };
+                flushes.entry((r.slot, r.life, file)).or_default().push((r.start, done, well));
+            }
+        }
+        let mut all: BTreeMap<(u32, u32), (Vec<RegisterOp>, Vec<u64>)> = BTreeMap::new();
+        for (index, r) in self.records.iter().enumerate() {
+            match (&r.op, &r.end) {
+                (AppOp::Write { file, block, values }, end) => {
+                    let end = match end {
+                        Some((t, AppAnswer::Done)) => *t,
+                        _ => NEVER,
+                    };
+                    for (i, value) in values.iter().enumerate() {
+                        let at = (*file, block + i as u32);
+                        let entry = all.entry(at).or_insert_with(|| (Vec::new(), self.losses_of(at.0, at.1)));
+                        let mine = flushes.get(&(r.slot, r.life, *file)).map_or(&[][..], |f| f);
+                        let durable = if end == NEVER { NEVER } else { Self::durable_at(end, mine, &entry.1) };
+                        let op =
+                            RegisterOp { write: true, value: Seen::Value(*value), start: r.start, end, durable, index };
+                        entry.0.push(op);
+                    }
+                }
+                (AppOp::Read { file, block, .. }, Some((end, AppAnswer::Blocks(seen)))) => {
+                    for (i, value) in seen.iter().enumerate() {
+                        let at = (*file, block + i as u32);
+                        let entry = all.entry(at).or_insert_with(|| (Vec::new(), self.losses_of(at.0, at.1)));
+                        let op = RegisterOp {
+                            write: false,
+                            value: *value,
+                            start: r.start,
+                            end: *end,
+                            durable: NEVER,
+                            index,
+                        };
+                        entry.0.push(op);
+                    }
+                }
+                _ => {}
+            }
+        }
+        all
+    }
+
+    /// The operations on one block as lines for people.
+    pub fn print(&self, file: u32, block: u32) -> String {
+        let mut out = format!("history of file {file} block {block} (microseconds):\n");
+        let touches = |b: u32, n: usize| (b..b + n as u32).contains(&block);
+        let mut lines: Vec<(u64, String)> = self
+            .losses
+            .iter()
+            .filter(|l| self.losses_of(file, block).contains(&l.at))
+            .map(|l| (l.at, "    every copy lost its memory".into()))
+            .collect();
+        for (i, r) in self.records.iter().enumerate() {
+            let what = match (&r.op, &r.end) {
+                (AppOp::Write { file: f, block: b, values }, _) if *f == file && touches(*b, values.len()) => {
+                    format!("write {}", values[(block - b) as usize])
+                }
+                (AppOp::Read { file: f, block: b, .. }, Some((_, AppAnswer::Blocks(seen))))
+                    if *f == file && touches(*b, seen.len()) =>
+                {
+                    format!("read  {:?}", seen[(block - b) as usize])
+                }
+                (AppOp::Flush { file: f }, _) if *f == file => "flush".into(),
+                _ => continue,
+            };
+            let end = match &r.end {
+                None => "open".into(),
+                Some((t, AppAnswer::Failed(why))) => format!("{} failed: {why}", t / 1_000),
+                Some((t, _)) => (t / 1_000).to_string(),
+            };
+            lines.push((
+                r.start,
+                format!("    #{i} slot {} life {} {what}: {} to {end}", r.slot.0, r.life, r.start / 1_000),
+            ));
+        }
+        lines.sort();
+        for (at, line) in lines {
+            out.push_str(&format!("{:>12} {line}\n", at / 1_000));
+        }
+        out
+    }
+}

@@ -1,0 +1,131 @@
+//! Tools and stories from the command line; the exit code says whether all went well.
+#![forbid(unsafe_code)]
+
+use nix::sys::signal::{SigSet, Signal};
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+use stories::forgetfs::{Forgetting, Loss, Options};
+use stories::host;
+
+const USAGE: &str = "\
+usage: stories forgetfs MOUNTPOINT BACKING [--seed N] [--lose mixed|all] [--memory MIB] [--threads N]
+         serves the folder BACKING at MOUNTPOINT until SIGTERM or SIGINT
+         SIGUSR1: forgets what was not synced, then answers everything with EIO
+         SIGUSR2: serves what survived
+       stories host-run --boot-id ID|new [--shm FOLDER] -- COMMAND...
+         runs COMMAND on a host with that boot id and that shared memory (a fresh one if no folder is named)";
+
+fn main() -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let result = match args.first().and_then(|a| a.to_str()) {
+        Some("forgetfs") => forgetfs(&args[1..]),
+        Some("host-run") => host_run(&args[1..]),
+        Some(other) => Err(format!("no story or tool is called `{other}`\n{USAGE}")),
+        None => Err(USAGE.into()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("{why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn value<'a>(args: &mut impl Iterator<Item = &'a OsString>, option: &str) -> Result<&'a OsString, String> {
+    args.next().ok_or_else(|| format!("{option} needs a value\n{USAGE}"))
+}
+fn number<'a>(args: &mut impl Iterator<Item = &'a OsString>, option: &str) -> Result<u64, String> {
+    let v = value(args, option)?;
+    v.to_str().and_then(|s| s.parse().ok()).ok_or_else(|| format!("{option} {}: not a number", v.display()))
+}
+
+fn forgetfs(args: &[OsString]) -> Result<(), String> {
+    let mut options = Options::default();
+    let mut folders = Vec::new();
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        match arg.to_str() {
+            Some("--seed") => options.seed = number(&mut args, "--seed")?,
+            Some("--memory") => options.memory = (number(&mut args, "--memory")? as usize).saturating_mul(1 << 20),
+            Some("--threads") => options.threads = number(&mut args, "--threads")?.clamp(1, 64) as usize,
+            Some("--lose") => {
+                options.loss = match value(&mut args, "--lose")?.to_str() {
+                    Some("mixed") => Loss::Mixed,
+                    Some("all") => Loss::All,
+                    _ => return Err(format!("--lose takes `mixed` or `all`\n{USAGE}")),
+                }
+            }
+            Some(option) if option.starts_with("--") => return Err(format!("unknown option {option}\n{USAGE}")),
+            _ => folders.push(Path::new(arg)),
+        }
+    }
+    let [mountpoint, backing] = folders[..] else { return Err(USAGE.into()) };
+
+    // Blocked before any thread starts, so that each of them inherits it and only the loop below takes them.
+    let mut signals = SigSet::empty();
+    for s in [Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGTERM, Signal::SIGINT] {
+        signals.add(s);
+    }
+    signals.thread_block().map_err(|e| format!("blocking signals: {e}"))?;
+    let disk = Forgetting::mount(backing, mountpoint, &options).map_err(|e| e.to_string())?;
+    println!("ready: {} forgets at SIGUSR1, seed {}", disk.path().display(), options.seed);
+    let disk = std::sync::Arc::new(disk);
+    let watched = std::sync::Arc::downgrade(&disk);
+    std::thread::spawn(move || {
+        // An unmount from outside ends this process too; sigwait has no other way to learn of it.
+        while watched.upgrade().is_some_and(|d| !d.is_gone()) {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), Signal::SIGTERM);
+    });
+    loop {
+        match signals.wait().map_err(|e| format!("waiting for signals: {e}"))? {
+            Signal::SIGUSR1 => {
+                let r = disk.power_cut().map_err(|e| e.to_string())?;
+                println!(
+                    "forgot: {} blocks lost, {} kept, {} torn, {} lengths; {} changes of names lost, {} kept",
+                    r.data.lost, r.data.kept, r.data.torn, r.data.lengths, r.names_lost, r.names_kept
+                );
+            }
+            Signal::SIGUSR2 => {
+                disk.power_on();
+                println!("serving");
+            }
+            Signal::SIGTERM | Signal::SIGINT => break,
+            _ => {}
+        }
+    }
+    let mut disk = disk;
+    loop {
+        // The watcher holds it for an instant at a time.
+        match std::sync::Arc::try_unwrap(disk) {
+            Ok(d) => return d.unmount().map_err(|e| e.to_string()),
+            Err(d) => disk = d,
+        }
+        std::thread::yield_now();
+    }
+}
+
+fn host_run(args: &[OsString]) -> Result<(), String> {
+    let (mut boot_id, mut shm) = (None, None);
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        match arg.to_str() {
+            Some("--boot-id") => {
+                let id = value(&mut args, "--boot-id")?.to_str().ok_or("--boot-id: not UTF-8")?;
+                boot_id = Some(if id == "new" { host::new_boot_id() } else { id.to_string() });
+            }
+            Some("--shm") => shm = Some(Path::new(value(&mut args, "--shm")?)),
+            Some("--") => {
+                let command: Vec<OsString> = args.cloned().collect();
+                let boot_id = boot_id.ok_or_else(|| format!("--boot-id is missing\n{USAGE}"))?;
+                return Err(host::become_on_host(&boot_id, shm, &command).to_string());
+            }
+            _ => return Err(format!("unexpected {}\n{USAGE}", arg.display())),
+        }
+    }
+    Err(format!("no command given\n{USAGE}"))
+}
