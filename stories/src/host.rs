@@ -16,6 +16,7 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Where a process reads which boot this is.
@@ -43,7 +44,7 @@ impl fmt::Display for HostError {
 impl std::error::Error for HostError {}
 
 /// Replaces this process by `command`, on a host with that boot id. Its shared memory is the folder `shm`, or a fresh
-/// tmpfs that goes with the process. The command dies with the process that started this one. Returns only on failure.
+/// tmpfs that goes with the process. The command dies with the thread that started this one. Returns only on failure.
 /// This process must not have started a thread.
 pub fn become_on_host(boot_id: &str, shm: Option<&Path>, command: &[OsString]) -> HostError {
     let Some((program, args)) = command.split_first() else {
@@ -76,7 +77,7 @@ fn enter(boot_id: &str, shm: Option<&Path>) -> Result<(), HostError> {
             at("a tmpfs for shared memory", mount(Some("tmpfs"), SHM, Some("tmpfs"), flags, Some("mode=1777")))?;
         }
     }
-    // The file lies in a folder of the host, on a tmpfs that is unmounted (here) again: the bind keeps it alive.
+    // The file lies on a tmpfs of its own that is detached again at once: the bind alone keeps it, no litter stays.
     let stage = std::env::temp_dir();
     let file = stage.join("boot_id");
     at("a place for the boot id", mount(Some("tmpfs"), &stage, Some("tmpfs"), MsFlags::empty(), Some("size=64k")))?;
@@ -88,8 +89,9 @@ fn enter(boot_id: &str, shm: Option<&Path>) -> Result<(), HostError> {
 /// A boot id that was never there before, in the kernel's form.
 pub fn new_boot_id() -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
-    let here = &raw const now as usize as u64;
-    let c = Chance::of(&[now, u64::from(std::process::id()), here]);
+    // Two hosts made within one tick of the clock must differ too.
+    static MADE: AtomicU64 = AtomicU64::new(0);
+    let c = Chance::of(&[now, u64::from(std::process::id()), MADE.fetch_add(1, Ordering::Relaxed)]);
     let (a, b) = (c.next(), c.next());
     let (third, fourth) = (0x4000 | a & 0xFFF, 0x8000 | b >> 48 & 0x3FFF);
     format!("{:08x}-{:04x}-{third:04x}-{fourth:04x}-{:012x}", a >> 32, a >> 16 & 0xFFFF, b & 0xFFFF_FFFF_FFFF)

@@ -112,7 +112,7 @@ pub enum AppOp {
 }
 
 /// An operation on one directory; names are numbers.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum NameOp {
     /// Create a file; fails if the name exists.
     Create {

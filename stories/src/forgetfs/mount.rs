@@ -83,7 +83,11 @@ impl fmt::Display for MountError {
                 write!(f, "{} is still in use: end the processes that have files open there", path.display())
             }
             MountError::Forget { path, source } => {
-                write!(f, "forgetting in {}: {source}; the folder is of no use any more, start from an empty one", path.display())
+                write!(
+                    f,
+                    "forgetting in {}: {source}; the folder is of no use any more, start from an empty one",
+                    path.display()
+                )
             }
         }
     }

@@ -165,16 +165,7 @@ impl Filesystem for Serve {
         let work = || Ok(readlinkat(&self.0.node(ino.0)?.0, "")?);
         answer!(self, reply, work(), |r: ReplyData, target: std::ffi::OsString| r.data(target.as_bytes()))
     }
-    fn mknod(
-        &self,
-        req: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        _: u32,
-        rdev: u32,
-        reply: ReplyEntry,
-    ) {
+    fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _: u32, rdev: u32, reply: ReplyEntry) {
         let kind = SFlag::from_bits_truncate(mode & SFlag::S_IFMT.bits());
         let perm = Mode::from_bits_truncate(mode);
         answer!(
@@ -231,16 +222,7 @@ impl Filesystem for Serve {
         let work = || self.0.open_file(ino.0, write).and_then(|f| self.add(f, ino.0, flags.0));
         answer!(self, reply, work(), |r: ReplyOpen, fh| r.opened(FileHandle(fh), OPENED))
     }
-    fn create(
-        &self,
-        req: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        _: u32,
-        flags: i32,
-        reply: ReplyCreate,
-    ) {
+    fn create(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _: u32, flags: i32, reply: ReplyCreate) {
         answer!(self, reply, Serve::create(self, req, parent, name, mode, flags), |r: ReplyCreate, (ino, s, fh)| {
             r.created(&NO_TIME, &attr(ino, &s), Generation(0), FileHandle(fh), OPENED)
         })
@@ -340,16 +322,7 @@ impl Filesystem for Serve {
         let work = || Ok(fstatvfs(&*self.0.node(ino.0)?.0)?);
         answer!(self, reply, work(), |r: ReplyStatfs, s: nix::sys::statvfs::Statvfs| {
             let (size, name, fragment) = (s.block_size() as u32, s.name_max() as u32, s.fragment_size() as u32);
-            r.statfs(
-                s.blocks(),
-                s.blocks_free(),
-                s.blocks_available(),
-                s.files(),
-                s.files_free(),
-                size,
-                name,
-                fragment,
-            )
+            r.statfs(s.blocks(), s.blocks_free(), s.blocks_available(), s.files(), s.files_free(), size, name, fragment)
         })
     }
     fn fallocate(

@@ -147,7 +147,7 @@ impl Tree {
         let mut report = CutReport::default();
         // The same seed and the same unsynced state lose the same, in whatever order requests came before.
         for (i, (_, file)) in std::mem::take(&mut *lock(&self.files)).into_iter().enumerate() {
-            report.data += lock(&file).forget(self.loss, &Chance::of(&[self.seed, cut, i as u64]))?;
+            report.data += lock(&file).forget(&Chance::of(&[self.seed, cut, i as u64]))?;
         }
         self.held.store(0, Ordering::Relaxed);
         let chance = Chance::of(&[self.seed, cut, u64::MAX]);
@@ -389,7 +389,7 @@ impl Tree {
                 self.held.fetch_sub(lock(&u).cost(), Ordering::Relaxed);
             }
         }
-        let u = Arc::new(Mutex::new(Unsynced::new(file.try_clone()?)?));
+        let u = Arc::new(Mutex::new(Unsynced::new(file.try_clone()?, self.loss)?));
         files.insert(key, u.clone());
         Ok(u)
     }

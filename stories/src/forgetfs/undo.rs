@@ -18,6 +18,8 @@ const ENTRY_COST: usize = 48;
 /// Bytes looked at in one go when a range is preserved.
 const PIECE: u64 = 1 << 20;
 
+static ZEROS: [u8; BLOCK_LEN] = [0; BLOCK_LEN];
+
 /// How much a power cut takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Loss {
@@ -58,7 +60,7 @@ enum Old {
 }
 impl Old {
     fn of(content: &[u8]) -> Old {
-        if content.iter().all(|b| *b == 0) { Old::Zero } else { Old::Bytes(content.into()) }
+        if content == &ZEROS[..content.len()] { Old::Zero } else { Old::Bytes(content.into()) }
     }
     fn cost(&self) -> usize {
         match self {
@@ -68,7 +70,7 @@ impl Old {
     }
     fn bytes(&self) -> &[u8] {
         match self {
-            Old::Zero => &[0; BLOCK_LEN],
+            Old::Zero => &ZEROS,
             Old::Bytes(b) => b,
         }
     }
@@ -85,13 +87,18 @@ pub struct Unsynced {
     shrunk_to: Option<u64>,
     blocks: BTreeMap<u64, Old>,
     cost: usize,
+    loss: Loss,
+    /// The block in which the newest write ended between two sectors. The kernel cuts long writes of unaligned buffers at
+    /// any byte, so the rest of that sector may be on its way, and half a sector must not count as having reached the disk.
+    unfinished: Option<u64>,
 }
 
 impl Unsynced {
     /// A file of which everything is durable now. `file` must be open for reading and writing.
-    pub fn new(file: File) -> io::Result<Unsynced> {
+    pub fn new(file: File, loss: Loss) -> io::Result<Unsynced> {
         let durable_len = file.metadata()?.len();
-        Ok(Unsynced { file, durable_len, shrunk_to: None, blocks: BTreeMap::new(), cost: 0 })
+        let blocks = BTreeMap::new();
+        Ok(Unsynced { file, durable_len, shrunk_to: None, blocks, cost: 0, loss, unfinished: None })
     }
     /// Memory held, bytes.
     pub fn cost(&self) -> usize {
@@ -104,7 +111,9 @@ impl Unsynced {
 
     /// Writes all of `data`.
     pub fn write(&mut self, offset: u64, data: &[u8], chance: &Chance) -> io::Result<()> {
-        self.preserve(offset, offset.saturating_add(data.len() as u64), chance, usize::MAX)?;
+        let end = offset.saturating_add(data.len() as u64);
+        self.preserve(offset, end, chance, usize::MAX)?;
+        self.unfinished = (!end.is_multiple_of(SECTOR as u64)).then_some(end / BLOCK);
         self.file.write_all_at(data, offset)
     }
     /// Lets `change` alter the content of `len` bytes at `offset` (punch a hole, zero a range). Old contents are kept up to
@@ -139,13 +148,16 @@ impl Unsynced {
         self.shrunk_to = None;
         self.blocks.clear();
         self.cost = 0;
+        self.unfinished = None;
         Ok(())
     }
-    /// The disk takes one block over by itself, as it may at any time. False if there is none left.
+    /// The disk takes one block over by itself, as it may at any time. False if there is none that it could take.
     pub fn write_back_one(&mut self, chance: &Chance) -> bool {
         let Some((&top, _)) = self.blocks.last_key_value() else { return false };
         let from = chance.below(top + 1);
-        let Some((&block, _)) = self.blocks.range(from..).next() else { return false };
+        let may = |b: &u64| Some(*b) != self.unfinished;
+        let (behind, before) = (self.blocks.range(from..), self.blocks.range(..from));
+        let Some(block) = behind.chain(before).map(|(b, _)| *b).find(may) else { return false };
         if self.shrunk_to.is_some_and(|s| (block + 1) * BLOCK > s) {
             self.settle_truncation();
         }
@@ -154,9 +166,9 @@ impl Unsynced {
     }
 
     /// The power goes: each unsynced block falls back or not.
-    pub fn forget(&mut self, loss: Loss, chance: &Chance) -> io::Result<Lost> {
+    pub fn forget(&mut self, chance: &Chance) -> io::Result<Lost> {
         let mut out = Lost::default();
-        let all = loss == Loss::All;
+        let all = self.loss == Loss::All;
         if self.shrunk_to.is_some() && !all && chance.one_in(2) {
             self.settle_truncation();
         }
@@ -215,8 +227,7 @@ impl Unsynced {
             for (i, content) in buf.chunks(BLOCK_LEN).enumerate() {
                 let block = at / BLOCK + i as u64;
                 let known = self.blocks.contains_key(&block);
-                let reachable = self.shrunk_to.is_none_or(|s| (block + 1) * BLOCK <= s);
-                if !known || (reachable && chance.one_in(4)) {
+                if !known || (self.may_settle(block, from) && chance.one_in(4)) {
                     self.drop_old(block);
                     let old = Old::of(content);
                     self.cost += old.cost();
@@ -229,6 +240,12 @@ impl Unsynced {
             at = stop;
         }
         Ok(())
+    }
+    /// Whether what stands in `block` may have reached the disk before a change that starts at `from`.
+    fn may_settle(&self, block: u64, from: u64) -> bool {
+        let behind_truncation = self.shrunk_to.is_some_and(|s| (block + 1) * BLOCK > s);
+        let in_mid_sector = from > block * BLOCK && !from.is_multiple_of(SECTOR as u64);
+        self.loss == Loss::Mixed && !behind_truncation && !in_mid_sector
     }
     fn drop_old(&mut self, block: u64) {
         if let Some(old) = self.blocks.remove(&block) {
@@ -268,7 +285,7 @@ mod tests {
         for seed in 0..60 {
             let (path, file) = scratch(&format!("versions{seed}"));
             let chance = Chance::seeded(seed);
-            let mut u = Unsynced::new(file.try_clone().unwrap()).unwrap();
+            let mut u = Unsynced::new(file.try_clone().unwrap(), Loss::Mixed).unwrap();
             u.write(0, &[1; 16 << 12], &chance).unwrap();
             u.sync().unwrap();
             let mut versions = vec![vec![1u8]; 16];
@@ -284,7 +301,7 @@ mod tests {
                     u.write_back_one(&chance);
                 }
             }
-            u.forget(Loss::Mixed, &chance).unwrap();
+            u.forget(&chance).unwrap();
             assert!(u.is_clean().unwrap());
             let content = std::fs::read(&path).unwrap();
             std::fs::remove_file(&path).unwrap();
@@ -300,7 +317,7 @@ mod tests {
     fn losing_all_restores_content_and_length() {
         let (path, file) = scratch("all");
         let chance = Chance::seeded(3);
-        let mut u = Unsynced::new(file.try_clone().unwrap()).unwrap();
+        let mut u = Unsynced::new(file.try_clone().unwrap(), Loss::All).unwrap();
         let first: Vec<u8> = (0..50_000u32).map(|i| (i % 251) as u8 + 1).collect();
         u.write(0, &first, &chance).unwrap();
         u.sync().unwrap();
@@ -308,7 +325,7 @@ mod tests {
         u.write(9_000, &[9; 70_000], &chance).unwrap();
         u.set_len(5, &chance, usize::MAX).unwrap();
         u.set_len(60_000, &chance, usize::MAX).unwrap();
-        let lost = u.forget(Loss::All, &chance).unwrap();
+        let lost = u.forget(&chance).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), first);
         assert!(lost.kept == 0 && lost.torn == 0 && lost.lengths == 1, "{lost:?}");
         std::fs::remove_file(&path).unwrap();
@@ -321,12 +338,12 @@ mod tests {
         for seed in 0..60 {
             let (path, file) = scratch(&format!("trunc{seed}"));
             let chance = Chance::seeded(seed);
-            let mut u = Unsynced::new(file.try_clone().unwrap()).unwrap();
+            let mut u = Unsynced::new(file.try_clone().unwrap(), Loss::Mixed).unwrap();
             u.write(0, &[7; 64 << 10], &chance).unwrap();
             u.sync().unwrap();
             u.set_len(0, &chance, usize::MAX).unwrap();
             u.write(0, &[8; 32 << 10], &chance).unwrap();
-            u.forget(Loss::Mixed, &chance).unwrap();
+            u.forget(&chance).unwrap();
             let content = std::fs::read(&path).unwrap();
             std::fs::remove_file(&path).unwrap();
             if content.len() == 64 << 10 {
@@ -344,7 +361,7 @@ mod tests {
     fn memory_is_bounded_by_early_write_back() {
         let (path, file) = scratch("memory");
         let chance = Chance::seeded(3);
-        let mut u = Unsynced::new(file).unwrap();
+        let mut u = Unsynced::new(file, Loss::Mixed).unwrap();
         u.write(0, &[1; 1 << 20], &chance).unwrap();
         assert!(u.cost() <= 256 * ENTRY_COST, "zeros cost only their entry: {}", u.cost());
         u.sync().unwrap();

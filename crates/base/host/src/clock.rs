@@ -15,6 +15,12 @@ pub fn thread_cpu() -> Nanos {
     Nanos(t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64)
 }
 
+/// CPU time all threads of this process have used so far, in nanoseconds; for statistics.
+pub fn process_cpu() -> Nanos {
+    let t = clock_gettime(ClockId::ProcessCPUTime);
+    Nanos(t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64)
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

@@ -158,8 +158,7 @@ impl RealFolder {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd =
             retry(|| fs::openat(fs::CWD, path, flags, Mode::empty())).map_err(|e| failed("open folder", path, e))?;
-        let me =
-            RealFolder(Arc::new(Shared { path: path.into(), fd, direct, table: Mutex::new(Table::default()) }));
+        let me = RealFolder(Arc::new(Shared { path: path.into(), fd, direct, table: Mutex::new(Table::default()) }));
         for (name, _) in me.entries()? {
             if name.ends_with(CREATING) {
                 me.unlink(&name)?;
@@ -190,7 +189,8 @@ impl RealFolder {
         if let Some(id) = t.names.get(name) {
             return *id;
         }
-        let id = FileId(u32::try_from(t.files.len()).expect("fewer than 2^32 files are opened in the life of a process"));
+        let id =
+            FileId(u32::try_from(t.files.len()).expect("fewer than 2^32 files are opened in the life of a process"));
         t.files.push(Some(Arc::new(file)));
         t.names.insert(name.into(), id);
         id
@@ -266,8 +266,9 @@ impl RealFolder {
             match fs::renameat_with(&self.0.fd, young.as_str(), &self.0.fd, name, RenameFlags::NOREPLACE) {
                 Ok(()) => Ok(()),
                 // File systems without the flag: the existence check above and the folder's lock stand in for it.
-                Err(Errno::INVAL | Errno::NOSYS) => fs::renameat(&self.0.fd, young.as_str(), &self.0.fd, name)
-                    .map_err(|e| failed("create", &path, e)),
+                Err(Errno::INVAL | Errno::NOSYS) => {
+                    fs::renameat(&self.0.fd, young.as_str(), &self.0.fd, name).map_err(|e| failed("create", &path, e))
+                }
                 Err(Errno::EXIST) => Err(exists()),
                 Err(e) => Err(failed("create", &path, e)),
             }
@@ -375,3 +376,52 @@ fn step(name: &'static str) {
 }
 #[cfg(not(test))]
 fn step(_: &'static str) {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    fn taken() -> Vec<&'static str> {
+        steps::TAKEN.take()
+    }
+
+    #[test]
+    fn creation_and_removal_ask_for_durability_in_the_right_order() {
+        // Beside the test binary: a real file system, which the system's folder for temporary files often is not.
+        let exe = std::env::current_exe().unwrap();
+        let path = exe.parent().unwrap().join(format!("folder-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        for direct in [true, false] {
+            let mut f = RealFolder::open(&path, direct).unwrap();
+            taken();
+            // A size that is no whole number of blocks: the tail cannot be written directly.
+            let size = (3 << 20) + 4096 + 100;
+            let id = f.create("a", size).unwrap();
+            assert_eq!(taken(), ["fallocate", "zeros", "fsync file", "rename", "fsync folder"]);
+            assert_eq!(f.is_direct(id), direct);
+            let meta = std::fs::metadata(path.join("a")).unwrap();
+            assert_eq!(meta.len(), size);
+            assert!(meta.blocks() * 512 >= size, "blocks are allocated");
+            assert!(f.read(id, 0, size as usize).unwrap().iter().all(|b| *b == 0));
+            f.remove("a").unwrap();
+            assert_eq!(taken(), ["unlink", "fsync folder"]);
+        }
+        std::fs::remove_dir_all(&path).unwrap();
+    }
+
+    #[test]
+    fn unaligned_memory_is_written_too() {
+        let exe = std::env::current_exe().unwrap();
+        let path = exe.parent().unwrap().join(format!("unaligned-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        let mut f = RealFolder::open(&path, true).unwrap();
+        let id = f.create("a", 4 << 20).unwrap();
+        let data: Vec<u8> = (0..(3 << 20) + 1).map(|i| (i % 253) as u8).collect();
+        f.write(id, 8192, &data[1..]).unwrap();
+        f.flush(id).unwrap();
+        assert!(f.read(id, 8192, 3 << 20).unwrap()[..] == data[1..]);
+        assert!(f.write(id, 8192, &data[..100]).is_err());
+        std::fs::remove_dir_all(&path).unwrap();
+    }
+}

@@ -182,7 +182,7 @@ impl MemoryDisk {
         inner.stats.written += data.len() as u64;
         let f = &mut inner.files[file.0 as usize];
         assert!(!f.removed, "write to removed file `{}`", f.name);
-        assert!(offset % 4096 == 0 && data.len() % 4096 == 0, "unaligned write to `{}`", f.name);
+        assert!(offset.is_multiple_of(4096) && data.len().is_multiple_of(4096), "unaligned write to `{}`", f.name);
         if offset + data.len() as u64 > f.durable.len() as u64 {
             return Err(DiskError { kind: DiskErrorKind::Io, detail: format!("write past the end of `{}`", f.name) });
         }

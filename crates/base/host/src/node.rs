@@ -7,6 +7,7 @@ use wire::Msg;
 
 /// What may happen to a node.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // an input is moved once; a box would cost an allocation for every message
 pub enum Input {
     /// A message arrived. Messages between two nodes may be lost, doubled and reordered as far as a node is concerned;
     /// over one healthy connection they are not.

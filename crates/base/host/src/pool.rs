@@ -77,9 +77,9 @@ impl Pool {
         if !self.ready() {
             return;
         }
-        // Silenced first: a completion that comes later rings again.
-        self.shared.bell.drain();
         let mut done = self.shared.done();
+        // Rung and silenced under the lock: the bell rings exactly while something is done.
+        self.shared.bell.drain();
         self.shared.waiting.store(0, Ordering::Release);
         out.append(&mut done);
     }
@@ -123,7 +123,6 @@ impl Shared {
             let mut done = self.done();
             done.push((tag, result));
             self.waiting.store(done.len(), Ordering::Release);
-            drop(done);
             self.bell.wake();
         }
     }

@@ -64,13 +64,7 @@ impl ShmRing {
     /// Opens the ring of chunk server `cs` in this boot under `folder` ([`SHM_FOLDER`]), or creates one of `size` zero
     /// bytes, a multiple of 4096. An existing ring keeps its own size, whatever `size` says, because it may hold the only
     /// copy of answered records. Rings of other boots of the same server are removed.
-    pub fn open(
-        folder: &Path,
-        cluster: ClusterId,
-        cs: CsId,
-        boot: &BootId,
-        size: usize,
-    ) -> Result<ShmRing, ShmError> {
+    pub fn open(folder: &Path, cluster: ClusterId, cs: CsId, boot: &BootId, size: usize) -> Result<ShmRing, ShmError> {
         if size == 0 || !size.is_multiple_of(PAGE) {
             let cause = format!("{size} bytes: must be a positive multiple of {PAGE}");
             return Err(ShmError { path: folder.into(), what: "create ring in", cause });
@@ -163,8 +157,8 @@ fn remove_others(dir: &OwnedFd, folder: &Path, prefix: &str, keep: Option<&str>)
 fn create(dir: &OwnedFd, name: &str, path: &Path, size: usize) -> Result<(), ShmError> {
     let young = format!("{name}{CREATING}");
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-    let fd = fs::openat(dir, young.as_str(), flags, Mode::RUSR | Mode::WUSR)
-        .map_err(|e| failed("create ring", path, e))?;
+    let fd =
+        fs::openat(dir, young.as_str(), flags, Mode::RUSR | Mode::WUSR).map_err(|e| failed("create ring", path, e))?;
     // Allocated now: a page that is missing later would be a SIGBUS in the middle of a write.
     let made = fs::fallocate(&fd, FallocateFlags::empty(), 0, size as u64)
         .and_then(|()| fs::renameat_with(dir, young.as_str(), dir, name, RenameFlags::NOREPLACE));

@@ -93,7 +93,10 @@ mod tests {
         let mut x = Address::new("name:1".into());
         assert!(x.is_name() && x.candidate().is_none());
         x.set_found(vec![a(1), a(2), a(3)]);
-        assert_eq!([x.candidate(), x.candidate(), x.candidate(), x.candidate()], [Some(a(1)), Some(a(2)), Some(a(3)), None]);
+        assert_eq!(
+            [x.candidate(), x.candidate(), x.candidate(), x.candidate()],
+            [Some(a(1)), Some(a(2)), Some(a(3)), None]
+        );
         x.begin();
         assert_eq!(x.candidate(), Some(a(1)));
         assert_eq!(x.candidate(), Some(a(2)));

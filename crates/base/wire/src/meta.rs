@@ -78,6 +78,9 @@ pub struct Grant {
     pub chunks: Vec<ChunkGrant>,
     /// Records up to `.1` of these chunks are all that is left after every host of a view lost power (protocol.md 7).
     pub losses: Vec<(ChunkId, LeaseEpoch, Seq)>,
+    /// The lease was taken from this very session and nobody else held one since: its writes that were under way up to
+    /// a chunk's `last` have happened, the others never will.
+    pub continued: bool,
 }
 
 /// Why a holder wants a member out.

@@ -15,7 +15,11 @@ pub trait Kv {
     /// Removes `key`; true if it was there.
     fn delete(&mut self, key: &[u8]) -> bool;
     /// Rows with `from` ≤ key < `until` in key order; `until` None = to the end. Nothing when `until` ≤ `from`.
-    fn range<'a>(&'a self, from: &[u8], until: Option<&[u8]>) -> impl DoubleEndedIterator<Item = Pair<'a>> + use<'a, Self>;
+    fn range<'a>(
+        &'a self,
+        from: &[u8],
+        until: Option<&[u8]>,
+    ) -> impl DoubleEndedIterator<Item = Pair<'a>> + use<'a, Self>;
     /// Number of rows.
     fn rows(&self) -> u64;
 }

@@ -161,7 +161,9 @@ impl fmt::Display for AllocError {
             AllocError::NotRegular => write!(f, "not a regular file"),
             AllocError::NotReplicated => write!(f, "the file's layout keeps no whole copies"),
             AllocError::Index { index, limit } => write!(f, "chunk index {index}, a file has at most {limit}"),
-            AllocError::UnknownServer(cs) => write!(f, "chunk server {cs} is not registered; place the chunk elsewhere"),
+            AllocError::UnknownServer(cs) => {
+                write!(f, "chunk server {cs} is not registered; place the chunk elsewhere")
+            }
             AllocError::Twice(cs) => write!(f, "chunk server {cs} named twice for one chunk"),
             AllocError::TooFew { have, min } => write!(f, "{have} chunk servers named, the layout needs {min}"),
             AllocError::TooMany { have, norm } => write!(f, "{have} chunk servers named, the layout wants {norm}"),

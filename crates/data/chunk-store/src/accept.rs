@@ -349,6 +349,7 @@ impl ChunkStore {
 
     fn drop_copy(&mut self, chunk: ChunkId) {
         let Some(mut c) = self.copies.remove(&chunk) else { return };
+        self.dirty_parts.extend(self.leaves.keys(chunk, 0..=u16::MAX));
         for (_, u) in std::mem::take(&mut c.units) {
             self.put_aside(u.loc, u.len());
         }
@@ -395,6 +396,12 @@ impl ChunkStore {
                 }
             }
         }
+        // Only now: a later range of the same record may need what an earlier one seems to leave idle.
+        for s in ext.spans.iter().filter(|s| !s.data) {
+            for u in s.units() {
+                self.release_idle(c, u);
+            }
+        }
         if let Some(c) = copy {
             self.copies.insert(chunk, c);
         }
@@ -412,6 +419,15 @@ impl ChunkStore {
         if let Some(u) = c.units.remove(&unit) {
             self.put_aside(u.loc, u.len());
             self.dirty_parts.insert((c.state.chunk, crate::leaf::part_of(unit)));
+        }
+    }
+
+    /// Gives a reservation back that no block waits for any more.
+    pub(crate) fn release_idle(&mut self, c: &mut Copy, unit: u32) {
+        if c.reserved.contains_key(&unit) && c.wanted(unit) == c.base(unit) {
+            if let Some((l, n)) = c.reserved.remove(&unit) {
+                self.alloc.give(l, n);
+            }
         }
     }
 

@@ -188,9 +188,11 @@ impl ChunkStore {
     fn replay_start(&self, oldest: u64) -> journal::Start {
         let i = self.batches.partition_point(|b| b.first <= oldest);
         let found = i.checked_sub(1).map(|i| &self.batches[i]);
+        // Before this life's first batch stand, at most, blocks that a start could not merge.
+        let life = |pos: u64| if pos < self.born { self.superblock.replay.life } else { self.superblock.life };
         match found.filter(|b| oldest < b.first + b.payloads.len() as u64) {
-            Some(b) => journal::Start { pos: b.pos, seq: b.seq, record: oldest },
-            None => journal::Start { pos: self.space.head, seq: self.next_seq, record: oldest },
+            Some(b) => journal::Start { pos: b.pos, seq: b.seq, record: oldest, life: life(b.pos) },
+            None => journal::Start { pos: self.space.head, seq: self.next_seq, record: oldest, life: life(self.space.head) },
         }
     }
 

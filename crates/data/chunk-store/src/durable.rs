@@ -90,7 +90,7 @@ impl ChunkStore {
                 first: recs[0].idx,
                 count: 0,
                 life: self.superblock.life,
-                durable: self.durable,
+                durable: self.durable.min(self.claim),
                 generation: self.superblock.generation,
                 head_len: 0,
                 body_len: 0,

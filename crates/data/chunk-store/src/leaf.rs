@@ -168,10 +168,6 @@ impl Leaves {
     pub fn grow(&mut self, leaves: std::ops::Range<u32>) {
         self.free.extend(leaves);
     }
-    /// Free leaves.
-    pub fn free(&self) -> usize {
-        self.free.len()
-    }
     /// A leaf found live at start.
     pub fn loaded(&mut self, leaf: u32, items: Vec<(Key, u16)>) {
         self.free.remove(&leaf);
@@ -185,6 +181,10 @@ impl Leaves {
     pub fn lost(&mut self, leaf: u32) {
         self.free.remove(&leaf);
         self.damaged.insert(leaf);
+    }
+    /// Are there live leaves that could not be read?
+    pub fn damaged(&self) -> bool {
+        !self.damaged.is_empty()
     }
     /// Would `more` bytes of items still leave room to write every leaf aside?
     pub fn room(&self, more: u64, total: u64) -> bool {

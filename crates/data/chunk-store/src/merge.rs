@@ -52,9 +52,8 @@ impl ChunkStore {
         unit: u32,
         target: u64,
     ) -> Option<(u64, Vec<Source>)> {
-        let (mut data, mut zero, mut durable) = (0u16, 0u16, true);
+        let (mut data, mut zero) = (0u16, 0u16);
         for (b, o) in c.over_unit(unit) {
-            durable &= o.idx <= target;
             match o.held {
                 Held::Data { .. } => data |= 1 << b,
                 Held::Zero | Held::Bad => zero |= 1 << b,
@@ -67,6 +66,8 @@ impl ChunkStore {
         if rest == 0 {
             // Nothing but zeros is left: the unit goes, in memory; the checkpoint waits for the records.
             self.over.drop_unit(c, unit);
+            c.flying.remove(&unit);
+            self.release_idle(c, unit);
             if let Some(u) = c.units.remove(&unit) {
                 self.put_aside(u.loc, u.len());
                 self.dirty_parts.insert((chunk, part_of(unit)));
@@ -86,9 +87,12 @@ impl ChunkStore {
             left: 0,
         };
         if moved {
-            // Without a reservation (only after a start on a fragmented disk) the unit stays in the journal.
-            let (loc, len) = c.reserved.remove(&unit)?;
+            // Without a reservation (only after a start on a fragmented disk) the unit may have to stay in the journal.
             job.len = rest.count_ones();
+            let (loc, len) = match c.reserved.remove(&unit) {
+                Some(r) => r,
+                None => (self.alloc.get(job.len)?, job.len),
+            };
             assert!(job.len <= len, "reservations cover the overlay");
             if job.len < len {
                 self.alloc.give(loc + job.len, len - job.len);
@@ -98,8 +102,8 @@ impl ChunkStore {
         } else {
             let u = old.expect("a unit that does not grow is there");
             (job.loc, job.len, job.mask) = (u.loc, u.len(), u.mask);
-            let ripe = c.over_unit(unit).filter(|(_, o)| durable || o.idx <= target).map(|(b, _)| b);
-            job.blocks = ripe.collect();
+            job.blocks = c.over_unit(unit).filter(|(_, o)| o.idx <= target).map(|(b, _)| b).collect();
+            self.release_idle(c, unit);
             if job.blocks.is_empty() {
                 return None;
             }

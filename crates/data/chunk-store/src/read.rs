@@ -73,6 +73,42 @@ impl ChunkStore {
         Ok(())
     }
 
+    /// Reads at once and blocking, for tools and checks: data and checksums. Errors: NoCopy, Disk.
+    pub fn read_now(
+        &self,
+        folder: &mut dyn host::disk::Folder,
+        chunk: ChunkId,
+        offset: u32,
+        len: u32,
+    ) -> Result<(Bytes, Vec<u32>), StoreError> {
+        let copy = self.copies.get(&chunk).ok_or(StoreError::NoCopy(chunk))?;
+        let (mut crcs, mut sources) = (Vec::new(), Vec::new());
+        for b in offset / BLOCK..(offset + len) / BLOCK {
+            self.sources(copy, b / BLOCKS_PER_UNIT, [b % BLOCKS_PER_UNIT].into_iter(), &mut sources, &mut crcs);
+        }
+        let mut out = AlignedBuf::zeroed(len as usize);
+        let mut at = 0;
+        for s in sources {
+            let b = match s {
+                Source::Mem(b) => b,
+                Source::Zero(n) => {
+                    at += (n * BLOCK) as usize;
+                    continue;
+                }
+                Source::Disk { loc, count } => {
+                    let (seg, offset) = self.geo.place(loc);
+                    folder.read(self.files.segs[seg], offset, (count * BLOCK) as usize)?
+                }
+                Source::Journal { pos, count } => {
+                    folder.read(self.files.journal, self.space.offset(pos), (count * BLOCK) as usize)?
+                }
+            };
+            out[at..at + b.len()].copy_from_slice(&b);
+            at += b.len();
+        }
+        Ok((out.freeze(), crcs))
+    }
+
     /// Appends where `blocks` of `unit` come from, and their checksums.
     pub(crate) fn sources(
         &self,

@@ -138,6 +138,8 @@ pub struct ChunkStore {
     pub(crate) ring: Option<SharedLog>,
     pub(crate) space: Space,
     pub(crate) next_seq: u64,
+    /// Where this life's first batch goes.
+    pub(crate) born: u64,
     pub(crate) next_idx: u64,
     pub(crate) batches: VecDeque<BatchInfo>,
     pub(crate) queue: VecDeque<Rec>,
@@ -151,6 +153,8 @@ pub struct ChunkStore {
 
     // Durability and answers.
     pub(crate) durable: u64,
+    /// Most that a batch may claim as durable: while a start recovers, records that it cut are not.
+    pub(crate) claim: u64,
     pub(crate) dirty_segs: BTreeSet<usize>,
     pub(crate) round_left: u32,
     pub(crate) round_target: u64,

@@ -45,6 +45,7 @@ struct Raw {
     bitmap_crc: U32,
     refcount_start: U64,
     refcount_len: U64,
+    replay_life: U32,
 }
 
 /// A decoded superblock.
@@ -106,6 +107,7 @@ impl Superblock {
             bitmap_crc: self.bitmap_crc.into(),
             refcount_start: 0.into(),
             refcount_len: 0.into(),
+            replay_life: self.replay.life.into(),
         };
         let mut b = vec![0; SLOT];
         b[..size_of::<Raw>()].copy_from_slice(raw.as_bytes());
@@ -156,6 +158,7 @@ impl Superblock {
                 pos: raw.replay_pos.get(),
                 seq: raw.replay_seq.get(),
                 record: raw.replay_record.get(),
+                life: raw.replay_life.get(),
             },
             boot: BootVerifier(raw.boot.get()),
             ring: raw.ring.get(),

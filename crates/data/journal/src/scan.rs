@@ -14,6 +14,8 @@ pub struct Start {
     pub seq: u64,
     /// Number of its first record; the batch may begin with older ones that are skipped by the store.
     pub record: u64,
+    /// Lowest life whose batches count there: what an earlier one left behind a cut does not.
+    pub life: u32,
 }
 
 /// A record and the position of its payload.
@@ -94,7 +96,7 @@ fn batch_at(
 pub fn scan(folder: &mut dyn Folder, file: FileId, size: u64, start: Start) -> Result<Scan, DiskError> {
     let space = Space { size, tail: start.pos, head: start.pos };
     let mut s = Scan { batches: Vec::new(), end: start, durable: 0, generation: 0, stop: String::new() };
-    let mut life = 0;
+    let mut life = start.life;
     loop {
         let room = size - (s.end.pos - start.pos);
         let (h, heads) = match batch_at(folder, file, &space, s.end.pos, room)? {
@@ -120,7 +122,7 @@ pub fn scan(folder: &mut dyn Folder, file: FileId, size: u64, start: Start) -> R
             records.push(ScannedRecord { head, payload });
         }
         s.batches.push(Scanned { pos: s.end.pos, header: h, records });
-        s.end = Start { pos: at, seq: h.seq + 1, record: h.first + u64::from(h.count) };
+        s.end = Start { pos: at, seq: h.seq + 1, record: h.first + u64::from(h.count), life };
     }
     let mut pos = s.end.pos;
     while pos < start.pos + size {

@@ -83,7 +83,6 @@ struct History {
     /// Bases that the log may have, with their snapshots.
     bases: Vec<(Base, Snapshot)>,
     durable_base: u64,
-    ticket: u64,
     appends: u64,
     removed: u64,
     bases_done: u64,
@@ -117,7 +116,6 @@ impl History {
             durable: 0,
             bases: Vec::new(),
             durable_base: 0,
-            ticket: 0,
             appends: 0,
             removed: 0,
             bases_done: 0,
@@ -131,7 +129,6 @@ impl History {
         self.states = vec![State { hard: rec.hard, first: rec.base.first, entries: rec.entries }];
         self.bases = vec![(rec.base, rec.snapshot)];
         self.durable = 0;
-        self.ticket = 0;
     }
     fn poll(&mut self) {
         let mut done = Vec::new();
@@ -146,13 +143,15 @@ impl History {
         self.bases_done += u64::from(self.bases.iter().any(|(b, _)| b.index == self.durable_base));
     }
     /// Makes up a valid next append.
-    fn append(&mut self) {
+    fn append(&mut self, may_note: bool) {
         let mut s = self.states.last().expect("never empty").clone();
         let mut a = Append::default();
         let kind = self.rng.below(20);
         if kind < 4 {
-            s.hard.term += self.rng.below(3);
-            s.hard.vote = self.rng.below(4);
+            if kind < 2 {
+                s.hard.term += self.rng.below(3);
+                s.hard.vote = self.rng.below(4);
+            }
             s.hard.commit += self.rng.below(s.last() + 1 - s.hard.commit);
         } else if kind == 4 && self.rng.one_in(3) {
             // A peer's snapshot, ahead of what is here.
@@ -188,13 +187,20 @@ impl History {
                 s.hard.commit += self.rng.below(s.last() + 1 - s.hard.commit);
             }
         }
-        if s.hard != self.states.last().expect("never empty").hard {
+        let old = self.states.last().expect("never empty").hard;
+        if s.hard != old {
             a.hard = Some(s.hard);
         }
-        self.ticket += 1;
-        self.appends += 1;
+        let hard = s.hard;
+        let note = may_note && s.entries.len() == self.states.last().expect("never empty").entries.len();
         self.states.push(s);
-        self.log.append(Ticket(self.ticket), a);
+        if note && a.restart.is_none() && a.entries.is_empty() && (HardState { commit: old.commit, ..hard }) == old {
+            self.log.note(hard);
+            return;
+        }
+        // A ticket is the number of the state that it leads to.
+        self.appends += 1;
+        self.log.append(Ticket(self.states.len() as u64 - 1), a);
     }
     /// Snapshots what is committed and durable, with a margin of entries.
     fn keep(&mut self) {
@@ -248,7 +254,7 @@ impl History {
                 && s.last() + 1 == rec.base.first + rec.entries.len() as u64
                 && skip.is_some_and(|n| s.entries.get(n as usize..) == Some(&rec.entries[..]))
         };
-        match (self.durable..self.states.len()).find(|j| fits(&self.states[*j])) {
+        match (self.durable..self.states.len()).rev().find(|j| fits(&self.states[*j])) {
             Some(j) => Ok((log, rec, j)),
             None => Err(format!(
                 "no state from append {} to {} has hard state {:?}, base {:?} and {} entries",
@@ -276,7 +282,7 @@ impl History {
         (self.disk, self.log) = (disk, log);
         self.begin(rec);
         if self.rng.one_in(2) {
-            self.append();
+            self.append(false);
             self.settle();
             if self.durable != 1 {
                 return Err("the reopened log does not take an append".into());
@@ -298,7 +304,7 @@ impl History {
     /// One step; true when this is a moment worth an image.
     fn step(&mut self) -> bool {
         match self.rng.below(10) {
-            0..=2 if self.states.len() < 80 + self.durable => self.append(),
+            0..=2 if self.states.len() < 80 + self.durable => self.append(true),
             3 if self.rng.one_in(4) => self.keep(),
             _ => {}
         }

@@ -63,6 +63,8 @@ const GATHER: usize = 4 << 20;
 
 enum Item {
     Append { ticket: Ticket, append: Append, job: Option<u64> },
+    /// A hard state that is worth no flush of its own.
+    Note(HardState),
     /// The file of a kept snapshot is durable: say so in the log.
     Base { ticket: Ticket, base: Base },
 }
@@ -72,7 +74,7 @@ impl Item {
             Item::Append { append, .. } => {
                 append.entries.iter().map(|e| RECORD_HEAD + e.data.len()).sum::<usize>() + PREAMBLE
             }
-            Item::Base { .. } => PREAMBLE,
+            Item::Base { .. } | Item::Note(_) => PREAMBLE,
         }
     }
 }
@@ -225,6 +227,16 @@ impl Log {
         self.queue.push_back(Item::Append { ticket, append, job });
     }
 
+    /// Queues a hard state of which only `commit` has changed. It becomes durable with whatever is written next; losing it
+    /// loses nothing but the knowledge of what is committed.
+    pub fn note(&mut self, hard: HardState) {
+        if let Some(Item::Note(h)) = self.queue.back_mut() {
+            *h = hard;
+        } else if self.stop.is_none() {
+            self.queue.push_back(Item::Note(hard));
+        }
+    }
+
     /// Stores a snapshot of our own state and lets the log begin at `first`, which is at most its index + 1; `prev_term`
     /// is the term of entry `first` − 1. Appends go on meanwhile. Ends as [`Done::Kept`] or [`Done::NotKept`].
     ///
@@ -324,7 +336,8 @@ impl Log {
     }
 
     fn start_batch(&mut self, ops: &mut Vec<(Tag, DiskOp)>) {
-        if self.flight.is_some() {
+        let notes = self.queue.iter().all(|i| matches!(i, Item::Note(_)));
+        if self.flight.is_some() || notes && self.stop.is_none() {
             return;
         }
         let (mut n, mut bytes) = (0, 0);
@@ -384,6 +397,10 @@ impl Log {
                         records.push(Record::Entry(e));
                     }
                     flight.tickets.push(ticket);
+                }
+                Item::Note(hard) => {
+                    self.hard = hard;
+                    records.push(Record::Hard(hard));
                 }
                 Item::Base { ticket, base } if base.index > self.base.index => {
                     self.base = base;

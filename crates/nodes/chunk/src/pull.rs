@@ -205,6 +205,12 @@ impl Pull {
         self.todo.push_back((f.offset, f.length, f.tries + 1));
         Ok(())
     }
+    /// There was no room for the piece: it is fetched again, and nobody is to blame.
+    pub fn postpone(&mut self, id: u32) -> Result<(), &'static str> {
+        let Some(f) = self.flight.remove(&id) else { return Ok(()) };
+        self.todo.push_front((f.offset, f.length, f.tries));
+        Ok(())
+    }
     /// The connection to `cs` broke: what it was asked will not come.
     pub fn reset(&mut self, cs: CsId) -> Result<(), &'static str> {
         if matches!(self.phase, Phase::State | Phase::List)

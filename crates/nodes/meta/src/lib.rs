@@ -1,1 +1,233 @@
-//! Metadata server: leases, takeovers, failure detection around the replicated state.
+//! The metadata server: consensus around the replicated state, and in the leader everything that lives in memory only:
+//! leases, fences, takeovers, joins, failure detection. A [`MetaServer`] is a [`host::node::Node`].
+//!
+//! Rooms: [`propose`] carries commands to the log and their outcomes back; [`session`] attaches and fences; [`lease`]
+//! grants and recalls; [`views`] changes views, drives joins and takeovers; [`server`] hears chunk servers; [`status`]
+//! tells people. They share [`leader::Leader`], which exists only while this server leads.
+#![forbid(unsafe_code)]
+
+mod lease;
+mod leader;
+mod limits;
+mod propose;
+mod server;
+mod session;
+mod status;
+mod views;
+
+pub use propose::entry_payload;
+
+use consensus::Consensus;
+use host::disk::{DiskDone, Tag};
+use host::node::{Effects, Input, Node};
+use leader::{Leader, Server};
+use limits::TICK;
+use meta_state::State;
+use propose::{PendingRead, Then};
+use replica::rules::Rules;
+use std::collections::BTreeMap;
+use types::{CsId, MdsId, Nanos, NodeId, SessionId};
+use wire::{Msg, ToMds};
+
+/// What a metadata server is told at its start.
+#[derive(Clone, Debug)]
+pub struct MetaConfig {
+    /// Who it is.
+    pub id: MdsId,
+    /// All of the group, with the addresses clients use.
+    pub peers: Vec<(MdsId, String)>,
+    /// Wall clock (ns since 1970) minus the boot-time clock, for time stamps.
+    pub wall_base: i64,
+    /// Drawn at random: tells this life's proposals from others.
+    pub nonce: u64,
+    /// Rules; all on in the product.
+    pub rules: Rules,
+}
+
+/// A metadata server.
+pub struct MetaServer {
+    cfg: MetaConfig,
+    now: Nanos,
+    consensus: Consensus,
+    state: State,
+    leader: Option<Leader>,
+    leader_hint: Option<MdsId>,
+    servers: BTreeMap<CsId, Server>,
+    pending: BTreeMap<u64, Then>,
+    next_proposal: u64,
+    reads: BTreeMap<u64, Vec<PendingRead>>,
+    new_reads: Vec<PendingRead>,
+    next_read: u64,
+    ready_reads: Vec<(u64, u64)>,
+    next_tick: Nanos,
+    next_sweep: Nanos,
+    last_snapshot: u64,
+    peers_heard: BTreeMap<MdsId, Nanos>,
+    out: consensus::Out,
+    log: Vec<String>,
+}
+
+impl MetaServer {
+    /// Starts from an opened log and the state of its snapshot.
+    pub fn new(cfg: MetaConfig, consensus: Consensus, state: State, now: Nanos) -> MetaServer {
+        let last_snapshot = state.position().index;
+        MetaServer {
+            cfg,
+            now,
+            consensus,
+            state,
+            leader: None,
+            leader_hint: None,
+            servers: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            next_proposal: 1,
+            reads: BTreeMap::new(),
+            new_reads: Vec::new(),
+            next_read: 1,
+            ready_reads: Vec::new(),
+            next_tick: now + TICK,
+            next_sweep: now,
+            last_snapshot,
+            peers_heard: BTreeMap::new(),
+            out: consensus::Out::default(),
+            log: Vec::new(),
+        }
+    }
+    /// The replicated state, for whoever looks.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+    /// It leads, and has applied everything of earlier terms.
+    pub fn leads(&self) -> bool {
+        self.leader.is_some()
+    }
+    /// Who leads, as far as known.
+    pub fn leader_hint(&self) -> Option<MdsId> {
+        self.leader_hint
+    }
+    /// Takeovers, joins and fences under way (leader only).
+    pub fn busy(&self) -> usize {
+        self.leader.as_ref().map_or(0, |l| l.takeovers.len() + l.joins.len() + l.takeover_queue.len())
+    }
+
+    pub(crate) fn wall(&self) -> i64 {
+        self.cfg.wall_base.saturating_add_unsigned(self.now.0)
+    }
+    pub(crate) fn send_session(&self, session: SessionId, m: wire::FromMds, fx: &mut Effects) {
+        if let Some(a) = self.leader.as_ref().and_then(|l| l.attached.get(&session)) {
+            fx.send.push((NodeId::Client(a.incarnation), Msg::FromMds(m)));
+        }
+    }
+
+    fn message(&mut self, from: NodeId, msg: Msg, fx: &mut Effects) {
+        match (from, msg) {
+            (NodeId::Mds(m), Msg::Raft(r)) => {
+                self.peers_heard.insert(m, self.now);
+                if let Err(e) = self.consensus.step(m, *r) {
+                    fx.log.push(e.to_string());
+                }
+            }
+            (NodeId::Client(c), Msg::ToMds(ToMds::Status { id })) => self.status(c, id, fx),
+            (_, Msg::ToMds(ToMds::Death { node, incarnation })) => self.death(node, incarnation, fx),
+            (NodeId::Client(c), Msg::ToMds(m)) => {
+                if self.leader.is_none() {
+                    let leader = self.leader_hint.filter(|l| *l != self.cfg.id);
+                    fx.send.push((from, Msg::FromMds(wire::FromMds::NotLeader { leader })));
+                    return;
+                }
+                self.client(c, m, fx);
+            }
+            (NodeId::Cs(cs), Msg::CsToMds(m)) => {
+                if self.leader.is_none() {
+                    let leader = self.leader_hint.filter(|l| *l != self.cfg.id);
+                    fx.send.push((from, Msg::MdsToCs(wire::MdsToCs::NotLeader { leader })));
+                    return;
+                }
+                self.server_message(cs, m, fx);
+            }
+            (NodeId::Cs(cs), Msg::Data(d)) => self.join_message(cs, d, fx),
+            _ => {} // a message for another role or of a newer version
+        }
+    }
+
+    fn reset(&mut self, node: NodeId) {
+        let now = self.now;
+        match node {
+            NodeId::Cs(cs) => {
+                if let Some(s) = self.servers.get_mut(&cs) {
+                    s.reset.get_or_insert(now);
+                    self.next_sweep = self.next_sweep.min(now);
+                }
+            }
+            NodeId::Client(i) => {
+                if let Some(l) = &mut self.leader
+                    && let Some(s) = l.nodes.get(&i)
+                    && let Some(a) = l.attached.get_mut(s)
+                {
+                    a.reset = true;
+                }
+            }
+            NodeId::Mds(_) => {}
+        }
+    }
+
+    fn time(&mut self, fx: &mut Effects) {
+        let mut ticks = 0;
+        while self.now >= self.next_tick && ticks < 4 {
+            self.next_tick = self.next_tick + TICK;
+            self.consensus.tick();
+            ticks += 1;
+        }
+        if self.now >= self.next_tick {
+            // Long frozen: one tick for the lost time is enough, elections must not come in bursts.
+            self.next_tick = self.now + TICK;
+        }
+        if self.leader.is_some() && self.now >= self.next_sweep {
+            self.next_sweep = self.now + Nanos::from_millis(50);
+            self.sweep(fx);
+        }
+    }
+
+    /// Everything a leader does by the clock.
+    fn sweep(&mut self, fx: &mut Effects) {
+        self.sweep_sessions(fx);
+        self.sweep_servers(fx);
+        self.sweep_views(fx);
+        self.sweep_leases(fx);
+    }
+}
+
+impl Node for MetaServer {
+    fn id(&self) -> NodeId {
+        NodeId::Mds(self.cfg.id)
+    }
+    fn input(&mut self, now: Nanos, input: Input, fx: &mut Effects) {
+        self.now = self.now.max(now);
+        match input {
+            Input::Message(from, msg) => self.message(from, msg, fx),
+            Input::Reset(node) => self.reset(node),
+            Input::Disk(tag, done) => self.disk(tag, done, fx),
+            Input::Time => {}
+        }
+    }
+    fn settle(&mut self, now: Nanos, fx: &mut Effects) {
+        self.now = self.now.max(now);
+        self.time(fx);
+        self.serve_dirty(fx);
+        self.turn_consensus(fx);
+        fx.log.append(&mut self.log);
+    }
+    fn deadline(&self) -> Nanos {
+        let sweep = if self.leader.is_some() { self.next_sweep } else { Nanos::NEVER };
+        self.next_tick.min(sweep)
+    }
+}
+
+impl MetaServer {
+    fn disk(&mut self, tag: Tag, done: DiskDone, fx: &mut Effects) {
+        if let DiskDone::Failed(e) = &done {
+            fx.log.push(format!("metadata log: {e}"));
+        }
+        self.consensus.complete(tag, done);
+    }
+}

@@ -38,8 +38,6 @@ pub struct Anomaly {
 #[derive(Clone, Copy, Debug)]
 struct Cluster {
     value: u64,
-    /// When its write was asked for.
-    start: u64,
     /// First end of an operation on it: it was there at the latest then.
     first_end: u64,
     /// Last start of an operation on it: it was there at that time or later.
@@ -91,7 +89,7 @@ fn check_era(ops: &[RegisterOp], from: u64, to: u64, first: &BTreeSet<u64>) -> R
         let end = if o.start < from || o.end >= to { NEVER } else { o.end };
         let start = o.start.max(from);
         let durable = if o.start < from { NEVER } else { o.durable };
-        let c = Cluster { value, start, first_end: end, last_start: start, from: (o.index, o.index), durable };
+        let c = Cluster { value, first_end: end, last_start: start, from: (o.index, o.index), durable };
         clusters.insert(value, c);
     }
     let mut initial: Option<Cluster> = None;
@@ -104,7 +102,6 @@ fn check_era(ops: &[RegisterOp], from: u64, to: u64, first: &BTreeSet<u64>) -> R
                 let fresh = initial.is_none();
                 let c = initial.get_or_insert(Cluster {
                     value,
-                    start: from,
                     first_end: from,
                     last_start: from,
                     from: (o.index, o.index),

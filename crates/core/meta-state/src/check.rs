@@ -1,0 +1,44 @@
+//! Invariants of the whole state; for tests, the simulator and tools, as it walks everything.
+
+use crate::chunks::Chunks;
+use crate::events;
+use crate::kv::Kv;
+use crate::namespace;
+use crate::router::State;
+use crate::sessions;
+use crate::table::{KeyReader, ORPHAN, prefix_end};
+use types::SessionId;
+
+impl<K: Kv> State<K> {
+    /// Verifies every module and what holds between them. Err says what is wrong with which object.
+    pub fn check(&self) -> Result<(), String> {
+        if self.cluster().is_none() {
+            // The position and what an operator skipped may stand before the cluster is founded.
+            if let Some((k, _)) = self.kv.range(&[], None).find(|(k, _)| !matches!(k.first(), Some(0 | 12))) {
+                return Err(format!("row {k:02x?} before the cluster was founded"));
+            }
+            return events::check(&self.kv);
+        }
+        self.names.check(&self.kv)?;
+        self.chunks.check(&self.kv)?;
+        self.sessions.check(&self.kv)?;
+        events::check(&self.kv)?;
+        for ino in Chunks::files(&self.kv) {
+            let Some((inode, true)) = namespace::view(&self.kv, ino) else {
+                return Err(format!("chunks of inode {ino}, which is no regular file"));
+            };
+            for (index, chunk, c) in self.all_chunks(ino) {
+                if (c.norm, c.min) != (inode.layout.norm, inode.layout.min) {
+                    return Err(format!("chunk {chunk} at {ino}:{index} wants other copies than its file"));
+                }
+            }
+        }
+        for (k, _) in self.kv.range(&[ORPHAN], prefix_end(&[ORPHAN]).as_deref()) {
+            let session = SessionId(KeyReader::new(&k).u64().unwrap_or_default());
+            if sessions::get(&self.kv, session).is_none_or(|s| s.block.is_some()) {
+                return Err(format!("an orphan of session {session}, which does not live"));
+            }
+        }
+        Ok(())
+    }
+}

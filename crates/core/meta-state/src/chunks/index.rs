@@ -1,0 +1,140 @@
+//! What is kept beside the tables of chunks so that questions need no walk over all of them.
+
+use super::record::{
+    ChunkRecord, MapRow, Tombstone, chunk_key, forget_losses, get, map_of, open_losses, tombstones_of,
+};
+use super::servers::open_servers;
+use crate::kv::Kv;
+use crate::table::{self, CHUNK, MAP, RowError, TOMBSTONE};
+use std::collections::{BTreeMap, BTreeSet};
+use types::{ChunkId, CsId, InodeId, Member};
+
+/// Indexes over chunks, made from the tables when a state is opened.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Chunks {
+    on: BTreeSet<(CsId, ChunkId)>,
+    copies: BTreeMap<CsId, u64>,
+    degraded: BTreeSet<ChunkId>,
+    joining: BTreeSet<ChunkId>,
+    total: u64,
+    single: u64,
+}
+
+impl Chunks {
+    /// Reads every row of this module.
+    pub fn open<K: Kv>(kv: &K) -> Result<Chunks, RowError> {
+        let mut x = Chunks::default();
+        table::read_all::<ChunkRecord, K>(kv, CHUNK, |mut k, row| {
+            let chunk = ChunkId(k.u64()?);
+            x.note(chunk, None, Some(&row));
+            k.end(())
+        })?;
+        table::read_all::<MapRow, K>(kv, MAP, |mut k, _| {
+            k.u64()?;
+            k.u32()?;
+            k.end(())
+        })?;
+        table::read_all::<Tombstone, K>(kv, TOMBSTONE, |mut k, _| {
+            k.u32()?;
+            k.u64()?;
+            k.u32()?;
+            k.end(())
+        })?;
+        open_losses(kv)?;
+        open_servers(kv)?;
+        Ok(x)
+    }
+
+    fn note(&mut self, chunk: ChunkId, before: Option<&ChunkRecord>, after: Option<&ChunkRecord>) {
+        if let Some(c) = before {
+            for m in c.copies() {
+                if self.on.remove(&(m.cs, chunk))
+                    && let Some(n) = self.copies.get_mut(&m.cs)
+                {
+                    *n -= 1;
+                    if *n == 0 {
+                        self.copies.remove(&m.cs);
+                    }
+                }
+            }
+            self.degraded.remove(&chunk);
+            self.joining.remove(&chunk);
+            self.total -= 1;
+            self.single -= u64::from(c.view.members.len() == 1);
+        }
+        if let Some(c) = after {
+            for m in c.copies() {
+                if self.on.insert((m.cs, chunk)) {
+                    *self.copies.entry(m.cs).or_default() += 1;
+                }
+            }
+            if c.view.members.len() < usize::from(c.norm) {
+                self.degraded.insert(chunk);
+            }
+            if c.view.joiner.is_some() {
+                self.joining.insert(chunk);
+            }
+            self.total += 1;
+            self.single += u64::from(c.view.members.len() == 1);
+        }
+    }
+
+    /// Writes a chunk that was `before`.
+    pub(super) fn write<K: Kv>(
+        &mut self,
+        kv: &mut K,
+        chunk: ChunkId,
+        before: Option<&ChunkRecord>,
+        after: &ChunkRecord,
+    ) {
+        self.note(chunk, before, Some(after));
+        table::put(kv, &chunk_key(chunk), after);
+    }
+
+    /// A copy is to be deleted since log index `index`.
+    pub(super) fn bury<K: Kv>(&self, kv: &mut K, chunk: ChunkId, m: Member, index: u64) {
+        table::put(kv, &tombstones_of(m.cs, chunk).u32(m.copy.0), &Tombstone { index });
+    }
+
+    /// Removes all chunks of a file; their copies are to be deleted since log index `index`.
+    pub fn free_file<K: Kv>(&mut self, kv: &mut K, ino: InodeId, index: u64) {
+        let chunks: Vec<ChunkId> = table::scan::<MapRow, K>(kv, &map_of(ino)).map(|(_, m)| m.chunk).collect();
+        for chunk in &chunks {
+            let Some(c) = get(kv, *chunk) else { continue };
+            self.note(*chunk, Some(&c), None);
+            kv.delete(&chunk_key(*chunk));
+            for m in c.copies() {
+                self.bury(kv, *chunk, m, index);
+            }
+        }
+        if !chunks.is_empty() {
+            table::delete_prefix(kv, &map_of(ino));
+            forget_losses(kv, ino);
+        }
+    }
+
+    /// Chunks with a member or a joiner on this server, from `from` on, by id.
+    pub fn on_server(&self, cs: CsId, from: ChunkId) -> impl Iterator<Item = ChunkId> + '_ {
+        self.on.range((cs, from)..=(cs, ChunkId(u64::MAX))).map(|(_, c)| *c)
+    }
+    /// Members and joiners on this server.
+    pub fn copies_on(&self, cs: CsId) -> u64 {
+        self.copies.get(&cs).copied().unwrap_or(0)
+    }
+    /// Chunks with fewer members than they want, by id.
+    pub fn degraded(&self) -> impl ExactSizeIterator<Item = ChunkId> + '_ {
+        self.degraded.iter().copied()
+    }
+    /// Chunks with a joiner, by id.
+    pub fn joining(&self) -> impl ExactSizeIterator<Item = ChunkId> + '_ {
+        self.joining.iter().copied()
+    }
+    /// Number of chunks.
+    pub fn total(&self) -> u64 {
+        self.total
+    }
+    /// Number of chunks with one member.
+    pub fn single(&self) -> u64 {
+        self.single
+    }
+}

@@ -1,0 +1,164 @@
+//! Rows about chunks.
+
+use crate::kv::Kv;
+use crate::table::{self, CHUNK, KeyBuf, KeyReader, LOSS, MAP, Row, TOMBSTONE, prefix_end};
+use serde::{Deserialize, Serialize};
+use types::{ChunkId, CopyId, CsId, InodeId, LeaseEpoch, Member, Seq, View};
+
+/// A chunk.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ChunkRecord {
+    /// File it belongs to.
+    pub ino: InodeId,
+    /// Place in the file, counted in chunks.
+    pub index: u32,
+    /// Copies wanted.
+    pub norm: u8,
+    /// Members without which nothing is acknowledged.
+    pub min: u8,
+    /// Copies made with the chunk: ids 1 to this are initial ones.
+    pub initial: u32,
+    /// Next copy id to be handed out.
+    pub next_copy: u32,
+    /// Ids minted for replacements and not used yet, rising, at most [`super::MINT_MAX`].
+    pub minted: Vec<CopyId>,
+    /// Who holds it.
+    pub view: View,
+}
+impl Row for ChunkRecord {}
+
+impl ChunkRecord {
+    /// Was this copy made with the chunk, so that it may be absent until the first write?
+    pub fn is_initial(&self, copy: CopyId) -> bool {
+        copy.is_some() && copy.0 <= self.initial
+    }
+    /// Members and joiner.
+    pub fn copies(&self) -> impl Iterator<Item = Member> + '_ {
+        self.view.members.iter().copied().chain(self.view.joiner)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct MapRow {
+    pub chunk: ChunkId,
+}
+impl Row for MapRow {}
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct Tombstone {
+    /// Index of the log at which the copy ceased to be needed.
+    pub index: u64,
+}
+impl Row for Tombstone {}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+struct LossRow {
+    last: Seq,
+    time: i64,
+}
+impl Row for LossRow {}
+
+/// Where a chunk went on after every member had lost its memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Loss {
+    /// Which chunk.
+    pub chunk: ChunkId,
+    /// Epoch of the newest record left.
+    pub written: LeaseEpoch,
+    /// The newest record left.
+    pub last: Seq,
+    /// When it was found, in nanoseconds since 1970.
+    pub time: i64,
+}
+
+pub(super) fn chunk_key(chunk: ChunkId) -> KeyBuf {
+    KeyBuf::table(CHUNK).u64(chunk.0)
+}
+pub(super) fn map_of(ino: InodeId) -> KeyBuf {
+    KeyBuf::table(MAP).u64(ino.0)
+}
+pub(super) fn tombstones_of(cs: CsId, chunk: ChunkId) -> KeyBuf {
+    KeyBuf::table(TOMBSTONE).u32(cs.0).u64(chunk.0)
+}
+fn losses_of(ino: InodeId) -> KeyBuf {
+    KeyBuf::table(LOSS).u64(ino.0)
+}
+
+/// A chunk's record.
+pub fn get<K: Kv>(kv: &K, chunk: ChunkId) -> Option<ChunkRecord> {
+    table::get(kv, &chunk_key(chunk))
+}
+
+/// The chunk at this place of a file.
+pub fn mapped<K: Kv>(kv: &K, ino: InodeId, index: u32) -> Option<ChunkId> {
+    table::get::<MapRow, K>(kv, &map_of(ino).u32(index)).map(|r| r.chunk)
+}
+
+/// Chunks of a file from place `first` on, in order: (index, chunk).
+pub fn file_chunks<K: Kv>(kv: &K, ino: InodeId, first: u32) -> impl Iterator<Item = (u32, ChunkId)> {
+    let prefix = map_of(ino);
+    kv.range(&map_of(ino).u32(first), prefix_end(&prefix).as_deref()).filter_map(|(k, v)| {
+        let mut r = KeyReader::new(&k);
+        r.u64()?;
+        Some((r.u32()?, table::decode::<MapRow>(&k, &v).ok()?.chunk))
+    })
+}
+
+/// Place of the last chunk of a file.
+pub fn last_index<K: Kv>(kv: &K, ino: InodeId) -> Option<u32> {
+    let (key, _) = kv.range(&map_of(ino), prefix_end(&map_of(ino)).as_deref()).next_back()?;
+    let mut r = KeyReader::new(&key);
+    r.u64()?;
+    r.u32()
+}
+
+/// Copies that a server is to delete, with the index at which each ceased to be needed. One that stands behind a newer
+/// copy of the same chunk on that server waits: it may be what the newer one starts from, and goes with it.
+pub fn tombstones<K: Kv>(kv: &K, cs: CsId) -> impl Iterator<Item = (ChunkId, CopyId, u64)> {
+    table::scan::<Tombstone, K>(kv, &KeyBuf::table(TOMBSTONE).u32(cs.0)).filter_map(move |(k, row)| {
+        let mut r = KeyReader::new(&k);
+        r.u32()?;
+        let (chunk, copy) = (ChunkId(r.u64()?), CopyId(r.u32()?));
+        let newer = get(kv, chunk).is_some_and(|c| c.copies().any(|m| m.cs == cs));
+        (!newer).then_some((chunk, copy, row.index))
+    })
+}
+
+/// Forgets a tombstone; false if there was none.
+pub fn tombstone_gone<K: Kv>(kv: &mut K, cs: CsId, chunk: ChunkId, copy: CopyId) -> bool {
+    kv.delete(&tombstones_of(cs, chunk).u32(copy.0))
+}
+
+/// Remembers a loss; of the same one the lower `last` stands. False if there is no such chunk.
+pub fn record_loss<K: Kv>(kv: &mut K, loss: Loss) -> bool {
+    let Some(c) = get(kv, loss.chunk) else { return false };
+    let key = losses_of(c.ino).u64(loss.chunk.0).u64(loss.written.0);
+    let known: Option<LossRow> = table::get(kv, &key);
+    if known.is_none_or(|k| loss.last < k.last) {
+        table::put(kv, &key, &LossRow { last: loss.last, time: loss.time });
+    }
+    true
+}
+
+/// Losses of a file by chunk, oldest epoch first.
+pub fn losses<K: Kv>(kv: &K, ino: InodeId) -> impl Iterator<Item = Loss> {
+    table::scan::<LossRow, K>(kv, &losses_of(ino)).filter_map(|(k, row)| {
+        let mut r = KeyReader::new(&k);
+        r.u64()?;
+        Some(Loss { chunk: ChunkId(r.u64()?), written: LeaseEpoch(r.u64()?), last: row.last, time: row.time })
+    })
+}
+
+pub(super) fn forget_losses<K: Kv>(kv: &mut K, ino: InodeId) {
+    table::delete_prefix(kv, &losses_of(ino));
+}
+
+/// Reads all losses when a state is opened.
+pub(super) fn open_losses<K: Kv>(kv: &K) -> Result<(), table::RowError> {
+    table::read_all::<LossRow, K>(kv, LOSS, |mut k, _| {
+        k.u64()?;
+        k.u64()?;
+        k.u64()?;
+        k.end(())
+    })
+}

@@ -1,0 +1,77 @@
+//! Questions about names and inodes.
+
+use super::NAMES_MAX;
+use super::ops::{dir, find};
+use super::record::{Dirent, Inode, get, names_of};
+use crate::kv::Kv;
+use crate::table::{self, prefix_end};
+use types::{InodeId, NAME_MAX};
+use wire::names::{DirEntry, FileKind, MetaError, MetaOp, MetaOutcome};
+
+/// Answers an operation that changes nothing; Info without its chunks.
+pub fn query<K: Kv>(kv: &K, op: &MetaOp) -> Result<MetaOutcome, MetaError> {
+    match op {
+        MetaOp::Lookup { parent, name } => find(kv, *parent, name).map(|(ino, inode)| inode.outcome(ino)),
+        MetaOp::Getattr { ino } | MetaOp::Open { ino } => {
+            get(kv, *ino).map(|i| i.outcome(*ino)).ok_or(MetaError::NotFound)
+        }
+        MetaOp::Readdir { ino, after, limit } => readdir(kv, *ino, after, *limit),
+        MetaOp::ReadBody { ino } => {
+            let inode = get(kv, *ino).ok_or(MetaError::NotFound)?;
+            match inode.body {
+                Some(body) => Ok(MetaOutcome::Body(body.0)),
+                None if inode.kind == FileKind::Dir => Err(MetaError::IsDir),
+                None => Err(MetaError::Invalid),
+            }
+        }
+        MetaOp::Info { ino } => {
+            let i = get(kv, *ino).ok_or(MetaError::NotFound)?;
+            Ok(MetaOutcome::Info { attr: i.attr(*ino), layout: i.layout, inline: i.body.is_some(), chunks: Vec::new() })
+        }
+        MetaOp::Create { .. }
+        | MetaOp::Mkdir { .. }
+        | MetaOp::Symlink { .. }
+        | MetaOp::Link { .. }
+        | MetaOp::Unlink { .. }
+        | MetaOp::Rmdir { .. }
+        | MetaOp::Rename { .. }
+        | MetaOp::Setattr { .. }
+        | MetaOp::SetLayout { .. }
+        | MetaOp::NewCs { .. } => Err(MetaError::Invalid),
+    }
+}
+
+fn readdir<K: Kv>(kv: &K, ino: InodeId, after: &[u8], limit: u32) -> Result<MetaOutcome, MetaError> {
+    dir(kv, ino)?;
+    if after.len() > NAME_MAX {
+        return Err(MetaError::BadName);
+    }
+    let names = names_of(ino);
+    let mut from = names.to_vec();
+    from.extend_from_slice(after);
+    if !after.is_empty() {
+        // The first key behind `after` itself.
+        from.push(0);
+    }
+    let limit = limit.min(NAMES_MAX) as usize;
+    let mut rows = kv.range(&from, prefix_end(&names).as_deref());
+    let mut entries = Vec::new();
+    while entries.len() < limit {
+        let Some((k, v)) = rows.next() else { return Ok(MetaOutcome::Names { entries, end: true }) };
+        // A name without an inode can stand only in a damaged state; the others are still worth listing.
+        if let Ok(Dirent { ino, .. }) = table::decode::<Dirent>(&k, &v)
+            && let Some(inode) = get(kv, ino)
+        {
+            entries.push(DirEntry { name: k[names.len()..].to_vec(), attr: inode.attr(ino) });
+        }
+    }
+    let end = rows.next().is_none();
+    Ok(MetaOutcome::Names { entries, end })
+}
+
+/// An inode and whether it is a regular file.
+pub fn view<K: Kv>(kv: &K, ino: InodeId) -> Option<(Inode, bool)> {
+    let inode = get(kv, ino)?;
+    let regular = inode.kind == FileKind::File;
+    Some((inode, regular))
+}

@@ -1,0 +1,207 @@
+//! Questions to the state; none of them changes anything.
+
+use crate::chunks::{self, ChunkRecord, Loss, Server};
+use crate::events::{self, Event};
+use crate::kv::Kv;
+use crate::namespace::{self, Inode};
+use crate::router::State;
+use crate::sessions::{self, Block, Session};
+use crate::settings::{self, Cluster};
+use types::{ChunkId, CopyId, CsId, Incarnation, InodeId, Layout, SessionId};
+use wire::names::{Attr, MetaError, MetaOp, MetaOutcome};
+
+/// Most chunks that one Info lists; the rest comes by [`State::file_chunks`].
+pub const INFO_CHUNKS_MAX: usize = 1 << 16;
+
+/// An inode as clients see it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct InodeView {
+    /// Attributes.
+    pub attr: Attr,
+    /// Its layout, or what is inherited from it.
+    pub layout: Layout,
+    /// The content (or link target) stands in the inode.
+    pub inline: bool,
+}
+
+/// Sums over the state, all kept up to date by every command.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counts {
+    /// Inodes of all kinds.
+    pub inodes: u64,
+    /// Of these, directories.
+    pub dirs: u64,
+    /// Of these, regular files.
+    pub files: u64,
+    /// Bytes of all regular files; holes count.
+    pub bytes: u64,
+    /// Chunks.
+    pub chunks: u64,
+    /// Chunks with as many members as they want.
+    pub healthy: u64,
+    /// Chunks with fewer members than they want.
+    pub degraded: u64,
+    /// Chunks with one member.
+    pub single: u64,
+    /// Chunks with a joiner.
+    pub joining: u64,
+    /// Sessions that live.
+    pub sessions: u64,
+    /// Rows of all tables.
+    pub rows: u64,
+}
+
+impl<K: Kv> State<K> {
+    /// Answers an operation that changes nothing. One that does is Invalid here.
+    pub fn query(&self, op: &MetaOp) -> Result<MetaOutcome, MetaError> {
+        let mut outcome = namespace::query(&self.kv, op)?;
+        if let MetaOutcome::Info { attr, chunks, .. } = &mut outcome {
+            *chunks = self.file_chunks(attr.ino, 0, INFO_CHUNKS_MAX).map(|(i, c, r)| (i, c, r.view)).collect();
+        }
+        Ok(outcome)
+    }
+    /// An inode; O(log n).
+    pub fn inode(&self, ino: InodeId) -> Option<InodeView> {
+        let i: Inode = namespace::get(&self.kv, ino)?;
+        Some(InodeView { attr: i.attr(ino), layout: i.layout, inline: i.body.is_some() })
+    }
+    /// A chunk's record; O(log n).
+    pub fn chunk(&self, chunk: ChunkId) -> Option<ChunkRecord> {
+        chunks::get(&self.kv, chunk)
+    }
+    /// The chunk at place `index` of a file.
+    pub fn chunk_at(&self, ino: InodeId, index: u32) -> Option<ChunkId> {
+        chunks::mapped(&self.kv, ino, index)
+    }
+    /// At most `count` chunks of a file from place `first` on, in order; places without a chunk are left out.
+    pub fn file_chunks(
+        &self,
+        ino: InodeId,
+        first: u32,
+        count: usize,
+    ) -> impl Iterator<Item = (u32, ChunkId, ChunkRecord)> {
+        chunks::file_chunks(&self.kv, ino, first)
+            .take(count)
+            .filter_map(|(i, c)| chunks::get(&self.kv, c).map(|r| (i, c, r)))
+    }
+    /// Chunks at places `first` to `first + count`, exclusively, in order; places without a chunk are left out.
+    pub fn chunks_between(
+        &self,
+        ino: InodeId,
+        first: u32,
+        count: u32,
+    ) -> impl Iterator<Item = (u32, ChunkId, ChunkRecord)> {
+        self.file_chunks(ino, first, count as usize).take_while(move |(i, _, _)| i - first < count)
+    }
+    /// All chunks of a file, in order.
+    pub fn all_chunks(&self, ino: InodeId) -> impl Iterator<Item = (u32, ChunkId, ChunkRecord)> {
+        self.file_chunks(ino, 0, usize::MAX)
+    }
+    /// Chunks with a member or a joiner on a server, by id, from `from` on.
+    pub fn chunks_on(&self, cs: CsId, from: ChunkId) -> impl Iterator<Item = ChunkId> {
+        self.chunks.on_server(cs, from)
+    }
+    /// Members and joiners on a server; O(log n).
+    pub fn copies_on(&self, cs: CsId) -> u64 {
+        self.chunks.copies_on(cs)
+    }
+    /// The copy, member or joiner, that stands on a server by the group's records.
+    pub fn copy_on(&self, cs: CsId, chunk: ChunkId) -> Option<CopyId> {
+        self.chunk(chunk)?.copies().find(|m| m.cs == cs).map(|m| m.copy)
+    }
+    /// Chunks with fewer members than they want, by id.
+    pub fn degraded(&self) -> impl ExactSizeIterator<Item = ChunkId> {
+        self.chunks.degraded()
+    }
+    /// Chunks with a joiner, by id.
+    pub fn joining(&self) -> impl ExactSizeIterator<Item = ChunkId> {
+        self.chunks.joining()
+    }
+    /// Copies a server is to delete: (chunk, copy, index of the log at which it ceased to be needed). A copy that stands
+    /// behind a joiner of the same chunk on that server waits.
+    pub fn tombstones(&self, cs: CsId) -> impl Iterator<Item = (ChunkId, CopyId, u64)> {
+        chunks::tombstones(&self.kv, cs)
+    }
+    /// Losses of a file by chunk.
+    pub fn losses(&self, ino: InodeId) -> impl Iterator<Item = Loss> {
+        chunks::losses(&self.kv, ino)
+    }
+    /// Why a new chunk under `layout` may not stand on these servers.
+    pub fn place_fits(&self, layout: &Layout, place: &[CsId]) -> Result<(), crate::AllocError> {
+        chunks::place_fits(&self.kv, layout, place)
+    }
+    /// A chunk server.
+    pub fn server(&self, cs: CsId) -> Option<Server> {
+        chunks::server(&self.kv, cs)
+    }
+    /// All chunk servers by id.
+    pub fn servers(&self) -> impl Iterator<Item = (CsId, Server)> {
+        chunks::servers(&self.kv)
+    }
+    /// A session, living or blocked.
+    pub fn session(&self, session: SessionId) -> Option<Session> {
+        sessions::get(&self.kv, session)
+    }
+    /// The living session of a client's life.
+    pub fn session_of(&self, incarnation: Incarnation) -> Option<SessionId> {
+        self.sessions.of(incarnation)
+    }
+    /// All sessions, living or blocked, by id.
+    pub fn sessions(&self) -> impl Iterator<Item = (SessionId, Session)> {
+        sessions::all(&self.kv)
+    }
+    /// Blocked sessions at or above the low-water mark, by id.
+    pub fn blocked(&self) -> impl Iterator<Item = (SessionId, Block)> {
+        self.sessions.blocked()
+    }
+    /// Sessions below are refused.
+    pub fn low_water(&self) -> SessionId {
+        sessions::low_water(&self.kv)
+    }
+    /// Files kept without a name for a session.
+    pub fn orphans(&self, session: SessionId) -> Vec<InodeId> {
+        namespace::last_orphans(&self.kv, session)
+    }
+    /// Id, name and first metadata servers of the cluster; None before Init.
+    pub fn cluster(&self) -> Option<Cluster> {
+        settings::cluster(&self.kv)
+    }
+    /// The feature level; 0 before Init. Above [`crate::FEATURE_LEVEL`] this program is too old to serve.
+    pub fn feature_level(&self) -> u16 {
+        settings::level(&self.kv)
+    }
+    /// A setting.
+    pub fn setting(&self, key: &str) -> Option<String> {
+        settings::get(&self.kv, key)
+    }
+    /// All settings by key.
+    pub fn settings(&self) -> impl Iterator<Item = (String, String)> {
+        settings::all(&self.kv)
+    }
+    /// The newest `count` events, oldest first.
+    pub fn events(&self, count: usize) -> Vec<Event> {
+        events::newest(&self.kv, count)
+    }
+    /// Sums over the state; O(1).
+    pub fn counts(&self) -> Counts {
+        let t = self.names.totals();
+        let (chunks, degraded) = (self.chunks.total(), self.chunks.degraded().len() as u64);
+        Counts {
+            inodes: t.inodes,
+            dirs: t.dirs,
+            files: t.files,
+            bytes: t.bytes.try_into().unwrap_or(u64::MAX),
+            chunks,
+            healthy: chunks - degraded,
+            degraded,
+            single: self.chunks.single(),
+            joining: self.chunks.joining().len() as u64,
+            sessions: self.sessions.living(),
+            rows: self.kv.rows(),
+        }
+    }
+    /// The rows themselves, for tools that print or compare states.
+    pub fn kv(&self) -> &K {
+        &self.kv
+    }
+}

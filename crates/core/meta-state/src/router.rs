@@ -1,0 +1,302 @@
+//! The state as a whole: which module a command goes to, and what one module's change means for another.
+
+use crate::chunks::{self, Chunks, Loss, MINT_MAX, Registration};
+use crate::command::Command;
+use crate::events;
+use crate::kv::{Kv, MemoryKv};
+use crate::namespace::{self, FILE_MAX, Namespace, layout_error};
+use crate::outcome::{AllocError, Outcome, Refused, RegisterResult};
+use crate::sessions::{self, Admission, Sessions};
+use crate::settings::{self, Cluster, TEXT_MAX};
+use crate::table::{self, Row, RowError, system, system_key};
+use serde::{Deserialize, Serialize};
+use types::{CsId, InodeId, OpId, SessionId};
+use wire::names::{MetaError, MetaOp, MetaOutcome};
+
+/// Where in the log the state stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Applied {
+    /// Index of the newest command applied or skipped.
+    pub index: u64,
+    /// Newest time that a command carried, in nanoseconds since 1970.
+    pub time: i64,
+}
+impl Row for Applied {}
+
+/// The metadata of a cluster. A function of the commands applied and nothing else: two states that applied the same
+/// commands hold the same bytes.
+#[derive(Clone)]
+pub struct State<K: Kv = MemoryKv> {
+    pub(crate) kv: K,
+    pub(crate) names: Namespace,
+    pub(crate) chunks: Chunks,
+    pub(crate) sessions: Sessions,
+}
+
+impl State<MemoryKv> {
+    /// An empty state in memory, before any command.
+    pub fn new() -> State<MemoryKv> {
+        State {
+            kv: MemoryKv::default(),
+            names: Namespace::default(),
+            chunks: Chunks::default(),
+            sessions: Sessions::default(),
+        }
+    }
+}
+
+impl Default for State<MemoryKv> {
+    fn default() -> Self {
+        State::new()
+    }
+}
+
+impl<K: Kv> State<K> {
+    /// Opens the state that stands in `kv`, which may be empty: reads every row, and makes the indexes. Err names a row
+    /// that cannot be read; nothing is changed.
+    pub fn open(kv: K) -> Result<State<K>, RowError> {
+        crate::snapshot::check_tables(&kv)?;
+        settings::open(&kv)?;
+        events::open(&kv)?;
+        let names = Namespace::open(&kv)?;
+        let chunks = Chunks::open(&kv)?;
+        let sessions = Sessions::open(&kv)?;
+        Ok(State { kv, names, chunks, sessions })
+    }
+
+    /// Where in the log the state stands.
+    pub fn position(&self) -> Applied {
+        table::get(&self.kv, &system_key(system::APPLIED)).unwrap_or_default()
+    }
+
+    /// Applies the command at `index`. Total: whatever the command says, the outcome is a value, and a command that is
+    /// refused has changed nothing but the index. An index at or below the applied one is refused.
+    pub fn apply(&mut self, index: u64, cmd: &Command) -> Outcome {
+        let at = self.position();
+        if index <= at.index {
+            return Outcome::Refused(Refused::Applied { applied: at.index });
+        }
+        let outcome = match cmd {
+            Command::Batch(list) => Outcome::Batch(list.iter().map(|c| self.single(index, c)).collect()),
+            c => self.single(index, c),
+        };
+        let time = cmd.time().map_or(at.time, |t| t.max(at.time));
+        table::put(&mut self.kv, &system_key(system::APPLIED), &Applied { index, time });
+        outcome
+    }
+
+    /// Goes past a command without applying it, leaving an event; for an operator whose servers all fail at it.
+    pub fn skip(&mut self, index: u64) {
+        let at = self.position();
+        if index <= at.index {
+            return;
+        }
+        events::append(&mut self.kv, at.time, &format!("the command at log index {index} was skipped by an operator"));
+        table::put(&mut self.kv, &system_key(system::APPLIED), &Applied { index, ..at });
+    }
+
+    fn single(&mut self, index: u64, cmd: &Command) -> Outcome {
+        if !settings::founded(&self.kv) && !matches!(cmd, Command::Init { .. }) {
+            return Outcome::Refused(Refused::NoCluster);
+        }
+        let kv = &mut self.kv;
+        match cmd {
+            Command::Init { cluster, name, layout, mds, time } => {
+                if settings::founded(kv) {
+                    return Outcome::Done;
+                }
+                if !cluster.is_some() || name.is_empty() || name.len() > TEXT_MAX {
+                    return Outcome::Refused(Refused::Argument("id or name of the cluster"));
+                }
+                if layout_error(layout).is_some() {
+                    return Outcome::Refused(Refused::Argument("layout"));
+                }
+                let c = Cluster { id: *cluster, name: name.clone(), mds: mds.clone(), founded: *time };
+                settings::found(kv, &c);
+                self.names.found(kv, *layout, *time);
+                Outcome::Done
+            }
+            Command::Op { id, time, op, place, keep_orphan } => {
+                self.operation(index, *id, *time, op, place.as_deref(), *keep_orphan)
+            }
+            Command::OpenSession { incarnation, may_cache, time } => {
+                Outcome::Session(self.sessions.open_session(kv, *incarnation, *may_cache, *time))
+            }
+            Command::ResumeSession { session, incarnation, time } => {
+                Outcome::Session(self.sessions.resume(kv, *session, *incarnation, *time))
+            }
+            Command::BlockSession { session, epoch, time } => match self.sessions.block(kv, *session, *epoch, *time) {
+                Ok(()) => Outcome::Ended { gone: self.free_orphans(*session, index) },
+                Err(e) => Outcome::Refused(e),
+            },
+            Command::SettleSession { session } => done(self.sessions.settle(kv, *session)),
+            Command::CloseSession { session, time: _ } => match self.sessions.close(kv, *session) {
+                Ok(()) => Outcome::Ended { gone: self.free_orphans(*session, index) },
+                Err(e) => Outcome::Refused(e),
+            },
+            Command::ReleaseOrphan { session, ino } => {
+                let kept = namespace::orphan_of(kv, *session, *ino);
+                if kept {
+                    self.free_orphan(*session, *ino, index);
+                }
+                Outcome::Ended { gone: if kept { vec![*ino] } else { Vec::new() } }
+            }
+            Command::RegisterCs { cs, incarnation, boot, lost_memory, addr, host, capacity, time } => {
+                let r = Registration {
+                    incarnation: *incarnation,
+                    boot: *boot,
+                    lost_memory: *lost_memory,
+                    addr,
+                    host,
+                    capacity: *capacity,
+                    time: *time,
+                };
+                Outcome::Registered(if !r.is_sound() {
+                    RegisterResult::Invalid
+                } else {
+                    chunks::register(kv, *cs, &r)
+                        .map_or(RegisterResult::Unknown, |absent_mark| RegisterResult::Ok { absent_mark })
+                })
+            }
+            Command::AllocChunks { ino, chunks } => Outcome::Chunks(match namespace::view(kv, *ino) {
+                None => Err(AllocError::NoFile),
+                Some((_, false)) => Err(AllocError::NotRegular),
+                Some((inode, true)) => self.chunks.allocate(kv, *ino, &inode.layout, FILE_MAX, chunks),
+            }),
+            Command::ChangeView { chunk, ver, change } => {
+                Outcome::View(self.chunks.change_view(kv, *chunk, *ver, change, index))
+            }
+            Command::MintCopies { chunk, count } => {
+                if *count > MINT_MAX {
+                    return Outcome::Refused(Refused::Argument("count of copy ids"));
+                }
+                Outcome::Copies(self.chunks.mint_copies(kv, *chunk, *count))
+            }
+            Command::SetEnds { ends } => Outcome::Ends(ends.iter().map(|e| self.names.set_end(kv, e)).collect()),
+            Command::DropInline { ino } => {
+                let Some((inode, true)) = namespace::view(kv, *ino) else {
+                    return Outcome::Refused(Refused::NoFile(*ino));
+                };
+                let holds = inode.body.is_some_and(|b| !b.0.is_empty());
+                if holds && chunks::mapped(kv, *ino, 0).is_none() {
+                    return Outcome::Refused(Refused::BodyNeeded(*ino));
+                }
+                done(self.names.drop_body(kv, *ino).map_err(|_| Refused::NoFile(*ino)))
+            }
+            Command::Loss { chunk, written, last, time } => {
+                let loss = Loss { chunk: *chunk, written: *written, last: *last, time: *time };
+                done(chunks::record_loss(kv, loss).then_some(()).ok_or(Refused::NoChunk(*chunk)))
+            }
+            Command::Deleted { cs, chunk, copy } => {
+                chunks::tombstone_gone(kv, *cs, *chunk, *copy);
+                Outcome::Done
+            }
+            Command::Event { time, text } => {
+                events::append(kv, *time, text);
+                Outcome::Done
+            }
+            Command::SetSetting { key, value } => done(settings::set(kv, key, value).map_err(Refused::Argument)),
+            Command::FeatureLevel { level } => {
+                settings::raise_level(kv, *level);
+                Outcome::Done
+            }
+            Command::LowWater { session } => Outcome::LowWater(self.sessions.raise_low_water(kv, *session)),
+            Command::Batch(_) => Outcome::Refused(Refused::Nested),
+        }
+    }
+
+    fn operation(
+        &mut self,
+        index: u64,
+        id: OpId,
+        time: i64,
+        op: &MetaOp,
+        place: Option<&[CsId]>,
+        keep_orphan: bool,
+    ) -> Outcome {
+        let plain = |result| Outcome::Op { result, replayed: false, gone: Vec::new() };
+        match sessions::admit(&self.kv, id) {
+            Admission::Gone => return plain(Err(MetaError::SessionGone)),
+            Admission::NoSlot => return plain(Err(MetaError::Invalid)),
+            Admission::Stale(last) => return Outcome::Stale { last },
+            Admission::Replay(result) => return Outcome::Op { result, replayed: true, gone: Vec::new() },
+            Admission::New => {}
+        }
+        // A question needs no log and no memory of its answer; one that comes this way is answered all the same.
+        if !op.is_write() {
+            return plain(self.query(op));
+        }
+        let mut gone = Vec::new();
+        let result = self.write_op(index, id.session, time, op, place, keep_orphan, &mut gone);
+        sessions::answer(&mut self.kv, id, &result);
+        Outcome::Op { result, replayed: false, gone }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one command's fields and where its effects go")]
+    fn write_op(
+        &mut self,
+        index: u64,
+        session: SessionId,
+        time: i64,
+        op: &MetaOp,
+        place: Option<&[CsId]>,
+        keep_orphan: bool,
+        gone: &mut Vec<InodeId>,
+    ) -> Result<MetaOutcome, MetaError> {
+        if let MetaOp::NewCs { nonce } = op {
+            let cluster = settings::cluster(&self.kv).ok_or(MetaError::Invalid)?;
+            let cs = chunks::new_server(&mut self.kv, *nonce).ok_or(MetaError::NoSpace)?;
+            return Ok(MetaOutcome::Cs(cs, cluster.id));
+        }
+        let mapped_end = match op {
+            MetaOp::Setattr { ino, set } if set.size.is_some() => self.mapped_end(*ino),
+            _ => 0,
+        };
+        let done = self.names.apply(&mut self.kv, op, time, mapped_end)?;
+        if let (Some(ino), Some(place)) = (done.created, place)
+            && let Some((inode, true)) = namespace::view(&self.kv, ino)
+        {
+            // A server may have gone since the leader chose: then the file begins without chunks, as without a wish.
+            let _ = self.chunks.allocate(&mut self.kv, ino, &inode.layout, FILE_MAX, &[(0, place.to_vec())]);
+        }
+        if let Some(ino) = done.nameless {
+            if keep_orphan {
+                self.names.keep_orphan(&mut self.kv, session, ino);
+            } else {
+                self.names.remove(&mut self.kv, ino);
+                self.chunks.free_file(&mut self.kv, ino, index);
+                gone.push(ino);
+            }
+        }
+        gone.extend(done.removed);
+        Ok(done.outcome)
+    }
+
+    /// First byte behind the last chunk of a file; 0 if it has none.
+    fn mapped_end(&self, ino: InodeId) -> u64 {
+        let Some(last) = chunks::last_index(&self.kv, ino) else { return 0 };
+        let log2 = namespace::get(&self.kv, ino).map_or(0, |i| i.layout.chunk_log2);
+        (u64::from(last) + 1).checked_shl(log2.into()).unwrap_or(u64::MAX)
+    }
+
+    fn free_orphans(&mut self, session: SessionId, index: u64) -> Vec<InodeId> {
+        let list = namespace::last_orphans(&self.kv, session);
+        for ino in &list {
+            self.free_orphan(session, *ino, index);
+        }
+        list
+    }
+
+    fn free_orphan(&mut self, session: SessionId, ino: InodeId, index: u64) {
+        self.names.forget_orphan(&mut self.kv, session, ino);
+        self.names.remove(&mut self.kv, ino);
+        self.chunks.free_file(&mut self.kv, ino, index);
+    }
+}
+
+fn done(result: Result<(), Refused>) -> Outcome {
+    match result {
+        Ok(()) => Outcome::Done,
+        Err(e) => Outcome::Refused(e),
+    }
+}

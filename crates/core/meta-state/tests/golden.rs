@@ -1,0 +1,80 @@
+//! A snapshot of format version 1 that every later version must read, and the commands that made it.
+
+mod world;
+
+use meta_state::{Command, State, ViewChange};
+use std::path::Path;
+use types::{ChunkId, LeaseEpoch, Seq, Term, ViewVer};
+use wire::names::MetaOp;
+use world::{World, create, new, unlink};
+
+/// At least one row of every table.
+fn build() -> World {
+    let mut w = World::new();
+    let root = meta_state::ROOT;
+    w.op(MetaOp::Mkdir { parent: root, name: b"dir".to_vec(), new: new() }).unwrap();
+    w.op(MetaOp::Symlink { parent: root, name: b"link".to_vec(), new: new(), target: b"dir/x".to_vec() }).unwrap();
+    w.file("small", Some(b"hello, world"));
+    let f = w.file("big", None);
+    let g = w.file("gone", None);
+    let place = |n: &[usize]| n.iter().map(|i| w.cs[*i]).collect::<Vec<_>>();
+    let (a, b) = (place(&[0, 1, 2]), place(&[3, 4]));
+    let joiner = w.cs[3];
+    w.apply(Command::AllocChunks { ino: f, chunks: vec![(0, a.clone()), (5, b)] });
+    w.apply(Command::AllocChunks { ino: g, chunks: vec![(0, a)] });
+    w.apply(Command::ChangeView { chunk: ChunkId(1), ver: ViewVer(1), change: ViewChange::JoinBegin(joiner) });
+    w.apply(Command::MintCopies { chunk: ChunkId(2), count: 2 });
+    w.apply(Command::Loss { chunk: ChunkId(2), written: LeaseEpoch::new(Term(2), 9), last: Seq(77), time: 5 });
+    w.op(unlink("gone")).unwrap();
+    let other = w.open(9);
+    let id = w.id();
+    w.apply(Command::Op { id, time: 1, op: create("kept", None), place: None, keep_orphan: false });
+    let id = w.id();
+    w.apply(Command::Op { id, time: 2, op: unlink("kept"), place: None, keep_orphan: true });
+    w.apply(Command::BlockSession { session: other, epoch: LeaseEpoch::new(Term(2), 1), time: 9 });
+    w.apply(Command::SetSetting { key: "redundancy".into(), value: "3:2".into() });
+    w.apply(Command::Event { time: 10, text: "something happened".into() });
+    w
+}
+
+#[test]
+fn version_1_is_read_and_written_as_ever() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/snapshot-v1.bin");
+    let w = build();
+    let bytes = w.state.snapshot();
+    if std::env::var_os("PSTORAGE_WRITE_GOLDEN").is_some() {
+        std::fs::write(&path, &bytes).unwrap();
+    }
+    let golden = std::fs::read(&path).expect("the golden snapshot stands beside this test");
+    let s = State::load(&golden).expect("version 1 is read for ever");
+    s.check().unwrap();
+    assert_eq!(s.hash(), w.state.hash());
+    assert_eq!(s.events(1)[0].text, "something happened");
+    assert_eq!(s.counts(), w.state.counts());
+    assert!(bytes == golden, "the format has changed: that takes a new version");
+}
+
+#[test]
+fn the_golden_snapshot_covers_every_table() {
+    use meta_state::Kv;
+    let w = build();
+    let mut tables: Vec<u8> = w.state.kv().range(&[], None).map(|(k, _)| k[0]).collect();
+    tables.dedup();
+    assert_eq!(tables, [0, 1, 2, 4, 5, 6, 7, 8, 11, 12, 14, 15, 16, 17]);
+}
+
+/// Commands stand in logs for as long as a version that wrote them is in use.
+#[test]
+fn commands_are_encoded_as_ever() {
+    let hex = |c: Command| c.encode().iter().map(|b| format!("{b:02x}")).collect::<String>();
+    assert_eq!(hex(Command::Event { time: -1, text: "ab".into() }), "010f01026162");
+    assert_eq!(hex(Command::LowWater { session: types::SessionId(300) }), "0112ac02");
+    assert_eq!(
+        hex(Command::Batch(vec![
+            Command::FeatureLevel { level: 2 },
+            Command::SettleSession { session: types::SessionId(1) }
+        ])),
+        "01130202110202050".to_owned() + "1"
+    );
+    assert_eq!(hex(Command::ReleaseOrphan { session: types::SessionId(1), ino: types::InodeId(2) }), "01140102");
+}

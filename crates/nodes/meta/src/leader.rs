@@ -1,0 +1,233 @@
+//! What a leader keeps in memory and nowhere else: leases, fences, takeovers, joins, what it heard of servers and
+//! sessions. It is built anew in every term, from what sessions and servers say when they attach and register (L6).
+
+use crate::limits::{DEAD_AFTER_RESET, SERVER_SILENT};
+use replica::sequencer::Sequencer;
+use replica::takeover::{Servers, Takeover};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use types::{ChunkId, CsId, Incarnation, InodeId, LeaseEpoch, Member, Nanos, Seq, SessionId, Term};
+use wire::LeaseKind;
+use wire::server::Space;
+
+/// A session that has attached in this term.
+#[derive(Clone, Debug)]
+pub(crate) struct Attached {
+    pub incarnation: Incarnation,
+    pub heard: Nanos,
+    /// Its connection broke and it has not been heard of since.
+    pub reset: bool,
+}
+
+/// A lease as granted or re-declared.
+#[derive(Clone, Debug)]
+pub(crate) struct Held {
+    pub kind: LeaseKind,
+    pub epoch: LeaseEpoch,
+    pub recalled: Option<Nanos>,
+    pub recall_sent: Nanos,
+}
+
+/// Somebody who waits for a lease.
+#[derive(Clone, Debug)]
+pub(crate) struct Waiter {
+    pub session: SessionId,
+    pub want: LeaseKind,
+    pub since: Nanos,
+}
+
+/// A lease taken away, until its holder says that it is gone.
+#[derive(Clone, Debug)]
+pub(crate) struct Deposed {
+    pub session: SessionId,
+    pub epoch: LeaseEpoch,
+    /// Epoch of the fence that took it.
+    pub fence: LeaseEpoch,
+    pub since: Nanos,
+    pub sent: Nanos,
+    /// All its chunks have been fenced because it does not answer.
+    pub fenced_all: bool,
+}
+
+/// Leases on one file.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FileLease {
+    pub holders: BTreeMap<SessionId, Held>,
+    pub queue: VecDeque<Waiter>,
+    pub deposed: Vec<Deposed>,
+    /// Chunks to be taken over before the next grant.
+    pub suspects: BTreeSet<ChunkId>,
+    /// The writer that was deposed last, while nobody else was granted anything since.
+    pub last_writer: Option<SessionId>,
+    /// Questions about the file that wait for its writer.
+    pub stats: Vec<crate::propose::PendingRead>,
+}
+impl FileLease {
+    pub fn writer(&self) -> Option<(SessionId, LeaseEpoch)> {
+        self.holders.iter().find(|(_, h)| h.kind == LeaseKind::Write).map(|(s, h)| (*s, h.epoch))
+    }
+    pub fn idle(&self) -> bool {
+        self.holders.is_empty()
+            && self.queue.is_empty()
+            && self.deposed.is_empty()
+            && self.suspects.is_empty()
+            && self.last_writer.is_none()
+            && self.stats.is_empty()
+    }
+}
+
+/// A session fence under way (protocol 5.1).
+#[derive(Clone, Debug)]
+pub(crate) struct SessionFence {
+    pub epoch: LeaseEpoch,
+    pub answered: BTreeSet<CsId>,
+    pub sent: Nanos,
+    pub committed: bool,
+    pub settling: bool,
+    /// Chunks reported as not plain, to be taken over.
+    pub chunks: BTreeSet<ChunkId>,
+}
+
+/// A takeover under way.
+pub(crate) struct Running {
+    pub takeover: Takeover,
+    pub ino: InodeId,
+    pub restarts: u32,
+}
+
+/// A join of a chunk nobody holds for writing, driven by the leader.
+pub(crate) struct GroupJoin {
+    pub ino: InodeId,
+    pub seq: Sequencer,
+    pub member: Member,
+    pub since: Nanos,
+    pub committing: bool,
+}
+
+/// A chunk server as this leader hears of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Server {
+    pub incarnation: Incarnation,
+    pub addr: String,
+    pub host: String,
+    pub heard: Nanos,
+    pub reset: Option<Nanos>,
+    /// Certified by whoever waited for its process.
+    pub certified: bool,
+    pub space: Space,
+    pub trouble: String,
+    /// It registered or was heard of in this term.
+    pub known: bool,
+    /// When all its copies were last looked at because some are unclean.
+    pub swept: Nanos,
+}
+impl Server {
+    pub fn dead(&self, now: Nanos) -> bool {
+        self.certified
+            || self.reset.is_some_and(|t| now.since(t) >= DEAD_AFTER_RESET)
+            || now.since(self.heard) >= SERVER_SILENT
+    }
+}
+
+/// A member that a holder accuses without a proof.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Accusation {
+    pub first: Nanos,
+    pub newest: Nanos,
+}
+
+/// All of it.
+pub(crate) struct Leader {
+    pub term: Term,
+    pub since: Nanos,
+    counter: u64,
+    pub attached: BTreeMap<SessionId, Attached>,
+    pub nodes: BTreeMap<Incarnation, SessionId>,
+    pub files: BTreeMap<InodeId, FileLease>,
+    /// Files to look at again.
+    pub dirty: BTreeSet<InodeId>,
+    /// Newest record of chunks, known to be on all members.
+    pub lasts: BTreeMap<ChunkId, Seq>,
+    pub fences: BTreeMap<SessionId, SessionFence>,
+    pub takeovers: BTreeMap<ChunkId, Running>,
+    pub takeover_queue: VecDeque<ChunkId>,
+    pub joins: BTreeMap<ChunkId, GroupJoin>,
+    /// View changes proposed and not applied, per chunk.
+    pub changing: BTreeSet<ChunkId>,
+    pub accused: BTreeMap<(ChunkId, Member), Accusation>,
+    pub join_began: BTreeMap<ChunkId, Nanos>,
+}
+
+impl Leader {
+    pub fn new(term: Term, now: Nanos) -> Leader {
+        Leader {
+            term,
+            since: now,
+            counter: 0,
+            attached: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            files: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            lasts: BTreeMap::new(),
+            fences: BTreeMap::new(),
+            takeovers: BTreeMap::new(),
+            takeover_queue: VecDeque::new(),
+            joins: BTreeMap::new(),
+            changing: BTreeSet::new(),
+            accused: BTreeMap::new(),
+            join_began: BTreeMap::new(),
+        }
+    }
+    /// A fresh epoch, above all before it.
+    pub fn mint(&mut self) -> LeaseEpoch {
+        self.counter += 1;
+        LeaseEpoch::new(self.term, self.counter)
+    }
+    /// The newest epoch minted.
+    pub fn newest(&self) -> LeaseEpoch {
+        LeaseEpoch::new(self.term, self.counter)
+    }
+    pub fn file(&mut self, ino: InodeId) -> &mut FileLease {
+        self.dirty.insert(ino);
+        self.files.entry(ino).or_default()
+    }
+    /// Fences up to which a session knows all it has lost.
+    pub fn settled(&self, session: SessionId) -> LeaseEpoch {
+        let mut settled = self.newest();
+        for f in self.files.values() {
+            for d in f.deposed.iter().filter(|d| d.session == session) {
+                settled = settled.min(LeaseEpoch(d.fence.0 - 1));
+            }
+            if let Some(h) = f.holders.get(&session)
+                && h.epoch.term() < self.term
+            {
+                // Re-declared from an older term: fences of that term are not known here.
+                settled = settled.min(h.epoch);
+            }
+        }
+        settled
+    }
+    /// Is this file's takeover or fence still under way?
+    pub fn busy(&self, ino: InodeId) -> bool {
+        self.takeovers.values().any(|t| t.ino == ino)
+    }
+}
+
+/// The servers as a takeover of one file sees them.
+pub(crate) struct ServersFor<'a> {
+    pub servers: &'a BTreeMap<CsId, Server>,
+    pub now: Nanos,
+    pub holders_gone: bool,
+}
+impl Servers for ServersFor<'_> {
+    fn dead(&self, cs: CsId) -> bool {
+        self.servers.get(&cs).is_none_or(|s| s.dead(self.now))
+    }
+    fn candidates(&self) -> Vec<CsId> {
+        let mut v: Vec<_> = self.servers.iter().filter(|(_, s)| s.known && !s.dead(self.now) && s.trouble.is_empty()).collect();
+        v.sort_by_key(|(cs, s)| (s.space.allocated.saturating_mul(1000) / s.space.capacity.max(1), **cs));
+        v.into_iter().map(|(cs, _)| *cs).collect()
+    }
+    fn holders_gone(&self) -> bool {
+        self.holders_gone
+    }
+}

@@ -1,0 +1,491 @@
+//! Leases on files: who waits, who must give back, who is granted what (protocol section 4).
+
+use crate::leader::{Deposed, Held, Waiter};
+use crate::limits::{AGAIN, ATTACH, GONE, GRANT_CHUNKS, MAP_CHUNKS, RECALL, RECALL_RESET};
+use crate::propose::{PendingRead, Then};
+use crate::{MetaServer, views};
+use host::node::Effects;
+use meta_state::{Command, Outcome};
+use types::{ChunkId, CsId, InodeId, LeaseEpoch, Nanos, Seq, SessionId};
+use wire::meta::{ChunkGrant, FileEnd, Grant};
+use wire::names::{MetaError, MetaOp, MetaOutcome};
+use wire::{FromMds, LeaseKind};
+
+/// Servers for the first chunk of a file about to be created.
+pub(crate) fn place_for(m: &MetaServer, op: &MetaOp) -> Option<Vec<CsId>> {
+    match op {
+        MetaOp::Create { parent, body: None, layout, .. } => {
+            let layout = layout.or_else(|| m.state.inode(*parent).map(|i| i.layout))?;
+            let seed = m.next_proposal;
+            let v = views::place(m, usize::from(layout.norm), &[], seed);
+            (v.len() >= usize::from(layout.min)).then_some(v)
+        }
+        _ => None,
+    }
+}
+
+/// A question about a file that somebody else writes waits until the writer has given its lease back. True = it waits.
+pub(crate) fn recall_for_stat(m: &mut MetaServer, r: &PendingRead) -> bool {
+    let asks = matches!(r.op, MetaOp::Getattr { .. } | MetaOp::Lookup { .. } | MetaOp::Info { .. });
+    if !asks {
+        return false;
+    }
+    let ino = match m.state.query(&r.op) {
+        Ok(MetaOutcome::Attr { attr, .. } | MetaOutcome::Info { attr, .. }) => attr.ino,
+        _ => return false,
+    };
+    let Some(l) = &mut m.leader else { return false };
+    let Some(f) = l.files.get_mut(&ino) else { return false };
+    let taken = f.writer().is_some_and(|(s, _)| s != r.session);
+    if taken {
+        f.stats.push(r.clone());
+        l.dirty.insert(ino);
+    }
+    taken
+}
+
+impl MetaServer {
+    /// A session wants a lease; the grant comes now, or later as a message.
+    pub(crate) fn want(&mut self, ino: InodeId, session: SessionId, want: LeaseKind, fx: &mut Effects) -> Option<Grant> {
+        let now = self.now;
+        let attr_kind = self.state.inode(ino).map(|i| i.attr).map(|a| a.kind)?;
+        if attr_kind != wire::names::FileKind::File {
+            return None;
+        }
+        let l = self.leader.as_mut()?;
+        let f = l.file(ino);
+        if let Some(h) = f.holders.get(&session) {
+            if h.kind >= want {
+                // The grant was lost on its way.
+                let (kind, epoch) = (h.kind, h.epoch);
+                return self.grant_message(ino, session, kind, epoch);
+            }
+            return None; // it must give the lower one back first
+        }
+        match f.queue.iter_mut().find(|w| w.session == session) {
+            Some(w) => w.want = w.want.max(want),
+            None => f.queue.push_back(Waiter { session, want, since: now }),
+        }
+        self.serve_file(ino, fx)
+            .into_iter()
+            .fold(None, |mine, g| if g.session == session { Some(g) } else { self.send_grant(g, fx, mine) })
+    }
+    fn send_grant(&self, g: Grant, fx: &mut Effects, mine: Option<Grant>) -> Option<Grant> {
+        self.send_session(g.session, FromMds::Grant(g), fx);
+        mine
+    }
+
+    /// Looks at every file where something changed.
+    pub(crate) fn serve_dirty(&mut self, fx: &mut Effects) {
+        let Some(l) = &mut self.leader else { return };
+        let dirty = std::mem::take(&mut l.dirty);
+        for ino in dirty {
+            for g in self.serve_file(ino, fx) {
+                self.send_session(g.session, FromMds::Grant(g), fx);
+            }
+            if let Some(l) = &mut self.leader
+                && l.files.get(&ino).is_some_and(|f| f.idle())
+            {
+                l.files.remove(&ino);
+            }
+        }
+    }
+
+    /// Does what a file's waiters allow: recalls, takeovers, grants.
+    fn serve_file(&mut self, ino: InodeId, fx: &mut Effects) -> Vec<Grant> {
+        let now = self.now;
+        let mut grants = vec![];
+        let Some(l) = &mut self.leader else { return grants };
+        let Some(f) = l.files.get_mut(&ino) else { return grants };
+        if !f.stats.is_empty() {
+            if f.writer().is_none() {
+                self.new_reads.append(&mut f.stats);
+            } else if let Some((s, _)) = f.writer() {
+                recall(f, &[s], now, ino, fx, &l.attached);
+            }
+        }
+        loop {
+            let Some(l) = &mut self.leader else { return grants };
+            let Some(f) = l.files.get_mut(&ino) else { return grants };
+            let Some(w) = f.queue.front().cloned() else { break };
+            let conflicting: Vec<SessionId> = f
+                .holders
+                .iter()
+                .filter(|(_, h)| w.want == LeaseKind::Write || h.kind == LeaseKind::Write)
+                .map(|(s, _)| *s)
+                .collect();
+            if !conflicting.is_empty() {
+                recall(f, &conflicting, now, ino, fx, &l.attached);
+                break;
+            }
+            // Whoever was deposed must have said so, or everything it held must have been fenced.
+            if f.deposed.iter().any(|d| !d.fenced_all) {
+                break;
+            }
+            if now.since(l.since) < ATTACH && !self.unattached().is_empty() {
+                break; // L6; the sweep fences them when the time is up
+            }
+            let Some(l) = &mut self.leader else { return grants };
+            if l.fences.values().any(|f| !f.committed) {
+                break;
+            }
+            if self.prepare(ino) {
+                break;
+            }
+            let Some(l) = &mut self.leader else { return grants };
+            let epoch = l.mint();
+            let f = l.file(ino);
+            f.queue.pop_front();
+            let held = Held { kind: w.want, epoch, recalled: None, recall_sent: Nanos::ZERO };
+            f.holders.insert(w.session, held);
+            if let Some(g) = self.grant_message(ino, w.session, w.want, epoch) {
+                grants.push(g);
+            }
+            if let Some(f) = self.leader.as_mut().and_then(|l| l.files.get_mut(&ino)) {
+                f.last_writer = None;
+            }
+        }
+        if let Some(l) = &mut self.leader
+            && let Some(f) = l.files.get(&ino)
+            && f.holders.is_empty()
+            && f.deposed.iter().all(|d| d.fenced_all)
+            && !f.suspects.is_empty()
+        {
+            self.prepare(ino);
+        }
+        grants
+    }
+
+    /// Starts takeovers that must end before a grant, and cancels joins that the leader drives. True = something is
+    /// under way.
+    fn prepare(&mut self, ino: InodeId) -> bool {
+        let Some(l) = &mut self.leader else { return true };
+        let Some(f) = l.files.get_mut(&ino) else { return false };
+        let suspects = std::mem::take(&mut f.suspects);
+        let fenced: bool = l.fences.values().any(|x| x.committed);
+        let mut take: Vec<ChunkId> = suspects.into_iter().collect();
+        let mut cancel = vec![];
+        let chunks: Vec<ChunkId> = self.state.all_chunks(ino).map(|(_, c, _)| c).collect();
+        for c in &chunks {
+            if l.joins.contains_key(c) {
+                cancel.push(*c);
+            }
+        }
+        if fenced {
+            // A fenced session may still read from a server that has not heard of it: its chunks are fenced one by one.
+            for c in &chunks {
+                let rec = self.state.chunk(*c);
+                let open = rec.is_some_and(|r| r.view.members.iter().any(|m| self.unanswered(m.cs)));
+                let known = self.leader.as_ref().is_some_and(|l| l.lasts.contains_key(c));
+                if open && !known {
+                    take.push(*c);
+                }
+            }
+        }
+        for c in cancel {
+            views::cancel_join(self, c);
+        }
+        for c in take {
+            views::start_takeover(self, c);
+        }
+        let Some(l) = &self.leader else { return true };
+        l.busy(ino)
+            || chunks.iter().any(|c| {
+                l.joins.contains_key(c) || l.takeover_queue.contains(c) || (l.changing.contains(c) && !l.takeovers.is_empty())
+            })
+    }
+
+    fn grant_message(&self, ino: InodeId, session: SessionId, kind: LeaseKind, epoch: LeaseEpoch) -> Option<Grant> {
+        let l = self.leader.as_ref()?;
+        let incarnation = l.attached.get(&session)?.incarnation;
+        let attr = self.state.inode(ino).map(|i| i.attr)?;
+        let layout = self.state.inode(ino).map(|i| i.layout)?;
+        let chunks = self.state.all_chunks(ino).take(GRANT_CHUNKS);
+        let chunks = chunks.filter_map(|(index, chunk, _)| self.chunk_grant(index, chunk)).collect();
+        let continued = l.files.get(&ino).is_some_and(|f| f.last_writer == Some(session));
+        Some(Grant {
+            session,
+            incarnation,
+            ino,
+            kind,
+            epoch,
+            attr,
+            layout,
+            chunks,
+            losses: self.state.losses(ino).map(|l| (l.chunk, l.written, l.last)).collect(),
+            continued,
+        })
+    }
+    fn chunk_grant(&self, index: u32, chunk: ChunkId) -> Option<ChunkGrant> {
+        let l = self.leader.as_ref()?;
+        let rec = self.state.chunk(chunk)?;
+        Some(ChunkGrant { index, chunk, view: rec.view.clone(), last: l.lasts.get(&chunk).copied() })
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn map(
+        &mut self,
+        session: SessionId,
+        ino: InodeId,
+        epoch: LeaseEpoch,
+        first: u32,
+        count: u32,
+        allocate: bool,
+        id: u64,
+        fx: &mut Effects,
+    ) {
+        let Some(l) = &self.leader else { return };
+        let held = l.files.get(&ino).and_then(|f| f.holders.get(&session));
+        let Some(h) = held.filter(|h| h.epoch == epoch) else {
+            let m = FromMds::Mapped { ino, epoch, id, chunks: Err(MetaError::NotHeld) };
+            return self.send_session(session, m, fx);
+        };
+        let kind = h.kind;
+        let count = count.clamp(1, MAP_CHUNKS);
+        let missing: Vec<u32> =
+            (first..first.saturating_add(count)).filter(|i| self.state.chunk_at(ino, *i).is_none()).collect();
+        if !allocate || missing.is_empty() {
+            return self.send_map(session, ino, epoch, id, first, count, fx);
+        }
+        let Some(layout) = self.state.inode(ino).map(|i| i.layout) else { return };
+        let mut chunks = vec![];
+        for i in missing {
+            let v = views::place(self, usize::from(layout.norm), &[], ino.0.wrapping_add(u64::from(i)));
+            chunks.push((i, v));
+        }
+        let enough = chunks.iter().all(|(_, v)| v.len() >= usize::from(layout.min));
+        if kind != LeaseKind::Write || !enough {
+            let e = if enough { MetaError::NotHeld } else { MetaError::NoSpace };
+            return self.send_session(session, FromMds::Mapped { ino, epoch, id, chunks: Err(e) }, fx);
+        }
+        let cmd = Command::AllocChunks { ino, chunks };
+        self.propose(&cmd, Then::Alloc { session, ino, epoch, id, first, count });
+    }
+    #[allow(clippy::too_many_arguments)]
+    fn send_map(
+        &self,
+        session: SessionId,
+        ino: InodeId,
+        epoch: LeaseEpoch,
+        id: u64,
+        first: u32,
+        count: u32,
+        fx: &mut Effects,
+    ) {
+        let chunks = (first..first.saturating_add(count))
+            .filter_map(|i| self.state.chunk_at(ino, i).and_then(|c| self.chunk_grant(i, c)))
+            .collect();
+        self.send_session(session, FromMds::Mapped { ino, epoch, id, chunks: Ok(chunks) }, fx);
+    }
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn allocated(
+        &mut self,
+        session: SessionId,
+        ino: InodeId,
+        epoch: LeaseEpoch,
+        id: u64,
+        first: u32,
+        count: u32,
+        outcome: Outcome,
+        fx: &mut Effects,
+    ) {
+        match outcome {
+            Outcome::Chunks(Ok(made)) => {
+                if let Some(l) = &mut self.leader {
+                    for (_, chunk, view) in made {
+                        // A chunk at its first version was never written: empty everywhere, by its creation.
+                        if view.ver.0 == 1 && !l.lasts.contains_key(&chunk) {
+                            l.lasts.insert(chunk, Seq(0));
+                        }
+                    }
+                }
+                self.send_map(session, ino, epoch, id, first, count, fx);
+            }
+            Outcome::Chunks(Err(e)) => {
+                self.log.push(format!("inode {ino}: {e}"));
+                let chunks = Err(match e {
+                    meta_state::AllocError::NoFile | meta_state::AllocError::NotRegular => MetaError::NotFound,
+                    meta_state::AllocError::Index { .. } => MetaError::TooLarge,
+                    meta_state::AllocError::NotReplicated => MetaError::Unsupported,
+                    _ => MetaError::NoSpace,
+                });
+                self.send_session(session, FromMds::Mapped { ino, epoch, id, chunks }, fx);
+            }
+            _ => {}
+        }
+    }
+
+    /// A lease comes back. The file's end is committed first.
+    pub(crate) fn take_back(
+        &mut self,
+        session: SessionId,
+        ino: InodeId,
+        epoch: LeaseEpoch,
+        end: Option<FileEnd>,
+        lasts: Vec<(ChunkId, Seq)>,
+        fx: &mut Effects,
+    ) {
+        let Some(l) = &self.leader else { return };
+        let held = l.files.get(&ino).and_then(|f| f.holders.get(&session)).map(|h| (h.epoch, h.kind));
+        let writer = held == Some((epoch, LeaseKind::Write));
+        match end {
+            Some(e) if writer && e.ino == ino => {
+                let cmd = Command::SetEnds { ends: vec![e] };
+                self.propose(&cmd, Then::Return { session, ino, epoch, lasts });
+            }
+            _ => self.return_now(session, ino, epoch, if writer { lasts } else { vec![] }, fx),
+        }
+    }
+    pub(crate) fn return_now(
+        &mut self,
+        session: SessionId,
+        ino: InodeId,
+        epoch: LeaseEpoch,
+        lasts: Vec<(ChunkId, Seq)>,
+        fx: &mut Effects,
+    ) {
+        let Some(l) = &mut self.leader else { return };
+        let f = l.file(ino);
+        if f.holders.get(&session).is_some_and(|h| h.epoch <= epoch) {
+            let h = f.holders.remove(&session);
+            if h.is_some_and(|h| h.kind == LeaseKind::Write && h.epoch == epoch) {
+                for (c, s) in lasts {
+                    l.lasts.insert(c, s);
+                }
+            }
+        }
+        self.send_session(session, FromMds::ReturnOk { ino, epoch }, fx);
+    }
+
+    /// Takes all leases on a file away. They count as gone when their holders say so, or when all chunks are fenced.
+    pub(crate) fn depose(&mut self, ino: InodeId, fx: &mut Effects) {
+        let now = self.now;
+        let Some(l) = &mut self.leader else { return };
+        let fence = l.mint();
+        let f = l.file(ino);
+        if let Some((s, _)) = f.writer() {
+            f.last_writer = Some(s);
+            for (_, c, _) in self.state.all_chunks(ino) {
+                l.lasts.remove(&c);
+            }
+        }
+        let f = l.file(ino);
+        let mut send = vec![];
+        for (session, h) in std::mem::take(&mut f.holders) {
+            let epoch = h.epoch;
+            f.deposed.push(Deposed { session, epoch, fence, since: now, sent: now, fenced_all: false });
+            send.push((session, FromMds::Gone { ino, epoch }));
+        }
+        for (s, m) in send {
+            self.send_session(s, m, fx);
+        }
+    }
+    pub(crate) fn gone_ok(&mut self, session: SessionId, ino: InodeId, epoch: LeaseEpoch, _fx: &mut Effects) {
+        let Some(l) = &mut self.leader else { return };
+        let f = l.file(ino);
+        f.deposed.retain(|d| d.session != session || d.epoch > epoch);
+        // An older life of the grant that this answers is over as well.
+        if f.holders.get(&session).is_some_and(|h| h.epoch <= epoch) {
+            f.holders.remove(&session);
+        }
+    }
+    /// A holder cannot use a chunk: it gives the lease back, then the chunk is taken over.
+    pub(crate) fn chunk_unsettled(
+        &mut self,
+        session: SessionId,
+        ino: InodeId,
+        epoch: LeaseEpoch,
+        chunk: ChunkId,
+        fx: &mut Effects,
+    ) {
+        let belongs = self.state.chunk(chunk).is_some_and(|r| r.ino == ino);
+        let Some(l) = &mut self.leader else { return };
+        let held = l.files.get(&ino).and_then(|f| f.holders.get(&session)).is_some_and(|h| h.epoch == epoch);
+        if !held || !belongs {
+            return self.send_session(session, FromMds::Gone { ino, epoch }, fx);
+        }
+        l.file(ino).suspects.insert(chunk);
+        l.lasts.remove(&chunk);
+        self.depose(ino, fx);
+    }
+    pub(crate) fn forget_file(&mut self, ino: InodeId, fx: &mut Effects) {
+        let Some(l) = &mut self.leader else { return };
+        if let Some(f) = l.files.remove(&ino) {
+            for r in f.stats {
+                self.new_reads.push(r);
+            }
+            for (s, h) in f.holders {
+                self.send_session(s, FromMds::Gone { ino, epoch: h.epoch }, fx);
+            }
+            for w in f.queue {
+                self.log.push(format!("session {} waited for inode {ino}, which is gone", w.session));
+            }
+        }
+    }
+
+    pub(crate) fn sweep_leases(&mut self, fx: &mut Effects) {
+        let now = self.now;
+        let Some(l) = &mut self.leader else { return };
+        let mut depose = vec![];
+        let mut send = vec![];
+        for (ino, f) in &mut l.files {
+            for (s, h) in &mut f.holders {
+                let Some(t) = h.recalled else { continue };
+                let reset = l.attached.get(s).is_none_or(|a| a.reset);
+                let patience = if reset { RECALL_RESET } else { RECALL };
+                if now.since(t) >= patience {
+                    depose.push(*ino);
+                } else if now.since(h.recall_sent) >= AGAIN {
+                    h.recall_sent = now;
+                    let m = FromMds::Recall { ino: *ino, epoch: h.epoch, keep: LeaseKind::None };
+                    send.push((*s, m));
+                }
+            }
+            for d in &mut f.deposed {
+                if now.since(d.sent) >= AGAIN {
+                    d.sent = now;
+                    send.push((d.session, FromMds::Gone { ino: *ino, epoch: d.epoch }));
+                }
+                if !d.fenced_all && now.since(d.since) >= GONE {
+                    d.fenced_all = true;
+                    f.suspects.extend(self.state.all_chunks(*ino).map(|(_, c, _)| c));
+                    l.dirty.insert(*ino);
+                }
+            }
+            if !f.queue.is_empty() || !f.stats.is_empty() || !f.suspects.is_empty() {
+                l.dirty.insert(*ino);
+            }
+        }
+        for (s, m) in send {
+            self.send_session(s, m, fx);
+        }
+        for ino in depose {
+            if let Some(f) = self.leader.as_mut().and_then(|l| l.files.get_mut(&ino)) {
+                f.suspects.extend(self.state.all_chunks(ino).map(|(_, c, _)| c));
+            }
+            self.depose(ino, fx);
+        }
+    }
+}
+
+fn recall(
+    f: &mut crate::leader::FileLease,
+    sessions: &[SessionId],
+    now: Nanos,
+    ino: InodeId,
+    fx: &mut Effects,
+    attached: &std::collections::BTreeMap<SessionId, crate::leader::Attached>,
+) {
+    for s in sessions {
+        if let Some(h) = f.holders.get_mut(s)
+            && h.recalled.is_none()
+        {
+            h.recalled = Some(now);
+            h.recall_sent = now;
+            if let Some(a) = attached.get(s) {
+                let m = FromMds::Recall { ino, epoch: h.epoch, keep: LeaseKind::None };
+                fx.send.push((types::NodeId::Client(a.incarnation), wire::Msg::FromMds(m)));
+            }
+        }
+    }
+}

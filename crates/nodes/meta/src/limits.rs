@@ -1,0 +1,41 @@
+//! Times and bounds of a metadata server, and how they relate.
+
+use types::Nanos;
+
+/// One tick of the consensus.
+pub const TICK: Nanos = Nanos::from_millis(50);
+/// A session as the leader counts it: 1.12 × 30 s, from its last answer.
+pub const SESSION_KEPT: Nanos = Nanos::from_millis(33_600);
+/// A holder may take so long to give a lease back.
+pub const RECALL: Nanos = Nanos::from_millis(3_000);
+/// … and so long when its connection is broken.
+pub const RECALL_RESET: Nanos = Nanos::from_millis(300);
+/// A deposed holder may take so long to say that it is gone before everything it held is fenced.
+pub const GONE: Nanos = Nanos::from_millis(500);
+/// A new leader waits so long for sessions to attach before it fences those that did not, if someone waits (L6).
+pub const ATTACH: Nanos = Nanos::from_millis(2_000);
+/// A server whose connection broke is dead unless it comes back within this.
+pub const DEAD_AFTER_RESET: Nanos = Nanos::from_millis(200);
+/// A server that was not heard of for so long is dead.
+pub const SERVER_SILENT: Nanos = Nanos::from_millis(2_000);
+/// A member accused for so long is dropped although its server seems well.
+pub const ACCUSED: Nanos = Nanos::from_millis(2_000);
+/// Messages to peers are repeated after this.
+pub const AGAIN: Nanos = Nanos::from_millis(300);
+/// Takeovers under way at once.
+pub const TAKEOVERS_MAX: usize = 64;
+/// Joins under way at once.
+pub const JOINS_MAX: usize = 32;
+/// Chunks that a grant brings along; the rest come by Map.
+pub const GRANT_CHUNKS: usize = 64;
+/// Chunks answered by one Map.
+pub const MAP_CHUNKS: u32 = 256;
+/// A join that does not end within this is cancelled.
+pub const JOIN_TIMEOUT: Nanos = Nanos::from_secs(60);
+/// A snapshot of the state is taken after so many entries.
+pub const SNAPSHOT_EVERY: u64 = 20_000;
+/// Deletions asked of one server at a time.
+pub const DELETES_MAX: usize = 256;
+
+const _: () = assert!(SESSION_KEPT.0 > 30_000_000_000 + 30_000_000_000 / 10, "clocks may differ by 5 %, twice");
+const _: () = assert!(GONE.0 < RECALL.0 && DEAD_AFTER_RESET.0 < SERVER_SILENT.0);

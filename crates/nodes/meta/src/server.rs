@@ -1,0 +1,216 @@
+//! Chunk servers as the group hears of them: registration, inventory, heartbeats, deaths.
+
+use crate::MetaServer;
+use crate::leader::Server;
+use crate::limits::{AGAIN, DELETES_MAX};
+use crate::propose::Then;
+use crate::views;
+use host::node::Effects;
+use meta_state::{Command, Outcome, RegisterResult};
+use types::{ChunkId, CopyId, CsId, Incarnation, Nanos, NodeId};
+use wire::server::Space;
+use wire::{CsToMds, FromMds, MdsToCs, Msg};
+
+/// A server known only from the registry.
+pub(crate) fn unknown(addr: &str, host: &str, now: Nanos) -> Server {
+    Server {
+        incarnation: Incarnation::NONE,
+        addr: addr.into(),
+        host: host.into(),
+        heard: now,
+        reset: None,
+        certified: false,
+        space: Space::default(),
+        trouble: String::new(),
+        known: false,
+        swept: Nanos::ZERO,
+    }
+}
+
+impl MetaServer {
+    /// A chunk server's message, to a leader.
+    pub(crate) fn server_message(&mut self, from: CsId, m: CsToMds, fx: &mut Effects) {
+        let now = self.now;
+        if let Some(s) = self.servers.get_mut(&from)
+            && s.known
+        {
+            s.heard = now;
+        }
+        match m {
+            CsToMds::Register { cs, incarnation, boot, lost_memory, addr, host, space } if cs == from => {
+                let s = self.servers.entry(cs).or_insert_with(|| unknown(&addr, &host, now));
+                s.addr = addr.clone();
+                s.host = host.clone();
+                s.space = space;
+                fx.address.push((NodeId::Cs(cs), addr.clone()));
+                let (time, capacity) = (self.wall(), space.capacity);
+                let cmd = Command::RegisterCs { cs, incarnation, boot, lost_memory, addr, host, capacity, time };
+                self.propose(&cmd, Then::Register { cs, incarnation, lost_memory });
+            }
+            CsToMds::Inventory { cs, incarnation, part, copies, .. } if cs == from && self.current(cs, incarnation) => {
+                self.reconcile(cs, &copies, fx);
+                fx.send.push((NodeId::Cs(cs), Msg::MdsToCs(MdsToCs::InventoryOk { incarnation, part })));
+            }
+            CsToMds::Heartbeat { cs, incarnation, space, trouble } if cs == from => {
+                if !self.current(cs, incarnation) {
+                    // Not registered with this leader: it must say first who and where it is.
+                    fx.send.push((NodeId::Cs(cs), Msg::MdsToCs(MdsToCs::NotLeader { leader: Some(self.cfg.id) })));
+                    return;
+                }
+                let servers = self.addresses();
+                let low_water = self.state.low_water();
+                let Some(l) = &self.leader else { return };
+                let term = l.term;
+                if let Some(s) = self.servers.get_mut(&cs) {
+                    s.space = space;
+                    s.trouble = trouble;
+                    s.reset = None;
+                }
+                let m = MdsToCs::HeartbeatOk { incarnation, term, low_water, servers };
+                fx.send.push((NodeId::Cs(cs), Msg::MdsToCs(m)));
+                self.sweep_unclean(cs, space.unclean);
+            }
+            CsToMds::SessionFenced { cs, session, epoch, reports } if cs == from => {
+                self.session_fenced(cs, session, epoch, reports, fx);
+            }
+            CsToMds::Fenced { cs, epoch, report, .. } if cs == from => views::fenced(self, cs, epoch, report, fx),
+            CsToMds::Converged { cs, chunk, copy, epoch, ok } if cs == from => {
+                views::converged(self, cs, chunk, copy, epoch, ok, fx);
+            }
+            CsToMds::Replaced { cs, epoch, ok, report } if cs == from => views::replaced(self, cs, epoch, ok, report, fx),
+            CsToMds::Deleted { cs, chunk, copy } if cs == from => {
+                self.propose(&Command::Deleted { cs, chunk, copy }, Then::Nothing);
+            }
+            _ => {} // says it is somebody else
+        }
+    }
+    fn current(&self, cs: CsId, incarnation: Incarnation) -> bool {
+        self.servers.get(&cs).is_some_and(|s| s.known && s.incarnation == incarnation)
+    }
+
+    pub(crate) fn registered(
+        &mut self,
+        cs: CsId,
+        incarnation: Incarnation,
+        lost_memory: bool,
+        outcome: Outcome,
+        fx: &mut Effects,
+    ) {
+        let absent_mark = match outcome {
+            Outcome::Registered(RegisterResult::Ok { absent_mark }) => absent_mark,
+            _ => {
+                fx.send.push((NodeId::Cs(cs), Msg::MdsToCs(MdsToCs::Unknown { cs })));
+                return;
+            }
+        };
+        let now = self.now;
+        let blocked = self.state.blocked().map(|(s, b)| (s, b.epoch)).collect();
+        let (low_water, servers) = (self.state.low_water(), self.addresses());
+        let Some(l) = &self.leader else { return };
+        let term = l.term;
+        if let Some(s) = self.servers.get_mut(&cs) {
+            s.incarnation = incarnation;
+            s.known = true;
+            s.heard = now;
+            s.reset = None;
+            s.certified = false;
+            s.trouble.clear();
+        }
+        let leader = self.cfg.id;
+        let m =
+            MdsToCs::RegisterOk { incarnation, term, leader, blocked, low_water, absent_mark, servers: servers.clone() };
+        fx.send.push((NodeId::Cs(cs), Msg::MdsToCs(m)));
+        // Everybody who may want to speak with it learns where it is now.
+        let Some(l) = &self.leader else { return };
+        for (session, _) in l.attached.iter() {
+            let m = FromMds::RenewOk { term, settled: l.settled(*session), servers: servers.clone(), stamp: 0 };
+            self.send_session(*session, m, fx);
+        }
+        if lost_memory {
+            self.log.push(format!("chunk server {cs} lost its memory; its copies are looked at one by one"));
+            self.sweep_unclean(cs, 1);
+        }
+    }
+
+    /// Some copies on this server are unclean: every chunk with a member there is looked at.
+    fn sweep_unclean(&mut self, cs: CsId, unclean: u64) {
+        let now = self.now;
+        let Some(s) = self.servers.get_mut(&cs) else { return };
+        if unclean == 0 || (s.swept != Nanos::ZERO && now.since(s.swept) < Nanos::from_secs(5)) {
+            return;
+        }
+        s.swept = now;
+        let chunks: Vec<ChunkId> = self.state.chunks_on(cs, ChunkId::NONE).collect();
+        for c in chunks {
+            self.suspect(c);
+        }
+    }
+
+    /// Copies that nobody counts on are to be forgotten.
+    fn reconcile(&mut self, cs: CsId, copies: &[(ChunkId, CopyId)], fx: &mut Effects) {
+        let index = self.state.position().index;
+        for (chunk, copy) in copies {
+            let busy = self.leader.as_ref().is_some_and(|l| l.takeovers.contains_key(chunk) || l.changing.contains(chunk));
+            let wanted = self.state.chunk(*chunk).is_some_and(|r| {
+                let v = &r.view;
+                v.members.iter().chain(&v.joiner).any(|m| m.cs == cs && m.copy == *copy)
+            });
+            if !wanted && !busy {
+                let m = MdsToCs::Delete { chunk: *chunk, copy: *copy, index };
+                fx.send.push((NodeId::Cs(cs), Msg::MdsToCs(m)));
+            }
+        }
+    }
+
+    /// A parent saw its child die.
+    pub(crate) fn death(&mut self, node: NodeId, incarnation: Incarnation, fx: &mut Effects) {
+        match node {
+            NodeId::Cs(cs) => {
+                let Some(s) = self.servers.get_mut(&cs) else { return };
+                if !incarnation.is_some() || s.incarnation == incarnation {
+                    s.certified = true;
+                    self.next_sweep = self.next_sweep.min(self.now);
+                    self.tell_down(cs, fx);
+                }
+            }
+            NodeId::Mds(m) => {
+                // An election need not wait for the timeout when the leader is known to be dead.
+                if self.leader_hint == Some(m) && m != self.cfg.id && self.leader.is_none() {
+                    self.consensus.campaign();
+                }
+            }
+            NodeId::Client(i) => {
+                if let Some(l) = &mut self.leader
+                    && let Some(s) = l.nodes.get(&i).copied()
+                {
+                    self.block(s);
+                }
+            }
+        }
+    }
+    fn tell_down(&mut self, cs: CsId, fx: &mut Effects) {
+        if let Some(l) = &self.leader {
+            for a in l.attached.values() {
+                fx.send.push((NodeId::Client(a.incarnation), Msg::FromMds(FromMds::Down { cs })));
+            }
+        }
+    }
+
+    pub(crate) fn sweep_servers(&mut self, fx: &mut Effects) {
+        let now = self.now;
+        let Some(l) = &self.leader else { return };
+        if now.since(l.since).as_millis() % 500 > 60 {
+            return; // twice a second is enough for what follows
+        }
+        let index = self.state.position().index;
+        for (cs, s) in &self.servers {
+            if s.dead(now) || !s.known {
+                continue;
+            }
+            for (chunk, copy, _) in self.state.tombstones(*cs).take(DELETES_MAX) {
+                fx.send.push((NodeId::Cs(*cs), Msg::MdsToCs(MdsToCs::Delete { chunk, copy, index })));
+            }
+        }
+        let _ = AGAIN;
+    }
+}

@@ -1,0 +1,356 @@
+//! Sessions: attach, renew, end, and the fence of one that is gone (protocol 4.4 and 5.1).
+
+use crate::leader::{Attached, Deposed, Held, SessionFence};
+use crate::limits::{AGAIN, ATTACH, SESSION_KEPT};
+use crate::propose::{PendingRead, Then};
+use crate::{MetaServer, lease};
+use host::node::Effects;
+use meta_state::Command;
+use std::collections::BTreeSet;
+use types::{CsId, Incarnation, LeaseEpoch, Nanos, NodeId, OpId, SessionId};
+use wire::meta::{FileEnd, HeldLease};
+use wire::{CopyReport, FromMds, LeaseKind, MdsToCs, Msg, ToMds};
+
+/// A fence that has not been answered by anybody.
+pub(crate) fn fence(epoch: LeaseEpoch, committed: bool) -> SessionFence {
+    SessionFence {
+        epoch,
+        answered: BTreeSet::new(),
+        sent: Nanos::ZERO,
+        committed,
+        settling: false,
+        chunks: BTreeSet::new(),
+    }
+}
+
+impl MetaServer {
+    /// A client's message, to a leader.
+    pub(crate) fn client(&mut self, c: Incarnation, m: ToMds, fx: &mut Effects) {
+        if let ToMds::Attach { incarnation, session, held, may_cache, stamp } = m {
+            if incarnation == c {
+                self.attach(c, session, held, may_cache, stamp, fx);
+            }
+            return;
+        }
+        let (session, incarnation) = match &m {
+            ToMds::Renew { session, incarnation, .. }
+            | ToMds::Detach { session, incarnation }
+            | ToMds::Meta { session, incarnation, .. }
+            | ToMds::Map { session, incarnation, .. }
+            | ToMds::Return { session, incarnation, .. }
+            | ToMds::ViewChange { session, incarnation, .. }
+            | ToMds::Unsettled { session, incarnation, .. }
+            | ToMds::GoneOk { session, incarnation, .. } => (*session, *incarnation),
+            ToMds::Attach { .. } | ToMds::Status { .. } | ToMds::Death { .. } => return,
+        };
+        let now = self.now;
+        let me = self.cfg.id;
+        let Some(l) = &mut self.leader else { return };
+        match l.attached.get_mut(&session) {
+            Some(a) if a.incarnation == incarnation && incarnation == c => {
+                a.heard = now;
+                a.reset = false;
+            }
+            _ => {
+                // Not attached in this term: it must say first what it holds. A session that is over learns it there.
+                fx.send.push((NodeId::Client(c), Msg::FromMds(FromMds::NotLeader { leader: Some(me) })));
+                return;
+            }
+        }
+        match m {
+            ToMds::Renew { ends, stamp, .. } => self.renew(session, ends, stamp, fx),
+            ToMds::Detach { .. } => self.detach(session, fx),
+            ToMds::Meta { slot, seq, op, want, .. } => self.meta_op(c, session, slot, seq, op, want, fx),
+            ToMds::Map { ino, epoch, first, count, allocate, id, .. } => {
+                self.map(session, ino, epoch, first, count, allocate, id, fx);
+            }
+            ToMds::Return { ino, epoch, end, lasts, .. } => self.take_back(session, ino, epoch, end, lasts, fx),
+            ToMds::ViewChange { ino, epoch, changes, .. } => {
+                for (chunk, ver, wish) in changes {
+                    self.view_wish(session, ino, epoch, chunk, ver, wish, fx);
+                }
+            }
+            ToMds::Unsettled { ino, epoch, chunk, .. } => self.chunk_unsettled(session, ino, epoch, chunk, fx),
+            ToMds::GoneOk { ino, epoch, .. } => self.gone_ok(session, ino, epoch, fx),
+            ToMds::Attach { .. } | ToMds::Status { .. } | ToMds::Death { .. } => {}
+        }
+    }
+
+    fn attach(
+        &mut self,
+        c: Incarnation,
+        session: SessionId,
+        held: Vec<HeldLease>,
+        may_cache: bool,
+        stamp: u64,
+        fx: &mut Effects,
+    ) {
+        if session.is_some() {
+            match self.state.session(session) {
+                Some(s) if s.block.is_none() && s.incarnation == c => self.attach_now(c, session, &held, stamp, fx),
+                _ => fx.send.push((NodeId::Client(c), Msg::FromMds(FromMds::SessionGone { session }))),
+            }
+            return;
+        }
+        let cmd = Command::OpenSession { incarnation: c, may_cache, time: self.wall() };
+        self.propose(&cmd, Then::Attach { client: c, held, stamp });
+    }
+
+    /// The session exists: take note of it and of what it holds.
+    pub(crate) fn attach_now(&mut self, c: Incarnation, session: SessionId, held: &[HeldLease], stamp: u64, fx: &mut Effects) {
+        let now = self.now;
+        let Some(l) = &mut self.leader else { return };
+        let term = l.term;
+        let first = !l.attached.contains_key(&session);
+        l.attached.insert(session, Attached { incarnation: c, heard: now, reset: false });
+        l.nodes.insert(c, session);
+        let mut gone = vec![];
+        for h in held {
+            let known = l.files.get(&h.ino).and_then(|f| f.holders.get(&session)).map(|x| x.epoch);
+            if known == Some(h.epoch) {
+                continue;
+            }
+            if !first || h.epoch.term() >= term || known.is_some() || self.state.inode(h.ino).map(|i| i.attr).is_none() {
+                gone.push(*h);
+                continue;
+            }
+            // Re-declared from an older term. Of two that conflict the higher epoch stands.
+            let f = l.file(h.ino);
+            let conflicts = |x: &Held| h.kind == LeaseKind::Write || x.kind == LeaseKind::Write;
+            if f.holders.values().any(|x| conflicts(x) && x.epoch > h.epoch) {
+                gone.push(*h);
+                continue;
+            }
+            let losers: Vec<SessionId> = f.holders.iter().filter(|(_, x)| conflicts(x)).map(|(s, _)| *s).collect();
+            for s in losers {
+                if let Some(x) = f.holders.remove(&s) {
+                    f.deposed.push(Deposed {
+                        session: s,
+                        epoch: x.epoch,
+                        fence: h.epoch,
+                        since: now,
+                        sent: Nanos::ZERO,
+                        fenced_all: false,
+                    });
+                }
+            }
+            f.holders.insert(
+                session,
+                Held { kind: h.kind, epoch: h.epoch, recalled: None, recall_sent: Nanos::ZERO },
+            );
+        }
+        let settled = l.settled(session);
+        let servers = self.addresses();
+        let m = FromMds::AttachOk { session, term, settled, gone, servers, stamp };
+        fx.send.push((NodeId::Client(c), Msg::FromMds(m)));
+    }
+    pub(crate) fn addresses(&self) -> Vec<(CsId, String)> {
+        self.servers.iter().filter(|(_, s)| !s.addr.is_empty()).map(|(cs, s)| (*cs, s.addr.clone())).collect()
+    }
+
+    fn renew(&mut self, session: SessionId, ends: Vec<FileEnd>, stamp: u64, fx: &mut Effects) {
+        let Some(l) = &self.leader else { return };
+        let (term, settled) = (l.term, l.settled(session));
+        let ends: Vec<FileEnd> = ends
+            .into_iter()
+            .filter(|e| l.files.get(&e.ino).and_then(|f| f.writer()) == Some((session, e.epoch)))
+            .collect();
+        let servers = self.addresses();
+        self.send_session(session, FromMds::RenewOk { term, settled, servers, stamp }, fx);
+        if !ends.is_empty() {
+            self.propose(&Command::SetEnds { ends }, Then::Nothing);
+        }
+    }
+
+    fn detach(&mut self, session: SessionId, _fx: &mut Effects) {
+        let Some(l) = &mut self.leader else { return };
+        // In order means with nothing held; what is held after all is taken as from a dead client.
+        let holds = l.files.values().any(|f| f.holders.contains_key(&session));
+        if let Some(a) = l.attached.remove(&session) {
+            l.nodes.remove(&a.incarnation);
+        }
+        for (ino, f) in &mut l.files {
+            f.queue.retain(|w| w.session != session);
+            f.deposed.retain(|d| d.session != session);
+            l.dirty.insert(*ino);
+        }
+        let time = self.wall();
+        if holds {
+            self.block(session);
+        } else {
+            self.propose(&Command::CloseSession { session, time }, Then::Nothing);
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn meta_op(
+        &mut self,
+        c: Incarnation,
+        session: SessionId,
+        slot: u16,
+        seq: u32,
+        op: wire::names::MetaOp,
+        want: LeaseKind,
+        _fx: &mut Effects,
+    ) {
+        if !op.is_write() {
+            return self.read(PendingRead { client: c, session, slot, seq, op, want });
+        }
+        let id = OpId { session, slot, seq };
+        let place = lease::place_for(self, &op);
+        let cmd = Command::Op { id, time: self.wall(), op: op.clone(), place, keep_orphan: false };
+        self.propose(&cmd, Then::Op { client: c, id, op, want });
+    }
+
+    /// Ends a session that does not answer: refused for ever, from the commit on.
+    pub(crate) fn block(&mut self, session: SessionId) {
+        let time = self.wall();
+        let Some(l) = &mut self.leader else { return };
+        if l.fences.contains_key(&session) {
+            return;
+        }
+        let epoch = l.mint();
+        l.fences.insert(session, fence(epoch, false));
+        if !self.propose(&Command::BlockSession { session, epoch, time }, Then::Blocked { session })
+            && let Some(l) = &mut self.leader
+        {
+            l.fences.remove(&session);
+        }
+    }
+    /// The block is committed: now every server is told, and what the session held is free.
+    pub(crate) fn session_blocked(&mut self, session: SessionId, fx: &mut Effects) {
+        let Some(l) = &mut self.leader else { return };
+        if let Some(f) = l.fences.get_mut(&session) {
+            f.committed = true;
+        }
+        if let Some(a) = l.attached.remove(&session) {
+            l.nodes.remove(&a.incarnation);
+            fx.send.push((NodeId::Client(a.incarnation), Msg::FromMds(FromMds::SessionGone { session })));
+        }
+        let mut forget = vec![];
+        for (ino, f) in &mut l.files {
+            let wrote = f.holders.remove(&session).is_some_and(|h| h.kind == LeaseKind::Write);
+            let deposed = f.deposed.iter().any(|d| d.session == session);
+            f.queue.retain(|w| w.session != session);
+            if wrote {
+                forget.push(*ino);
+            }
+            if deposed {
+                // Its word that it is gone will not come; the fence of the session stands for it.
+                f.deposed.retain(|d| d.session != session);
+                f.suspects.extend(self.state.all_chunks(*ino).map(|(_, c, _)| c));
+            }
+            if f.last_writer == Some(session) {
+                f.last_writer = None;
+            }
+            l.dirty.insert(*ino);
+        }
+        for ino in forget {
+            for (_, c, _) in self.state.all_chunks(ino) {
+                l.lasts.remove(&c);
+            }
+        }
+        self.log.push(format!("session {session} is over; fencing it"));
+    }
+
+    /// A server has blocked the session and says what is not plain.
+    pub(crate) fn session_fenced(
+        &mut self,
+        cs: CsId,
+        session: SessionId,
+        epoch: LeaseEpoch,
+        reports: Vec<CopyReport>,
+        _fx: &mut Effects,
+    ) {
+        let Some(l) = &mut self.leader else { return };
+        let Some(f) = l.fences.get_mut(&session) else { return };
+        if f.epoch != epoch || !f.answered.insert(cs) {
+            return;
+        }
+        let mut ends = vec![];
+        for r in &reports {
+            let Some(rec) = self.state.chunk(r.chunk) else { continue };
+            let member = rec.view.members.iter().any(|m| m.cs == cs && m.copy == r.copy);
+            if !member {
+                continue;
+            }
+            if !r.tail.is_empty() || r.unclean || r.joining {
+                f.chunks.insert(r.chunk);
+            }
+            if r.session == session && r.file_end > 0 && !r.unclean {
+                ends.push(FileEnd {
+                    ino: rec.ino,
+                    epoch: r.written,
+                    size: r.file_end,
+                    mtime: r.mtime,
+                    truncate_gen: r.truncate_gen,
+                });
+            }
+        }
+        if !ends.is_empty() {
+            self.propose(&Command::SetEnds { ends }, Then::Nothing);
+        }
+    }
+
+    /// Servers that have not yet said that this session is blocked there.
+    pub(crate) fn unanswered(&self, cs: CsId) -> bool {
+        self.leader.as_ref().is_some_and(|l| l.fences.values().any(|f| !f.answered.contains(&cs)))
+    }
+
+    /// Committed sessions that have not attached in this term.
+    pub(crate) fn unattached(&self) -> Vec<SessionId> {
+        let Some(l) = &self.leader else { return vec![] };
+        self.state
+            .sessions()
+            .filter(|(s, x)| x.block.is_none() && !l.attached.contains_key(s) && !l.fences.contains_key(s))
+            .map(|(s, _)| s)
+            .collect()
+    }
+
+    pub(crate) fn sweep_sessions(&mut self, fx: &mut Effects) {
+        let now = self.now;
+        let Some(l) = &mut self.leader else { return };
+        let since = l.since;
+        let expired: Vec<SessionId> =
+            l.attached.iter().filter(|(_, a)| now.since(a.heard) >= SESSION_KEPT).map(|(s, _)| *s).collect();
+        let waiting = l.files.values().any(|f| !f.queue.is_empty());
+        let old = now.since(since);
+        let mut block = expired;
+        if (waiting && old >= ATTACH) || old >= SESSION_KEPT {
+            block.extend(self.unattached());
+        }
+        for s in block {
+            self.block(s);
+        }
+        // Tell servers, again and again until they answer; what they reported is taken over; then the session is settled.
+        let all: Vec<CsId> = self.servers.iter().filter(|(_, s)| s.known).map(|(cs, _)| *cs).collect();
+        let registered = self.state.servers().count();
+        let Some(l) = &mut self.leader else { return };
+        let mut settle = vec![];
+        let mut take = vec![];
+        for (session, f) in &mut l.fences {
+            if !f.committed {
+                continue;
+            }
+            if f.sent == Nanos::ZERO || now.since(f.sent) >= AGAIN {
+                f.sent = now;
+                for cs in all.iter().filter(|cs| !f.answered.contains(cs)) {
+                    let m = MdsToCs::FenceSession { session: *session, epoch: f.epoch };
+                    fx.send.push((NodeId::Cs(*cs), Msg::MdsToCs(m)));
+                }
+            }
+            take.extend(f.chunks.iter().copied());
+            f.chunks.clear();
+            if f.answered.len() >= registered && !f.settling {
+                f.settling = true;
+                settle.push(*session);
+            }
+        }
+        for chunk in take {
+            self.suspect(chunk);
+        }
+        for session in settle {
+            self.propose(&Command::SettleSession { session }, Then::Settled { session });
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! A client as an actor: numbered files and directories become names under the root, blocks become bytes.
+
+use crate::actor::{Actor, App, AppAnswer, AppOp, Birth, NameAnswer, NameOp};
+use crate::block;
+use bytes::Bytes;
+use client::{Client, ClientAnswer, ClientConfig, ClientError, ClientOp};
+use host::node::{Effects, Input, Node};
+use meta_state::ROOT;
+use replica::rules::Rules;
+use std::any::Any;
+use std::collections::BTreeMap;
+use types::{BLOCK, InodeId, MdsId, Nanos, NodeId};
+use wire::LeaseKind;
+use wire::names::{MetaError, MetaOp, MetaOutcome, NewInode};
+
+/// Tickets of this module's own calls; those of applications lie below.
+const OWN: u64 = 1 << 48;
+
+/// A name under the root that operations wait for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Place {
+    File(u32),
+    Dir(u32),
+}
+
+#[derive(Default)]
+struct Known {
+    ino: Option<InodeId>,
+    waiting: Vec<(u64, AppOp)>,
+}
+
+/// The actor.
+pub struct Application {
+    /// The client.
+    pub client: Client,
+    known: BTreeMap<Place, Known>,
+    /// Own calls: what they look for, and whether it was a Mkdir (a Lookup follows if the name exists).
+    calls: BTreeMap<u64, Place>,
+    /// What applications asked for, by ticket.
+    asked: BTreeMap<u64, AppOp>,
+    next: u64,
+    finished: Vec<(u64, AppAnswer)>,
+}
+
+/// Starts a client.
+pub fn open(birth: Birth, mds: Vec<MdsId>, rules: Rules) -> Result<Box<dyn Actor>, String> {
+    let wall_base = birth.wall.saturating_sub_unsigned(birth.now.0);
+    let cfg = ClientConfig { rules, ..ClientConfig::new(mds, birth.incarnation, wall_base) };
+    Ok(Box::new(Application {
+        client: Client::new(cfg, birth.now),
+        known: BTreeMap::new(),
+        calls: BTreeMap::new(),
+        asked: BTreeMap::new(),
+        next: OWN,
+        finished: Vec::new(),
+    }))
+}
+
+/// Name of a numbered file under the root.
+pub fn file_name(file: u32) -> Vec<u8> {
+    format!("f{file}").into_bytes()
+}
+fn dir_name(dir: u32) -> Vec<u8> {
+    format!("d{dir}").into_bytes()
+}
+fn entry_name(name: u32) -> Vec<u8> {
+    format!("n{name}").into_bytes()
+}
+fn new_inode() -> NewInode {
+    NewInode { mode: 0o755, uid: 0, gid: 0, mtime: None }
+}
+
+fn place(op: &AppOp) -> Place {
+    match op {
+        AppOp::Write { file, .. } | AppOp::Read { file, .. } | AppOp::Flush { file } | AppOp::Close { file } => {
+            Place::File(*file)
+        }
+        AppOp::Name(
+            NameOp::Create { dir, .. }
+            | NameOp::Remove { dir, .. }
+            | NameOp::Rename { dir, .. }
+            | NameOp::Find { dir, .. },
+        ) => Place::Dir(*dir),
+    }
+}
+
+/// The client's operation for an application's one on the inode it is about.
+fn translate(op: &AppOp, ino: InodeId) -> ClientOp {
+    let meta = |op| ClientOp::Meta { op, want: LeaseKind::None };
+    match op {
+        AppOp::Write { block, values, .. } => {
+            let mut data = Vec::with_capacity(values.len() * BLOCK as usize);
+            values.iter().for_each(|v| block::fill(*v, &mut data));
+            ClientOp::Write { ino, offset: u64::from(*block) * u64::from(BLOCK), data: Bytes::from(data) }
+        }
+        AppOp::Read { block, count, .. } => {
+            ClientOp::Read { ino, offset: u64::from(*block) * u64::from(BLOCK), length: count * BLOCK }
+        }
+        AppOp::Flush { .. } => ClientOp::Flush { ino: Some(ino) },
+        AppOp::Close { .. } => ClientOp::Close { ino },
+        AppOp::Name(NameOp::Create { name, .. }) => meta(MetaOp::Create {
+            parent: ino,
+            name: entry_name(*name),
+            new: new_inode(),
+            body: Some(Vec::new()),
+            layout: None,
+            exclusive: true,
+        }),
+        AppOp::Name(NameOp::Remove { name, .. }) => meta(MetaOp::Unlink { parent: ino, name: entry_name(*name) }),
+        AppOp::Name(NameOp::Rename { name, to, .. }) => meta(MetaOp::Rename {
+            parent: ino,
+            name: entry_name(*name),
+            to_parent: ino,
+            to_name: entry_name(*to),
+            noreplace: true,
+        }),
+        AppOp::Name(NameOp::Find { name, .. }) => meta(MetaOp::Lookup { parent: ino, name: entry_name(*name) }),
+    }
+}
+
+fn answer(op: &AppOp, result: Result<ClientAnswer, ClientError>) -> AppAnswer {
+    match (op, result) {
+        (AppOp::Name(_), Ok(ClientAnswer::Meta(MetaOutcome::Attr { attr, .. }))) => {
+            AppAnswer::Name(NameAnswer::Done(attr.ino.0))
+        }
+        (AppOp::Name(_), Ok(_)) => AppAnswer::Name(NameAnswer::Done(0)),
+        (AppOp::Name(_), Err(ClientError::Meta(MetaError::Exists))) => AppAnswer::Name(NameAnswer::Exists),
+        (AppOp::Name(_), Err(ClientError::Meta(MetaError::NotFound))) => AppAnswer::Name(NameAnswer::Missing),
+        (AppOp::Read { count, .. }, Ok(ClientAnswer::Data(data))) => {
+            AppAnswer::Blocks(block::read_all(&data, *count))
+        }
+        (_, Ok(_)) => AppAnswer::Done,
+        (_, Err(e)) => AppAnswer::Failed(e.to_string()),
+    }
+}
+
+impl Application {
+    fn find(&mut self, now: Nanos, place: Place, lookup: bool, fx: &mut Effects) {
+        self.next += 1;
+        self.calls.insert(self.next, place);
+        let op = match place {
+            Place::File(f) => MetaOp::Create {
+                parent: ROOT,
+                name: file_name(f),
+                new: new_inode(),
+                body: None,
+                layout: None,
+                exclusive: false,
+            },
+            Place::Dir(d) if lookup => MetaOp::Lookup { parent: ROOT, name: dir_name(d) },
+            Place::Dir(d) => MetaOp::Mkdir { parent: ROOT, name: dir_name(d), new: new_inode() },
+        };
+        self.client.submit(now, self.next, ClientOp::Meta { op, want: LeaseKind::None }, fx);
+    }
+    fn pass_on(&mut self, now: Nanos, ticket: u64, op: AppOp, ino: InodeId, fx: &mut Effects) {
+        self.client.submit(now, ticket, translate(&op, ino), fx);
+        self.asked.insert(ticket, op);
+    }
+    /// Takes what the client has finished; what waited for an own call goes on.
+    fn collect(&mut self, now: Nanos, fx: &mut Effects) {
+        loop {
+            let done = self.client.finished();
+            if done.is_empty() {
+                return;
+            }
+            for (ticket, result) in done {
+                if let Some(place) = self.calls.remove(&ticket) {
+                    match result {
+                        Ok(ClientAnswer::Meta(MetaOutcome::Attr { attr, .. })) => {
+                            let known = self.known.entry(place).or_default();
+                            known.ino = Some(attr.ino);
+                            for (ticket, op) in std::mem::take(&mut known.waiting) {
+                                self.pass_on(now, ticket, op, attr.ino, fx);
+                            }
+                        }
+                        result => self.find(now, place, result == Err(ClientError::Meta(MetaError::Exists)), fx),
+                    }
+                } else if let Some(op) = self.asked.remove(&ticket) {
+                    self.finished.push((ticket, answer(&op, result)));
+                }
+            }
+        }
+    }
+}
+
+impl App for Application {
+    fn submit(&mut self, now: Nanos, ticket: u64, op: AppOp, fx: &mut Effects) {
+        let place = place(&op);
+        let new = !self.known.contains_key(&place);
+        let known = self.known.entry(place).or_default();
+        if let Some(ino) = known.ino {
+            return self.pass_on(now, ticket, op, ino, fx);
+        }
+        known.waiting.push((ticket, op));
+        if new {
+            self.find(now, place, false, fx);
+        }
+    }
+    fn finished(&mut self) -> Vec<(u64, AppAnswer)> {
+        std::mem::take(&mut self.finished)
+    }
+}
+
+impl Node for Application {
+    fn id(&self) -> NodeId {
+        self.client.id()
+    }
+    fn input(&mut self, now: Nanos, input: Input, fx: &mut Effects) {
+        self.client.input(now, input, fx);
+    }
+    fn settle(&mut self, now: Nanos, fx: &mut Effects) {
+        self.client.settle(now, fx);
+        self.collect(now, fx);
+    }
+    fn deadline(&self) -> Nanos {
+        self.client.deadline()
+    }
+}
+
+impl Actor for Application {
+    fn app(&mut self) -> Option<&mut dyn App> {
+        Some(self)
+    }
+    fn as_any(&mut self) -> &mut dyn Any {
+        self
+    }
+}

@@ -1,0 +1,150 @@
+//! The shipped cluster in the world: three metadata servers and four chunk servers on four hosts, clients on hosts of
+//! their own.
+
+mod application;
+mod servers;
+mod survey;
+
+use crate::actor::{HostId, Role, SlotId};
+use crate::system::{Load, System};
+use crate::world::World;
+use replica::rules::Rules;
+use survey::Survey;
+use types::{CsId, Durability, Layout, MdsId};
+
+pub use application::Application;
+pub use servers::{Chunks, Metadata};
+
+/// Blocks of a chunk: the smallest chunk there is, so that several chunks cost little.
+const CHUNK_LOG2: u8 = types::CHUNK_LOG2_MIN;
+const CHUNK_BLOCKS: u32 = (1 << CHUNK_LOG2) / types::BLOCK;
+const METADATA: u32 = 3;
+const CHUNK_SERVERS: u32 = 4;
+const RING: usize = 1 << 20;
+
+/// What a cluster is like.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Shape {
+    /// Copies wanted.
+    pub norm: u8,
+    /// Copies without which nothing is acknowledged.
+    pub min: u8,
+    /// What an answer promises.
+    pub durability: Durability,
+    /// Files used by the load.
+    pub files: u32,
+    /// Clients.
+    pub clients: u32,
+    /// Rules in force.
+    pub rules: Rules,
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Shape { norm: 3, min: 2, durability: Durability::Flush, files: 3, clients: 2, rules: Rules::ALL }
+    }
+}
+
+/// The cluster.
+pub struct Cluster {
+    shape: Shape,
+    survey: Survey,
+}
+
+impl Cluster {
+    /// A cluster of this shape.
+    pub fn new(shape: Shape) -> Cluster {
+        Cluster { shape, survey: Survey::default() }
+    }
+    fn layout(&self) -> Layout {
+        Layout {
+            chunk_log2: CHUNK_LOG2,
+            stripe_log2: CHUNK_LOG2,
+            norm: self.shape.norm,
+            min: self.shape.min,
+            durability: self.shape.durability,
+            ..Layout::default()
+        }
+    }
+}
+
+impl System for Cluster {
+    fn build(&mut self, world: &mut World) {
+        let mds: Vec<MdsId> = (1..=METADATA).map(MdsId).collect();
+        let state = servers::founded(self.layout(), CHUNK_SERVERS);
+        let rules = self.shape.rules;
+        for i in 0..CHUNK_SERVERS {
+            let host = world.add_host();
+            if let Some(id) = mds.get(i as usize).copied() {
+                let (all, state) = (mds.clone(), state.clone());
+                let maker = move |birth| servers::metadata(birth, id, &all, &state, rules);
+                world.add_slot(&format!("mds {}", id.0), Role::Mds, host, 4096, Box::new(maker));
+            }
+            let (cs, all) = (CsId(servers::FIRST_CS + i), mds.clone());
+            let maker = move |birth| servers::chunks(birth, cs, i, &all, rules);
+            world.add_slot(&format!("cs {}", cs.0), Role::Cs, host, RING, Box::new(maker));
+        }
+        for i in 0..self.shape.clients {
+            let (host, all) = (world.add_host(), mds.clone());
+            let maker = move |birth| application::open(birth, all.clone(), rules);
+            world.add_slot(&format!("client {i}"), Role::Client, host, 4096, Box::new(maker));
+        }
+    }
+
+    fn load(&self) -> Load {
+        // Two chunks of each file; single blocks, a range across a unit's edge, a whole unit, and the chunks' border.
+        let ranges = vec![(0, 3), (14, 4), (32, 16), (CHUNK_BLOCKS - 2, 4)];
+        Load { files: self.shape.files, ranges, names: true }
+    }
+
+    fn may_cut(&mut self, world: &mut World, hosts: &[HostId]) -> bool {
+        self.survey.refresh(world, self.shape.files);
+        // With every copy unclean the best one is chosen, but only among all of them: a disk that will never answer
+        // leaves the choice to an operator.
+        self.survey.chunks().iter().all(|c| {
+            c.members.iter().any(|m| self.survey.sound(world, c, *m, hosts))
+                || c.members.iter().all(|m| !self.survey.slot(*m).is_some_and(|s| world.slot(s).gone))
+        })
+    }
+
+    fn may_lose_disk(&mut self, world: &mut World, slot: SlotId) -> bool {
+        self.survey.refresh(world, self.shape.files);
+        if world.slot(slot).role == Role::Mds {
+            return true;
+        }
+        let here = |m: &types::Member| self.survey.slot(*m) == Some(slot);
+        self.survey.chunks().iter().filter(|c| c.members.iter().any(here)).all(|c| {
+            c.members.len() > 1 && c.members.iter().all(|m| here(m) || self.survey.sound(world, c, *m, &[]))
+        })
+    }
+
+    fn losses(&mut self, world: &mut World, hosts: &[HostId]) -> Vec<(u32, u32, u32)> {
+        self.survey.refresh(world, self.shape.files);
+        let mut lost = Vec::new();
+        if self.shape.durability == Durability::Flush {
+            for c in self.survey.chunks() {
+                if let Some(file) = c.file
+                    && !c.members.iter().any(|m| self.survey.sound(world, c, *m, hosts))
+                {
+                    lost.push((file, c.index * CHUNK_BLOCKS, CHUNK_BLOCKS));
+                }
+            }
+        }
+        self.survey.lost_power(world, hosts);
+        lost
+    }
+
+    fn settled(&mut self, world: &mut World) -> Result<(), String> {
+        if let Some(s) = world.all_slots().into_iter().find(|s| !world.is_up(*s) && !world.slot(*s).gone) {
+            return Err(format!("{} is down", world.slot(s).name));
+        }
+        self.survey.refresh(world, self.shape.files);
+        self.survey.settled(world, u64::from(self.shape.clients))
+    }
+
+    fn inspect(&mut self, world: &mut World) -> Result<(), String> {
+        self.survey.refresh(world, self.shape.files);
+        let ranges = self.load().ranges;
+        self.survey.inspect(world, &ranges)
+    }
+}

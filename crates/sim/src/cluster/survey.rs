@@ -1,0 +1,201 @@
+//! What stands where, read out of the processes behind the protocol's back: the newest committed views and the copies.
+
+use super::application::file_name;
+use super::servers::{Chunks, FIRST_CS, Metadata};
+use super::{CHUNK_BLOCKS, METADATA};
+use crate::actor::{HostId, Role, SlotId};
+use crate::block;
+use crate::world::World;
+use meta_state::ROOT;
+use std::collections::{BTreeMap, BTreeSet};
+use types::{BLOCK, ChunkId, InodeId, Member};
+use wire::names::{MetaOp, MetaOutcome};
+
+/// A chunk by the group's records.
+#[derive(Clone, Debug)]
+pub struct Chunk {
+    id: ChunkId,
+    /// Number of the file it belongs to, if the load knows that file.
+    pub file: Option<u32>,
+    /// Place in the file.
+    pub index: u32,
+    /// Members of its view.
+    pub members: Vec<Member>,
+}
+
+/// The newest survey.
+#[derive(Default)]
+pub struct Survey {
+    applied: u64,
+    chunks: Vec<Chunk>,
+    /// Slots by chunk server, in order of id.
+    servers: Vec<SlotId>,
+    /// Members found clean, at the last look at their server.
+    clean: BTreeMap<(u32, ChunkId), bool>,
+    /// Slots whose host lost power since their server was last seen.
+    dark: BTreeSet<SlotId>,
+}
+
+impl Survey {
+    /// Chunks of the load's files.
+    pub fn chunks(&self) -> &[Chunk] {
+        &self.chunks
+    }
+    /// Where a member stands.
+    pub fn slot(&self, m: Member) -> Option<SlotId> {
+        self.servers.get(m.cs.0.checked_sub(FIRST_CS)? as usize).copied()
+    }
+
+    /// Looks again; servers that are down are remembered as they were.
+    pub fn refresh(&mut self, world: &mut World, files: u32) {
+        self.servers = world.slots_of(Role::Cs);
+        for slot in world.slots_of(Role::Mds) {
+            let Some(m) = world.node::<Metadata>(slot) else { continue };
+            let state = m.0.state();
+            let applied = state.position().index;
+            if applied < self.applied {
+                continue;
+            }
+            self.applied = applied;
+            self.chunks.clear();
+            for file in 0..files {
+                let op = MetaOp::Lookup { parent: ROOT, name: file_name(file) };
+                let ino: InodeId = match state.query(&op) {
+                    Ok(MetaOutcome::Attr { attr, .. }) => attr.ino,
+                    _ => continue,
+                };
+                for (index, id, record) in state.all_chunks(ino) {
+                    self.chunks.push(Chunk { id, file: Some(file), index, members: record.view.members.clone() });
+                }
+            }
+        }
+        for (i, slot) in self.servers.clone().into_iter().enumerate() {
+            let Some(s) = world.node::<Chunks>(slot) else { continue };
+            for c in &self.chunks {
+                for m in c.members.iter().filter(|m| m.cs.0 == FIRST_CS + i as u32) {
+                    let clean = match s.0.copy(c.id) {
+                        Some(copy) => copy.copy == m.copy && !copy.unclean && copy.joining.is_none(),
+                        // Nothing was written to it yet, unless the power went: then it may have been lost whole.
+                        None => !self.dark.contains(&slot),
+                    };
+                    self.clean.insert((m.cs.0, c.id), clean);
+                }
+            }
+            if s.0.ready() {
+                self.dark.remove(&slot);
+            }
+        }
+    }
+
+    /// These hosts lose power: their servers' copies are not sound until seen again.
+    pub fn lost_power(&mut self, world: &World, hosts: &[HostId]) {
+        let dark = self.servers.iter().filter(|s| hosts.contains(&world.slot(**s).host));
+        self.dark.extend(dark.copied().collect::<Vec<_>>());
+    }
+
+    /// Would this member still hold everything acknowledged after `hosts` lost power?
+    pub fn sound(&self, world: &World, chunk: &Chunk, m: Member, hosts: &[HostId]) -> bool {
+        let Some(slot) = self.slot(m) else { return false };
+        let s = world.slot(slot);
+        let known = self.clean.get(&(m.cs.0, chunk.id)).copied().unwrap_or(false);
+        known && !s.gone && !hosts.contains(&s.host) && (world.is_up(slot) || !self.dark.contains(&slot))
+    }
+
+    /// Nothing is left to repair.
+    pub fn settled(&self, world: &mut World, clients: u64) -> Result<(), String> {
+        let mut leader = None;
+        for slot in world.slots_of(Role::Mds) {
+            if let Some(m) = world.node::<Metadata>(slot)
+                && m.0.leads()
+            {
+                leader = Some(slot);
+            }
+        }
+        let m = leader.and_then(|l| world.node::<Metadata>(l)).ok_or("no metadata server leads")?;
+        if m.0.busy() > 0 {
+            return Err(format!("{} takeovers and joins are under way", m.0.busy()));
+        }
+        let counts = m.0.state().counts();
+        if counts.degraded > 0 || counts.joining > 0 {
+            return Err(format!("{} chunks have too few copies, {} joins", counts.degraded, counts.joining));
+        }
+        if counts.sessions > clients {
+            return Err(format!("{} sessions of {clients} clients", counts.sessions));
+        }
+        for slot in self.servers.clone() {
+            let name = world.slot(slot).name.clone();
+            if let Some(s) = world.node::<Chunks>(slot)
+                && !(s.0.ready() && s.0.quiet())
+            {
+                return Err(format!("{name} is not ready or not quiet"));
+            }
+        }
+        let unclean = |c: &&Chunk| c.members.iter().any(|m| self.clean.get(&(m.cs.0, c.id)) != Some(&true));
+        match self.chunks.iter().find(unclean) {
+            Some(c) => Err(format!("{:?} {:?} has a member that is not clean", c.id, c.members)),
+            None => Ok(()),
+        }
+    }
+
+    /// Members are equal and whole, states of metadata servers agree and are consistent.
+    pub fn inspect(&self, world: &mut World, ranges: &[(u32, u32)]) -> Result<(), String> {
+        for c in &self.chunks {
+            let mut first: Option<(Member, Vec<u8>)> = None;
+            for m in &c.members {
+                let data = self.content(world, c, *m, ranges)?;
+                match &first {
+                    None => first = Some((*m, data)),
+                    Some((other, d)) if *d != data => {
+                        let at = d.iter().zip(&data).position(|(a, b)| a != b).unwrap_or(0);
+                        return Err(format!("{:?}: copies {other:?} and {m:?} differ at byte {at} of what is used", c.id));
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
+        let mut hashes: BTreeMap<u64, u64> = BTreeMap::new();
+        for slot in world.slots_of(Role::Mds) {
+            let Some(m) = world.node::<Metadata>(slot) else { continue };
+            let state = m.0.state();
+            state.check().map_err(|e| format!("metadata state: {e}"))?;
+            let (at, hash) = (state.position().index, state.hash());
+            if *hashes.entry(at).or_insert(hash) != hash {
+                return Err(format!("metadata servers have different states at index {at}"));
+            }
+        }
+        if hashes.is_empty() {
+            return Err(format!("none of {METADATA} metadata servers runs"));
+        }
+        Ok(())
+    }
+
+    /// Content of the used ranges of a member, read from its disk.
+    fn content(&self, world: &mut World, c: &Chunk, m: Member, ranges: &[(u32, u32)]) -> Result<Vec<u8>, String> {
+        let Some(slot) = self.slot(m) else { return Err(format!("{m:?} stands on no known server")) };
+        let mut disk = world.slot(slot).disk.memory.clone();
+        let Some(s) = world.node::<Chunks>(slot) else { return Err(format!("the server of {m:?} is down")) };
+        let written = s.0.copy(c.id).is_some();
+        let mut all = Vec::new();
+        for (first, count) in ranges {
+            for b in *first..first + count {
+                if b / CHUNK_BLOCKS != c.index {
+                    continue;
+                }
+                if !written {
+                    block::fill(0, &mut all);
+                    continue;
+                }
+                let at = b % CHUNK_BLOCKS * BLOCK;
+                let (data, crcs) = s.0.store().read_now(&mut disk, c.id, at, BLOCK).map_err(|e| e.to_string())?;
+                if crcs != [crc32c::crc32c(&data)] {
+                    return Err(format!("{:?} {m:?}: block {b} does not match its checksum", c.id));
+                }
+                if let block::Seen::Torn(v, at) = block::read(&data) {
+                    return Err(format!("{:?} {m:?}: block {b} is torn: value {v} up to byte {at}", c.id));
+                }
+                all.extend_from_slice(&data);
+            }
+        }
+        Ok(all)
+    }
+}

@@ -1,0 +1,197 @@
+//! The commands: each runs many simulations, prints what it found and a line of totals.
+
+use crate::arguments::Arguments;
+use sim::quorum::{Bug, Quorum};
+use sim::run::{Outcome, Plan, run};
+use sim::system::System;
+use std::cell::Cell;
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+thread_local! {
+    /// Seed that this thread runs, for the report of a panic.
+    static SEED: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Which system, with which mistake planted.
+#[derive(Clone)]
+struct Choice {
+    system: String,
+    mutant: Option<String>,
+}
+
+impl Choice {
+    fn of(a: &Arguments) -> Result<Choice, String> {
+        let choice = Choice {
+            system: a.text("system").unwrap_or("quorum").to_string(),
+            mutant: a.text("mutant").map(String::from),
+        };
+        choice.make()?;
+        Ok(choice)
+    }
+    fn make(&self) -> Result<Box<dyn System>, String> {
+        match self.system.as_str() {
+            "quorum" => {
+                let named = |m: &String| Bug::ALL.iter().find(|b| b.0 == m).map(|b| b.1);
+                let bug = match &self.mutant {
+                    None => None,
+                    Some(m) => Some(named(m).ok_or_else(|| format!("no mutant `{m}`; there are {:?}", self.mutants()))?),
+                };
+                Ok(Box::new(Quorum::new(bug)))
+            }
+            other => Err(format!("no system `{other}`")),
+        }
+    }
+    fn mutants(&self) -> Vec<&'static str> {
+        Bug::ALL.iter().map(|b| b.0).collect()
+    }
+    fn run(&self, seed: u64) -> Result<Outcome, String> {
+        SEED.set(seed);
+        Ok(run(seed, self.make()?.as_mut(), Plan::default(), None))
+    }
+}
+
+/// Carries a command out. True: nothing is wrong. Err: the command line makes no sense.
+pub fn carry_out(a: &Arguments) -> Result<bool, String> {
+    // A failed assertion inside a node is a finding: the line is what `mutants` looks for in its children's output.
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        println!("FAIL seed {}: panic: {info}", SEED.get());
+        usual(info);
+    }));
+    let choice = Choice::of(a)?;
+    match a.command.as_str() {
+        "seeds" => {
+            let (first, count) = (a.number("first", 1)?, a.number("count", 100)?);
+            seeds(&choice, first, count, a.number("jobs", 2)?.max(1), a.has("stop"))
+        }
+        "run" => single(&choice, a.number("seed", 1)?, a.has("trace")),
+        "mutants" => mutants(&choice, a.number("limit", 2_000)?, a.number("jobs", 2)?.max(1)),
+        other => Err(format!("unknown command `{other}`")),
+    }
+}
+
+/// Sums over runs.
+#[derive(Default)]
+struct Totals {
+    runs: u64,
+    failed: u64,
+    first_failed: Option<u64>,
+    acknowledged: u64,
+    faults: u64,
+    frames: u64,
+    losses: u64,
+    time: u64,
+}
+
+impl Totals {
+    fn add(&mut self, o: &Outcome) {
+        self.runs += 1;
+        self.acknowledged += o.stats.acknowledged;
+        self.faults += o.stats.faults.values().sum::<u64>();
+        self.frames += o.stats.net.sent;
+        self.losses += o.stats.losses;
+        self.time += o.stats.time / 1_000_000_000;
+        if let Some(f) = &o.failure {
+            self.failed += 1;
+            self.first_failed = Some(self.first_failed.map_or(o.seed, |s| s.min(o.seed)));
+            println!("FAIL seed {}: {}\n{}", o.seed, f.reason, f.detail);
+        }
+    }
+}
+
+fn seeds(choice: &Choice, first: u64, count: u64, jobs: u64, stop: bool) -> Result<bool, String> {
+    let start = Instant::now();
+    let (next, over) = (AtomicU64::new(first), AtomicBool::new(false));
+    let totals = Mutex::new(Totals::default());
+    std::thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= first + count {
+                        return;
+                    }
+                    let o = choice.run(seed).expect("the choice was made before the threads began");
+                    if stop && o.failure.is_some() {
+                        over.store(true, Ordering::Relaxed);
+                    }
+                    totals.lock().expect("no thread panics while it adds").add(&o);
+                }
+            });
+        }
+    });
+    let t = totals.into_inner().expect("all threads have ended");
+    println!(
+        "{} seeds, {} failed; {} simulated s, {} operations acknowledged, {} faults, {} losses of all memory, {} frames; {:.1} s",
+        t.runs,
+        t.failed,
+        t.time,
+        t.acknowledged,
+        t.faults,
+        t.losses,
+        t.frames,
+        start.elapsed().as_secs_f64()
+    );
+    if let Some(s) = t.first_failed {
+        println!("first failing seed: {s}");
+    }
+    Ok(t.failed == 0)
+}
+
+fn single(choice: &Choice, seed: u64, trace: bool) -> Result<bool, String> {
+    let start = Instant::now();
+    SEED.set(seed);
+    let sink = |now: u64, line: &str| println!("{:>12.6} {line}", now as f64 / 1e9);
+    let listen = trace.then(|| Box::new(sink) as Box<dyn FnMut(u64, &str)>);
+    let o = run(seed, choice.make()?.as_mut(), Plan::default(), listen);
+    let s = &o.stats;
+    let [w, r, f, n] = s.kinds;
+    println!("acknowledged {} (writes {w}, reads {r}, flushes {f}, names {n})", s.acknowledged);
+    println!("failed {}, never ended {}, losses of all memory {}", s.failed, s.open, s.losses);
+    println!("faults {:?}", s.faults);
+    println!("network {:?}", s.net);
+    for (name, n) in &s.counts {
+        println!("  {name}: {n}");
+    }
+    let mut totals = Totals::default();
+    totals.add(&o);
+    println!(
+        "1 seed, {} failed; {} simulated s, trace hash {:016x}; {:.2} s",
+        totals.failed,
+        totals.time,
+        o.hash,
+        start.elapsed().as_secs_f64()
+    );
+    Ok(o.failure.is_none())
+}
+
+/// Looks for every mutant in a process of its own, because a mutant may well end in a failed assertion.
+fn mutants(choice: &Choice, limit: u64, jobs: u64) -> Result<bool, String> {
+    let program = std::env::current_exe().map_err(|e| format!("own program: {e}"))?;
+    let names = choice.mutants();
+    let (next, found) = (AtomicU64::new(0), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| {
+                while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
+                    let start = Instant::now();
+                    let out = Command::new(&program)
+                        .args(["seeds", "--stop", "--jobs", "1", "--count", &limit.to_string()])
+                        .args(["--system", &choice.system, "--mutant", name])
+                        .output();
+                    let text = out.map_or_else(|e| e.to_string(), |o| String::from_utf8_lossy(&o.stdout).into_owned());
+                    let line = text.lines().find(|l| l.starts_with("FAIL "));
+                    found.fetch_add(u64::from(line.is_some()), Ordering::Relaxed);
+                    let what: String = line.unwrap_or("NOT FOUND").chars().take(140).collect();
+                    println!("{name:<24} {:>6.1} s  {what}", start.elapsed().as_secs_f64());
+                }
+            });
+        }
+    });
+    let (all, found) = (names.len() as u64, found.into_inner());
+    println!("{all} mutants, {found} found, {} not found (limit {limit} seeds)", all - found);
+    Ok(found == all)
+}

@@ -1,0 +1,33 @@
+//! Command line of the simulator: seeds, single runs, scenarios, mutants.
+#![forbid(unsafe_code)]
+
+mod arguments;
+mod commands;
+
+use arguments::Arguments;
+
+const USAGE: &str = "\
+usage: sim COMMAND [--system quorum] ...
+  seeds --count N [--first S] [--jobs J] [--mutant NAME] [--stop]   run N seeds (--stop: until the first failure)
+  run --seed N [--mutant NAME] [--trace]                            run one seed, with every event if wanted
+  scenarios [--mutant NAME]                                         run the steered scenarios
+  mutants [--limit N] [--jobs J]                                    first seed that finds each mutant
+Exit code 0: nothing was found wrong (mutants: every mutant was found).";
+
+fn main() -> std::process::ExitCode {
+    let arguments = match Arguments::parse(std::env::args().skip(1)) {
+        Ok(a) => a,
+        Err(e) => {
+            eprintln!("sim: {e}\n{USAGE}");
+            return std::process::ExitCode::from(2);
+        }
+    };
+    match commands::carry_out(&arguments) {
+        Ok(true) => std::process::ExitCode::SUCCESS,
+        Ok(false) => std::process::ExitCode::FAILURE,
+        Err(e) => {
+            eprintln!("sim: {e}\n{USAGE}");
+            std::process::ExitCode::from(2)
+        }
+    }
+}

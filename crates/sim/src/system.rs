@@ -1,0 +1,35 @@
+//! What a run needs to know about the system it exercises: how to build it, what it stores, which faults its own design
+//! excuses, and what it must look like in the end.
+
+use crate::actor::{HostId, SlotId};
+use crate::world::World;
+
+/// The places an application may touch.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Load {
+    /// Files 0..files.
+    pub files: u32,
+    /// Ranges of blocks (first, length) that are used, in every file. Operations stay within one range.
+    pub ranges: Vec<(u32, u32)>,
+    /// Operations on names are part of the load.
+    pub names: bool,
+}
+
+/// A system under simulation.
+pub trait System {
+    /// Adds hosts and slots; the run starts them.
+    fn build(&mut self, world: &mut World);
+    /// What applications may touch.
+    fn load(&self) -> Load;
+    /// May these hosts lose power now, without a promise that the design itself withdraws (writes wait for an operator)?
+    fn may_cut(&mut self, world: &mut World, hosts: &[HostId]) -> bool;
+    /// May the disk of this slot fail for ever now?
+    fn may_lose_disk(&mut self, world: &mut World, slot: SlotId) -> bool;
+    /// These hosts are about to lose power: regions (file, first block, blocks) all of whose copies thereby lose their
+    /// memory, so that unflushed writes may be lost.
+    fn losses(&mut self, world: &mut World, hosts: &[HostId]) -> Vec<(u32, u32, u32)>;
+    /// Nothing is left to repair. The error says what is.
+    fn settled(&mut self, world: &mut World) -> Result<(), String>;
+    /// After settling, with nothing outstanding: copies are equal, records agree, nothing leaks.
+    fn inspect(&mut self, world: &mut World) -> Result<(), String>;
+}

@@ -1,0 +1,182 @@
+//! Applications: every client slot reads, writes, flushes and renames at random, and everything is written down.
+
+use crate::actor::{AppAnswer, AppOp, NameAnswer, NameOp, Role, SlotId};
+use crate::history::{History, Record};
+use crate::rng::Rng;
+use crate::system::Load;
+use crate::world::{Finished, MS, World};
+use std::collections::BTreeMap;
+
+#[derive(Default)]
+struct Application {
+    life: u32,
+    /// Ticket → record.
+    open: BTreeMap<u64, usize>,
+    /// File it is busy with for a while.
+    focus: u32,
+    naming: bool,
+}
+
+/// The applications of a run.
+pub struct Workload {
+    rng: Rng,
+    load: Load,
+    /// Operations a client has outstanding at most.
+    depth: u64,
+    /// Longest pause between two operations of a client, nanoseconds.
+    pause: u64,
+    /// Percent of writes, of flushes, of operations on names; the rest reads.
+    mix: (u64, u64, u64),
+    apps: BTreeMap<SlotId, Application>,
+    next_value: u64,
+    next_ticket: u64,
+    /// No new operations.
+    pub quiet: bool,
+    /// What happened.
+    pub history: History,
+}
+
+impl Workload {
+    /// A load of random character.
+    pub fn new(load: Load, mut rng: Rng) -> Workload {
+        let depth = 1 + rng.skewed(7);
+        let names = if load.names { rng.range(2, 10) } else { 0 };
+        let mix = (rng.range(25, 60), rng.range(1, 8), names);
+        Workload {
+            depth,
+            pause: rng.range(20, 60) * MS,
+            mix,
+            load,
+            rng,
+            apps: BTreeMap::new(),
+            next_value: 0,
+            next_ticket: 0,
+            quiet: false,
+            history: History::default(),
+        }
+    }
+
+    /// Operations that may still end: those of lives that are not over.
+    pub fn outstanding(&self) -> usize {
+        self.apps.values().map(|a| a.open.len()).sum()
+    }
+    /// The oldest of them, for a report.
+    pub fn oldest(&self) -> Option<&Record> {
+        let first = self.apps.values().filter_map(|a| a.open.values().next()).min()?;
+        self.history.records.get(*first)
+    }
+
+    /// A value never written before.
+    pub fn value(&mut self) -> u64 {
+        self.next_value += 1;
+        self.next_value
+    }
+
+    /// Hands one operation to a client and writes it down. None: no process runs there.
+    pub fn submit(&mut self, world: &mut World, slot: SlotId, op: AppOp) -> Option<usize> {
+        self.next_ticket += 1;
+        let ticket = self.next_ticket;
+        let life = world.slot(slot).life;
+        if !world.submit(slot, ticket, op.clone()) {
+            return None;
+        }
+        let app = self.apps.entry(slot).or_default();
+        if app.life != life {
+            // What an earlier life left open stays open for ever.
+            *app = Application { life, ..Application::default() };
+        }
+        app.naming |= matches!(op, AppOp::Name(_));
+        app.open.insert(ticket, self.history.records.len());
+        self.history.records.push(Record { slot, life, op, start: world.now(), end: None });
+        Some(self.history.records.len() - 1)
+    }
+
+    /// Takes note of an operation that ended.
+    pub fn finished(&mut self, now: u64, f: Finished) {
+        let Some(app) = self.apps.get_mut(&f.slot).filter(|a| a.life == f.life) else { return };
+        let Some(index) = app.open.remove(&f.ticket) else { return };
+        let r = &mut self.history.records[index];
+        app.naming &= !matches!(r.op, AppOp::Name(_));
+        r.end = Some((now, f.answer));
+    }
+    /// Takes note of everything that ended.
+    pub fn collect(&mut self, world: &mut World) {
+        for f in world.take_finished() {
+            self.finished(world.now(), f);
+        }
+    }
+
+    /// A client that may have lost a process: forgets what its dead lives left open.
+    fn refresh(&mut self, world: &World, slot: SlotId) {
+        let life = world.slot(slot).life;
+        let up = world.is_up(slot);
+        if let Some(app) = self.apps.get_mut(&slot)
+            && (app.life != life || !up)
+        {
+            app.open.clear();
+            app.naming = false;
+        }
+    }
+    /// Forgets what dead clients left open.
+    pub fn refresh_all(&mut self, world: &World) {
+        for slot in world.slots_of(Role::Client) {
+            self.refresh(world, slot);
+        }
+    }
+
+    /// The turn of one client's application: starts an operation, perhaps. Returns when to be called next.
+    pub fn turn(&mut self, world: &mut World, slot: SlotId) -> u64 {
+        let pause = MS + self.rng.below(self.pause);
+        self.refresh(world, slot);
+        let open = self.apps.get(&slot).map_or(0, |a| a.open.len() as u64);
+        if !self.quiet && open < self.depth && world.is_up(slot) {
+            let op = self.choose(slot);
+            if let Some(op) = op {
+                self.submit(world, slot, op);
+            }
+        }
+        world.now() + pause
+    }
+
+    fn choose(&mut self, slot: SlotId) -> Option<AppOp> {
+        let refocus = self.rng.percent(3);
+        let fresh = self.rng.below(u64::from(self.load.files)) as u32;
+        let naming = {
+            let app = self.apps.entry(slot).or_default();
+            if refocus {
+                app.focus = fresh;
+            }
+            app.naming
+        };
+        let file = if self.rng.percent(80) { self.apps[&slot].focus } else { fresh };
+        let (first, length) = *self.rng.pick(&self.load.ranges)?;
+        let whole = length >= 16 && self.rng.percent(30);
+        let count = if whole { length } else { 1 + self.rng.below(u64::from(length.min(4))) as u32 };
+        let block = first + self.rng.below(u64::from(length - count + 1)) as u32;
+        let dice = self.rng.below(100);
+        let (w, f, n) = self.mix;
+        Some(if dice < w {
+            AppOp::Write { file, block, values: (0..count).map(|_| self.value()).collect() }
+        } else if dice < w + f {
+            if self.rng.percent(20) { AppOp::Close { file } } else { AppOp::Flush { file } }
+        } else if dice < w + f + n && !naming {
+            AppOp::Name(self.name_op(slot.0 as u32))
+        } else {
+            AppOp::Read { file, block, count }
+        })
+    }
+    fn name_op(&mut self, dir: u32) -> NameOp {
+        let name = self.rng.below(6) as u32;
+        match self.rng.below(10) {
+            0..4 => NameOp::Create { dir, name },
+            4..6 => NameOp::Remove { dir, name },
+            6..8 => NameOp::Rename { dir, name, to: (name + 1 + self.rng.below(5) as u32) % 6 },
+            _ => NameOp::Find { dir, name },
+        }
+    }
+}
+
+/// Did it end well, as far as an application can tell?
+pub fn well(answer: &AppAnswer) -> bool {
+    !matches!(answer, AppAnswer::Failed(_) | AppAnswer::Name(NameAnswer::Exists | NameAnswer::Missing))
+}

@@ -1,0 +1,218 @@
+//! Measurements that take long: a table of commands, run unattended, each recorded with commit and figure.
+
+use crate::ledger::{self, Record};
+use crate::step::{Outcome, Report, Step, cargo, execute};
+use std::path::Path;
+use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// How the figure is found in what the command says.
+#[derive(Debug, Clone, Copy)]
+enum Figure {
+    /// Its last line that says something.
+    LastLine,
+    /// What follows this text on the last line that begins with it.
+    After(&'static str),
+}
+
+/// A measurement. It holds when the command ends well within its minutes and says its figure.
+struct Line {
+    id: &'static str,
+    what: &'static str,
+    /// Arguments of cargo.
+    cargo: &'static [&'static str],
+    figure: Figure,
+    minutes: f64,
+}
+
+/// Tables by name. The limits that a line promises are kept by its command: it fails when they are missed.
+const TABLES: &[(&str, &[Line])] = &[("bytes", BYTES)];
+
+const BYTES: &[Line] = &[
+    Line {
+        id: "ready",
+        what: "`dev` is ready in a fresh folder within 5 s, in an existing one within 3 s",
+        cargo: &["run", "--release", "-p", "stories", "--", "ready"],
+        figure: Figure::After("ready:"),
+        minutes: 30.0,
+    },
+    Line {
+        id: "share",
+        what: "/usr/share put, got back and compared, no difference",
+        cargo: &["run", "--release", "-p", "stories", "--", "share"],
+        figure: Figure::After("share:"),
+        minutes: 120.0,
+    },
+    Line {
+        id: "kills",
+        what: "1 GiB written 20 times while servers are killed with kill -9: every answered byte is there",
+        cargo: &["run", "--release", "-p", "stories", "--", "kills"],
+        figure: Figure::After("kills:"),
+        minutes: 240.0,
+    },
+    Line {
+        id: "forget",
+        what: "what each kind of durability promises, on disks that forget at a power cut",
+        cargo: &["run", "--release", "-p", "stories", "--", "forget"],
+        figure: Figure::After("forget:"),
+        minutes: 240.0,
+    },
+    Line {
+        id: "sim",
+        what: "3000 seeds of the simulator without a violation",
+        cargo: &["run", "--release", "-p", "sim", "--", "seeds", "--count", "3000"],
+        figure: Figure::LastLine,
+        minutes: 240.0,
+    },
+    Line {
+        id: "mutants",
+        what: "each rule of the protocol switched off is found by the simulator",
+        cargo: &["run", "--release", "-p", "sim", "--", "mutants"],
+        figure: Figure::LastLine,
+        minutes: 480.0,
+    },
+    Line {
+        id: "images",
+        what: "5000 crash images of chunk store and log recover to what was promised",
+        cargo: &["run", "--release", "-p", "sim", "--", "images", "--count", "5000"],
+        figure: Figure::LastLine,
+        minutes: 60.0,
+    },
+    Line {
+        id: "bench",
+        what: "throughput and latency on this machine",
+        cargo: &["run", "--release", "-p", "cli", "--", "bench"],
+        figure: Figure::LastLine,
+        minutes: 120.0,
+    },
+];
+
+/// Runs the table that the first argument names.
+pub fn run(root: &Path, args: &[String]) -> Result<Report, String> {
+    let mut args = args.iter();
+    let names: Vec<&str> = TABLES.iter().map(|(n, _)| *n).collect();
+    let name = args.next().ok_or_else(|| format!("evidence of what? one of: {}", names.join(", ")))?;
+    let (_, table) = TABLES
+        .iter()
+        .find(|(n, _)| n == name)
+        .ok_or_else(|| format!("no evidence is called `{name}`; one of: {}", names.join(", ")))?;
+    let (mut again, mut only) = (false, None);
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--again" => again = true,
+            "--only" => {
+                let ids: Vec<&str> = table.iter().map(|l| l.id).collect();
+                let id = args.next().filter(|id| ids.contains(&id.as_str()));
+                only = Some(id.ok_or_else(|| format!("--only takes one of: {}", ids.join(", ")))?.as_str());
+            }
+            other => return Err(format!("unexpected argument `{other}`")),
+        }
+    }
+    let commit = git(root, &["rev-parse", "HEAD"])?;
+    // What is recorded while running must not make the next line unclean.
+    let clean = git(root, &["status", "--porcelain", "--", ".", ":(exclude)docs/evidence"])?.is_empty();
+    if !clean {
+        println!("the tree differs from {commit}: results are recorded but prove nothing");
+    }
+    let file = ledger::path(root, name);
+    let mut report = Report::default();
+    for line in table.iter().filter(|l| only.is_none_or(|id| id == l.id)) {
+        if !again && clean && ledger::proven(&file, line.id, &commit)? {
+            println!("== {}: proven at {commit}", line.id);
+            continue;
+        }
+        let mut failed = None;
+        report.check(line.id, None, || match measure(root, line, &commit, clean) {
+            Ok(record) => {
+                failed = ledger::append(&file, &record).err();
+                if record.pass { Vec::new() } else { vec![record.why] }
+            }
+            Err(e) => vec![e],
+        });
+        // Without a place to write to, hours of measuring would be for nothing.
+        failed.map_or(Ok(()), Err)?;
+    }
+    Ok(report)
+}
+
+fn measure(root: &Path, line: &Line, commit: &str, clean: bool) -> Result<Record, String> {
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').take(3).collect::<Vec<_>>().join(" ");
+    let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    println!("== {}: {}", line.id, line.what);
+    let args = line.cargo.iter().map(|s| s.to_string()).collect();
+    let step = Step { name: line.id.into(), program: cargo(), args, minutes: Some(line.minutes), env: Vec::new() };
+    let o = execute(root, &step);
+    let (figure, pass, why) = judge(&o, line.figure);
+    Ok(Record {
+        id: line.id.into(),
+        what: line.what.into(),
+        command: format!("cargo {}", line.cargo.join(" ")),
+        commit: commit.into(),
+        clean,
+        figure,
+        load,
+        seconds: o.took.as_secs_f64(),
+        pass,
+        why,
+        at,
+    })
+}
+
+/// The figure, whether the line holds, and why not.
+fn judge(o: &Outcome, how: Figure) -> (String, bool, String) {
+    let mut said = o.lines.iter().rev().map(|l| l.trim());
+    let figure = match how {
+        Figure::LastLine => said.find(|l| !l.is_empty()),
+        Figure::After(text) => said.find_map(|l| l.strip_prefix(text)).map(str::trim),
+    };
+    match (o.ok, figure) {
+        (true, Some(f)) => (f.into(), true, String::new()),
+        (true, None) => (String::new(), false, "said no figure".into()),
+        (false, f) => (f.unwrap_or_default().into(), false, o.why.clone()),
+    }
+}
+
+fn git(root: &Path, args: &[&str]) -> Result<String, String> {
+    let out = Command::new("git").args(args).current_dir(root).output().map_err(|e| format!("git: {e}"))?;
+    if !out.status.success() {
+        return Err(format!("git {}: {}", args.join(" "), String::from_utf8_lossy(&out.stderr).trim()));
+    }
+    Ok(String::from_utf8_lossy(&out.stdout).trim().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_line_needs_its_figure() {
+        let o = |ok: bool, lines: &[&str]| Outcome {
+            ok,
+            why: if ok { String::new() } else { "ended badly".into() },
+            lines: lines.iter().map(|s| s.to_string()).collect(),
+            took: Duration::ZERO,
+        };
+        let said = ["ready: 9 s", "ready: 2.1 s fresh", "bye", ""];
+        assert_eq!(judge(&o(true, &said), Figure::LastLine), ("bye".into(), true, String::new()));
+        assert_eq!(judge(&o(true, &said), Figure::After("ready:")), ("2.1 s fresh".into(), true, String::new()));
+        assert_eq!(judge(&o(true, &said), Figure::After("share:")), (String::new(), false, "said no figure".into()));
+        assert_eq!(judge(&o(false, &said), Figure::LastLine), ("bye".into(), false, "ended badly".into()));
+    }
+
+    #[test]
+    fn ids_are_unique_and_arguments_checked() {
+        for (name, table) in TABLES {
+            let mut ids: Vec<_> = table.iter().map(|l| l.id).collect();
+            ids.sort();
+            ids.dedup();
+            assert_eq!(ids.len(), table.len(), "{name}");
+        }
+        let run = |args: &[&str]| run(&crate::root(), &args.iter().map(|s| s.to_string()).collect::<Vec<_>>());
+        assert!(run(&[]).unwrap_err().contains("bytes"));
+        assert!(run(&["bits"]).unwrap_err().contains("bytes"));
+        assert!(run(&["bytes", "--only", "x"]).unwrap_err().contains("kills"));
+        assert!(run(&["bytes", "--onyl"]).unwrap_err().contains("--onyl"));
+    }
+}

@@ -1,0 +1,29 @@
+//! All tests of the workspace: what cargo runs, then simulator seeds and crash images in a release build.
+
+use crate::budget::Budget;
+use crate::setup;
+use crate::step::{Report, Step, cargo};
+use std::path::Path;
+
+/// Names of the steps, in order.
+pub const STEPS: [&str; 4] = ["setup", "workspace-tests", "seeds", "images"];
+const SEEDS: &str = "300";
+const IMAGES: &str = "5000";
+
+/// Runs them; with a budget, each within its minutes. Later steps run though an earlier one failed: one run tells all.
+pub fn run(root: &Path, budget: Option<&Budget>) -> Report {
+    let minutes = |name: &str| budget.and_then(|b| b.minutes(name));
+    let mut report = Report::default();
+    report.check(STEPS[0], minutes(STEPS[0]), setup::run);
+    let commands: [&[&str]; 3] = [
+        &["test", "--workspace", "--no-fail-fast"],
+        &["run", "--release", "-p", "sim", "--", "seeds", "--count", SEEDS],
+        &["run", "--release", "-p", "sim", "--", "images", "--count", IMAGES],
+    ];
+    for (name, args) in STEPS[1..].iter().zip(commands) {
+        let args = args.iter().map(|s| s.to_string()).collect();
+        let step = Step { name: name.to_string(), program: cargo(), args, minutes: minutes(name), env: Vec::new() };
+        report.run(root, step);
+    }
+    report
+}
