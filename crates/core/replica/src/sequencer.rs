@@ -6,7 +6,9 @@ use crate::rules::Rules;
 use alloc::collections::BTreeMap;
 use alloc::vec;
 use alloc::vec::Vec;
-use types::{BootVerifier, ChunkId, CsId, Incarnation, InodeId, LeaseEpoch, Member, Nanos, Seq, SessionId, View, ViewVer};
+use types::{
+    BootVerifier, ChunkId, CsId, Incarnation, InodeId, LeaseEpoch, Member, Nanos, Seq, SessionId, View, ViewVer,
+};
 use wire::meta::{DropReason, ViewWish};
 use wire::{CopyAns, CopyReq, DataCtl, Msg, Refusal, WriteHeader, WriteMsg, flags};
 
@@ -567,8 +569,8 @@ impl Sequencer {
     pub fn ver(&self) -> ViewVer {
         self.view.ver
     }
-    /// Tokens of writes that were issued and are not acknowledged, for when the lease is lost.
-    pub fn unfinished(&self) -> Vec<u64> {
-        self.records.range(self.done.next()..).map(|(_, r)| r.token).collect()
+    /// Writes that were issued and are not acknowledged, in order, for when the lease is lost.
+    pub fn unfinished(&self) -> Vec<(Seq, u64, WriteMsg)> {
+        self.records.range(self.done.next()..).map(|(s, r)| (*s, r.token, r.msg.clone())).collect()
     }
 }

@@ -50,11 +50,22 @@ pub enum Action {
 enum Phase {
     Fence,
     /// Waiting for copy ids; `crown` = all members are unclean.
-    Minting { targets: Vec<Target>, crown: bool },
-    Replacing { targets: Vec<(Target, Member)>, crown: bool },
+    Minting {
+        targets: Vec<Target>,
+        crown: bool,
+    },
+    Replacing {
+        targets: Vec<(Target, Member)>,
+        crown: bool,
+    },
     /// Waiting for the commit of a view.
     Committing,
-    Converge { winner: Member, last: Seq, ranges: Vec<RangeRec>, waiting: BTreeSet<CsId> },
+    Converge {
+        winner: Member,
+        last: Seq,
+        ranges: Vec<RangeRec>,
+        waiting: BTreeSet<CsId>,
+    },
     Over,
 }
 /// Where a new copy is to stand and what it may destroy there.
@@ -229,10 +240,7 @@ impl Takeover {
         vec![Action::Restart(why)]
     }
     fn winner(&self) -> &CopyReport {
-        self.answers
-            .values()
-            .max_by_key(|r| (r.written, r.last))
-            .expect("asked for only with at least one answer")
+        self.answers.values().max_by_key(|r| (r.written, r.last)).expect("asked for only with at least one answer")
     }
     fn finish(&mut self) -> Vec<Action> {
         let winner = self.winner().clone();

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use types::{ChunkId, CsId, InodeId, Layout, LeaseEpoch, Nanos, NodeId, Seq, View};
 use wire::meta::{ChunkGrant, FileEnd, Grant};
 use wire::names::{MetaError, MetaOp};
-use wire::{CopyAns, CopyReport, CopyReq, DataCtl, LeaseKind, Msg, ToMds};
+use wire::{CopyAns, CopyReport, CopyReq, DataCtl, LeaseKind, Msg, ToMds, WriteMsg};
 
 const ASK_AGAIN: Nanos = Nanos::from_millis(500);
 /// How long all members may take to say where they stand before the group is asked to take the chunk over.
@@ -47,6 +47,19 @@ pub(crate) struct Piece {
     pub index: u32,
     pub offset: u32,
     pub data: Bytes,
+    /// Where the file ends with it, when that is not where the piece ends.
+    pub file_end: Option<u64>,
+}
+
+/// A write under way when its lease was taken.
+#[derive(Debug)]
+pub(crate) struct Limbo {
+    pub index: u32,
+    pub chunk: ChunkId,
+    pub epoch: LeaseEpoch,
+    pub seq: Seq,
+    pub token: u64,
+    pub msg: WriteMsg,
 }
 
 /// A file.
@@ -73,6 +86,8 @@ pub(crate) struct File {
     pub stalled_reads: BTreeSet<u64>,
     /// Writes issued and not acknowledged, read-modify-writes included.
     pub in_flight: usize,
+    /// The present lease continues the last one.
+    pub continued: bool,
     pub recalled: bool,
     pub closing: bool,
     pub returning: Option<Nanos>,
@@ -81,6 +96,8 @@ pub(crate) struct File {
     pub unflushed: BTreeMap<ChunkId, (LeaseEpoch, Seq)>,
     /// Places of chunks that have something unflushed.
     pub indices: BTreeMap<ChunkId, u32>,
+    /// Writes that were under way when the lease was taken: the next lease tells whether they happened.
+    pub limbo: Vec<Limbo>,
     pub losses_seen: BTreeMap<ChunkId, (LeaseEpoch, Seq)>,
     pub lost: bool,
 }
@@ -106,12 +123,14 @@ impl File {
             waiting_reads: VecDeque::new(),
             stalled_reads: BTreeSet::new(),
             in_flight: 0,
+            continued: false,
             recalled: false,
             closing: false,
             returning: None,
             flush_wants: false,
             unflushed: BTreeMap::new(),
             indices: BTreeMap::new(),
+            limbo: vec![],
             losses_seen: BTreeMap::new(),
             lost: false,
         }
@@ -124,7 +143,7 @@ impl File {
         self.chunks.values().find(|c| c.id == chunk).and_then(|c| c.seq.as_ref())
     }
     fn waiting(&self) -> LeaseKind {
-        if !self.waiting_writes.is_empty() || !self.pieces.is_empty() {
+        if !self.waiting_writes.is_empty() || !self.pieces.is_empty() || !self.limbo.is_empty() {
             LeaseKind::Write
         } else if !self.waiting_reads.is_empty() || !self.stalled_reads.is_empty() || self.flush_wants {
             LeaseKind::Read
@@ -161,7 +180,8 @@ impl Client {
         }
         let waiting = f.waiting();
         let held = f.lease.as_ref().map_or(LeaseKind::None, |l| l.kind);
-        let give_back = f.recalled || (f.closing && waiting == LeaseKind::None) || (held != LeaseKind::None && held < waiting);
+        let give_back =
+            f.recalled || (f.closing && waiting == LeaseKind::None) || (held != LeaseKind::None && held < waiting);
         if held != LeaseKind::None && give_back {
             if f.in_flight == 0 && f.chunks.values().all(|c| c.seq.as_ref().is_none_or(Sequencer::quiet)) {
                 self.give_back(ino, fx);
@@ -181,8 +201,19 @@ impl Client {
             }
             return;
         }
-        self.pump_writes(ino, fx);
-        self.pump_reads(ino, fx);
+        // Chunks with writes in limbo are looked at first; nothing overtakes them.
+        let limbo: BTreeSet<u32> =
+            self.files.get(&ino).map(|f| f.limbo.iter().map(|l| l.index).collect()).unwrap_or_default();
+        for index in &limbo {
+            if self.chunk_ready(ino, *index, false, fx) == Ready::Hole {
+                // The chunk is gone, and the writes with it.
+                self.resolve_limbo(ino, false);
+            }
+        }
+        if limbo.is_empty() {
+            self.pump_writes(ino, fx);
+            self.pump_reads(ino, fx);
+        }
     }
 
     /// Returns the lease; everything is quiet.
@@ -267,9 +298,55 @@ impl Client {
         f.deaf = f.deaf.max(epoch);
         if f.lease.as_ref().is_some_and(|l| l.epoch <= epoch) {
             self.stats.gone += 1;
-            self.lose(ino, ClientError::LeaseLost);
+            self.suspend(ino);
         }
         self.to_leader(ToMds::GoneOk { session, incarnation, ino, epoch }, fx);
+    }
+    /// Drops a lease but keeps what is under way until the next lease tells what became of it.
+    fn suspend(&mut self, ino: InodeId) {
+        let Some(f) = self.files.get_mut(&ino) else { return };
+        let Some(epoch) = f.lease.as_ref().map(|l| l.epoch) else { return };
+        for (index, c) in &f.chunks {
+            let Some(s) = &c.seq else { continue };
+            for (seq, token, msg) in s.unfinished() {
+                f.limbo.push(Limbo { index: *index, chunk: c.id, epoch, seq, token, msg });
+            }
+        }
+        f.in_flight = 0;
+        f.end_dirty = false;
+        self.requeue_rmw(ino);
+        self.drop_lease(ino);
+    }
+    /// The next lease is here: a write up to a chunk's `last` has happened, another one never will and is issued again.
+    /// When somebody else held the file in between nobody can tell, and the program hears of it.
+    fn resolve_limbo(&mut self, ino: InodeId, continued: bool) {
+        let Some(f) = self.files.get_mut(&ino) else { return };
+        if f.limbo.is_empty() {
+            return;
+        }
+        if !continued {
+            for l in std::mem::take(&mut f.limbo) {
+                self.write_failed(l.token, ClientError::LeaseLost);
+            }
+            return;
+        }
+        let (ready, waiting): (Vec<Limbo>, Vec<Limbo>) = std::mem::take(&mut f.limbo)
+            .into_iter()
+            .partition(|l| f.chunks.get(&l.index).is_some_and(|c| c.id == l.chunk && c.seq.is_some()));
+        f.limbo = waiting;
+        for l in ready.into_iter().rev() {
+            let Some(f) = self.files.get_mut(&ino) else { return };
+            let last = f.chunks.get(&l.index).and_then(|c| c.seq.as_ref()).map_or(Seq(0), |s| s.done());
+            if l.seq <= last {
+                f.in_flight += 1; // given back by the completion
+                let u = f.unflushed.entry(l.chunk).or_insert((l.epoch, l.seq));
+                *u = (*u).max((l.epoch, l.seq));
+                f.indices.insert(l.chunk, l.index);
+                self.write_completed(l.token);
+            } else {
+                self.issue_again(ino, l);
+            }
+        }
     }
     /// Drops a lease with what is under way: writes fail, reads wait for the next lease.
     pub(crate) fn lose(&mut self, ino: InodeId, why: ClientError) {
@@ -310,7 +387,6 @@ impl Client {
 
     /// Takes a grant (L8): only a newer one, for this life and session.
     pub(crate) fn granted(&mut self, g: Grant) {
-        let now = self.now;
         if g.session != self.link.session || g.incarnation != self.cfg.incarnation || g.epoch.term() < self.link.term {
             return;
         }
@@ -338,8 +414,9 @@ impl Client {
                 f.lost = true;
             }
         }
+        f.continued = g.continued;
         self.install_chunks(g.ino, g.chunks);
-        let _ = now;
+        self.resolve_limbo(g.ino, g.continued);
         self.dirty.insert(g.ino);
     }
     fn install_chunks(&mut self, ino: InodeId, chunks: Vec<ChunkGrant>) {
@@ -432,6 +509,8 @@ impl Client {
                 }
                 if all && let Some((_, last)) = first {
                     settle(f, index, &l, last, session, rules, now);
+                    let continued = f.continued;
+                    self.resolve_limbo(ino, continued);
                     self.dirty.insert(ino);
                 }
             }
@@ -523,6 +602,7 @@ impl Client {
             Err(e) => {
                 f.asking = None;
                 f.flush_wants = false;
+                let limbo = std::mem::take(&mut f.limbo);
                 let mut tickets: BTreeSet<u64> = f.waiting_writes.drain(..).map(|w| w.0).collect();
                 tickets.extend(f.pieces.drain(..).map(|p| p.ticket));
                 let reads: Vec<u64> = f.waiting_reads.drain(..).collect();
@@ -535,6 +615,9 @@ impl Client {
                 tickets.extend(reads);
                 for t in tickets {
                     self.answer(t, Err(ClientError::Meta(e)));
+                }
+                for l in limbo {
+                    self.write_failed(l.token, ClientError::Meta(e));
                 }
                 self.flush_impossible(ino);
             }

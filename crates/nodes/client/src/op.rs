@@ -1,7 +1,6 @@
 //! What a program asks of a client, and the bookkeeping of operations in flight.
 
 use crate::Client;
-use crate::lease::Piece;
 use bytes::Bytes;
 use host::node::Effects;
 use types::{Incarnation, InodeId, NodeId};
@@ -111,12 +110,20 @@ pub(crate) struct Op {
 }
 #[derive(Debug)]
 pub(crate) enum OpKind {
-    Write { ino: InodeId },
+    Write {
+        ino: InodeId,
+    },
     /// Filled piece by piece; `skip`..`skip + length` of `buf` is what was asked for.
-    Read { ino: InodeId, offset: u64, length: u32, parts: Vec<(usize, Bytes)>, planned: bool },
+    Read {
+        offset: u64,
+        length: u32,
+        parts: Vec<(usize, Bytes)>,
+    },
     /// Waits for a call, a flush or a return.
     Call,
-    Close { ino: InodeId },
+    Close {
+        ino: InodeId,
+    },
     Detach,
 }
 
@@ -142,7 +149,7 @@ impl Client {
                 self.dirty.insert(ino);
             }
             ClientOp::Read { ino, offset, length } => {
-                let kind = OpKind::Read { ino, offset, length, parts: vec![], planned: false };
+                let kind = OpKind::Read { offset, length, parts: vec![] };
                 self.ops.insert(ticket, Op { left: 0, kind, error: None });
                 self.file(ino).waiting_reads.push_back(ticket);
                 self.dirty.insert(ino);
@@ -223,11 +230,6 @@ impl Client {
             op.error = op.error.or(error);
         }
         self.finish_op(ticket);
-    }
-    pub(crate) fn pieces_of(&mut self, ticket: u64, pieces: &[Piece]) {
-        if let Some(op) = self.ops.get_mut(&ticket) {
-            op.left += pieces.len();
-        }
     }
 }
 

@@ -75,10 +75,9 @@ impl Client {
         let Some(f) = self.files.get(&ino) else { return };
         let (size, log2, record_max) = (f.size, f.layout.chunk_log2, u64::from(self.cfg.record_max));
         let Some(op) = self.ops.get_mut(&ticket) else { return };
-        let OpKind::Read { offset, length, planned, .. } = &mut op.kind else { return };
+        let OpKind::Read { offset, length, .. } = &mut op.kind else { return };
         let real = u64::from(*length).min(size.saturating_sub(*offset));
         *length = real as u32;
-        *planned = true;
         let block = u64::from(BLOCK);
         let start = *offset / block * block;
         let end = (*offset + real).div_ceil(block) * block;
@@ -265,7 +264,8 @@ impl Client {
         }
         if d.payload.len() != r.length as usize || block_crcs(&d.payload) != d.crcs {
             self.stats.bad_crc += 1; // R4
-            fx.log.push(format!("read of {:?} from {cs:?}: checksum does not match; asking another member", d.ans.chunk));
+            fx.log
+                .push(format!("read of {:?} from {cs:?}: checksum does not match; asking another member", d.ans.chunk));
             return self.ask(d.id, fx);
         }
         r.data = Some((Member { cs, copy: d.ans.copy }, d.payload));
@@ -360,8 +360,7 @@ impl Client {
         let Some(r) = self.reads.get(&id) else { return };
         let (ino, index, data) = (r.ino, r.index, r.data.is_some());
         let asked = r.asked.clone();
-        let promised: Vec<CsId> =
-            self.promises.iter().filter(|(_, p)| p.until > now).map(|(cs, _)| *cs).collect();
+        let promised: Vec<CsId> = self.promises.iter().filter(|(_, p)| p.until > now).map(|(cs, _)| *cs).collect();
         let Some(c) = self.files.get_mut(&ino).and_then(|f| f.chunks.get_mut(&index)) else { return };
         let chunk = c.id;
         let Some(s) = &mut c.seq else { return };

@@ -70,7 +70,6 @@ impl Client {
     /// Issues the first waiting piece. False = not now.
     fn issue_front(&mut self, ino: InodeId, fx: &mut Effects) -> bool {
         let id = self.id();
-        let now = self.now;
         let Some(f) = self.files.get_mut(&ino) else { return false };
         let Some(p) = f.pieces.front() else { return false };
         let chunk_base = u64::from(p.index) << f.layout.chunk_log2;
@@ -95,8 +94,10 @@ impl Client {
         let token = Token { ino, index, ticket, issued: false, seq: Seq(0), rmw: None };
         if reads == 0 {
             self.tokens.insert(id, token);
-            let data = if start == first && end == last { p.data } else { fill(first, last, start, &p.data, None, None) };
-            self.issue(id, first, data, end, fx);
+            let data =
+                if start == first && end == last { p.data } else { fill(first, last, start, &p.data, None, None) };
+            let file_end = p.file_end.unwrap_or(chunk_base + u64::from(end));
+            self.issue(id, first, data, file_end, fx);
         } else {
             c.locked.push((first, last - first, id));
             let rmw = Rmw { offset: start, data: p.data, head: None, tail: None, reads_left: reads };
@@ -108,7 +109,6 @@ impl Client {
                 self.read_for(id, ino, index, tail_block, fx);
             }
         }
-        let _ = now;
         true
     }
 
@@ -134,17 +134,19 @@ impl Client {
         if let Some(c) = self.files.get_mut(&ino).and_then(|f| f.chunks.get_mut(&index)) {
             c.locked.retain(|l| l.2 != id);
         }
-        self.issue(id, first, data, end, fx);
+        let log2 = self.files.get(&ino).map_or(0, |f| f.layout.chunk_log2);
+        self.issue(id, first, data, (u64::from(index) << log2) + u64::from(end), fx);
         self.dirty.insert(ino);
     }
 
-    fn issue(&mut self, id: u64, offset: u32, data: Bytes, end: u32, fx: &mut Effects) {
+    /// Issues a record of whole blocks; the file ends at `file_end` or later afterwards.
+    fn issue(&mut self, id: u64, offset: u32, data: Bytes, file_end: u64, fx: &mut Effects) {
         let now = self.now;
         let wall = self.wall();
         let Some(t) = self.tokens.get_mut(&id) else { return };
         let (ino, index) = (t.ino, t.index);
         let Some(f) = self.files.get_mut(&ino) else { return };
-        f.size = f.size.max((u64::from(index) << f.layout.chunk_log2) + u64::from(end));
+        f.size = f.size.max(file_end);
         f.mtime = f.mtime.max(wall);
         f.end_dirty = true;
         let (file_end, mtime, truncate_gen) = (f.size, f.mtime, f.truncate_gen);
@@ -173,6 +175,16 @@ impl Client {
         self.carry_out(ino, chunk, out, fx);
     }
 
+    /// A write that did not happen under the last lease goes back to the front of the queue.
+    pub(crate) fn issue_again(&mut self, ino: InodeId, l: crate::lease::Limbo) {
+        let Some(t) = self.tokens.remove(&l.token) else { return };
+        if let Some(f) = self.files.get_mut(&ino) {
+            let (offset, data) = (l.msg.header.offset, l.msg.payload);
+            let file_end = Some(l.msg.header.file_end);
+            f.pieces.push_front(Piece { ticket: t.ticket, index: l.index, offset, data, file_end });
+        }
+    }
+
     /// A write is on all members.
     pub(crate) fn write_completed(&mut self, id: u64) {
         let Some(t) = self.tokens.remove(&id) else { return };
@@ -195,13 +207,15 @@ impl Client {
     }
     /// Partial writes that were still reading go back to the queue.
     pub(crate) fn requeue_rmw(&mut self, ino: InodeId) {
-        let ids: Vec<u64> = self.tokens.iter().filter(|(_, t)| t.ino == ino).map(|(id, _)| *id).collect();
+        let partial = |t: &Token| t.ino == ino && t.rmw.is_some();
+        let ids: Vec<u64> = self.tokens.iter().filter(|(_, t)| partial(t)).map(|(id, _)| *id).collect();
         for id in ids.into_iter().rev() {
             let Some(t) = self.tokens.remove(&id) else { continue };
             let Some(r) = t.rmw else { continue };
             self.reads.retain(|_, x| x.rmw != Some(id));
             if let Some(f) = self.files.get_mut(&ino) {
-                f.pieces.push_front(Piece { ticket: t.ticket, index: t.index, offset: r.offset, data: r.data });
+                let (offset, data) = (r.offset, r.data);
+                f.pieces.push_front(Piece { ticket: t.ticket, index: t.index, offset, data, file_end: None });
             }
         }
     }
@@ -217,7 +231,7 @@ fn cut(ticket: u64, mut offset: u64, mut data: Bytes, chunk_log2: u8, record_max
         let to_chunk_end = chunk_bytes - u64::from(within);
         let to_record_end = u64::from(record_max - within % record_max);
         let n = (data.len() as u64).min(to_chunk_end).min(to_record_end);
-        pieces.push(Piece { ticket, index, offset: within, data: data.split_to(n as usize) });
+        pieces.push(Piece { ticket, index, offset: within, data: data.split_to(n as usize), file_end: None });
         offset += n;
     }
     pieces

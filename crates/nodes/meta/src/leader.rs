@@ -23,6 +23,8 @@ pub(crate) struct Attached {
 pub(crate) struct Held {
     pub kind: LeaseKind,
     pub epoch: LeaseEpoch,
+    /// It was taken from this session, and nobody held one since.
+    pub continued: bool,
     pub recalled: Option<Nanos>,
     pub recall_sent: Nanos,
 }
@@ -32,7 +34,6 @@ pub(crate) struct Held {
 pub(crate) struct Waiter {
     pub session: SessionId,
     pub want: LeaseKind,
-    pub since: Nanos,
 }
 
 /// A lease taken away, until its holder says that it is gone.
@@ -223,7 +224,8 @@ impl Servers for ServersFor<'_> {
         self.servers.get(&cs).is_none_or(|s| s.dead(self.now))
     }
     fn candidates(&self) -> Vec<CsId> {
-        let mut v: Vec<_> = self.servers.iter().filter(|(_, s)| s.known && !s.dead(self.now) && s.trouble.is_empty()).collect();
+        let mut v: Vec<_> =
+            self.servers.iter().filter(|(_, s)| s.known && !s.dead(self.now) && s.trouble.is_empty()).collect();
         v.sort_by_key(|(cs, s)| (s.space.allocated.saturating_mul(1000) / s.space.capacity.max(1), **cs));
         v.into_iter().map(|(cs, _)| *cs).collect()
     }

@@ -46,8 +46,13 @@ pub(crate) fn recall_for_stat(m: &mut MetaServer, r: &PendingRead) -> bool {
 
 impl MetaServer {
     /// A session wants a lease; the grant comes now, or later as a message.
-    pub(crate) fn want(&mut self, ino: InodeId, session: SessionId, want: LeaseKind, fx: &mut Effects) -> Option<Grant> {
-        let now = self.now;
+    pub(crate) fn want(
+        &mut self,
+        ino: InodeId,
+        session: SessionId,
+        want: LeaseKind,
+        fx: &mut Effects,
+    ) -> Option<Grant> {
         let attr_kind = self.state.inode(ino).map(|i| i.attr).map(|a| a.kind)?;
         if attr_kind != wire::names::FileKind::File {
             return None;
@@ -64,7 +69,7 @@ impl MetaServer {
         }
         match f.queue.iter_mut().find(|w| w.session == session) {
             Some(w) => w.want = w.want.max(want),
-            None => f.queue.push_back(Waiter { session, want, since: now }),
+            None => f.queue.push_back(Waiter { session, want }),
         }
         self.serve_file(ino, fx)
             .into_iter()
@@ -136,13 +141,11 @@ impl MetaServer {
             let epoch = l.mint();
             let f = l.file(ino);
             f.queue.pop_front();
-            let held = Held { kind: w.want, epoch, recalled: None, recall_sent: Nanos::ZERO };
+            let continued = f.last_writer.take() == Some(w.session);
+            let held = Held { kind: w.want, epoch, continued, recalled: None, recall_sent: Nanos::ZERO };
             f.holders.insert(w.session, held);
             if let Some(g) = self.grant_message(ino, w.session, w.want, epoch) {
                 grants.push(g);
-            }
-            if let Some(f) = self.leader.as_mut().and_then(|l| l.files.get_mut(&ino)) {
-                f.last_writer = None;
             }
         }
         if let Some(l) = &mut self.leader
@@ -191,7 +194,9 @@ impl MetaServer {
         let Some(l) = &self.leader else { return true };
         l.busy(ino)
             || chunks.iter().any(|c| {
-                l.joins.contains_key(c) || l.takeover_queue.contains(c) || (l.changing.contains(c) && !l.takeovers.is_empty())
+                l.joins.contains_key(c)
+                    || l.takeover_queue.contains(c)
+                    || (l.changing.contains(c) && !l.takeovers.is_empty())
             })
     }
 
@@ -202,7 +207,7 @@ impl MetaServer {
         let layout = self.state.inode(ino).map(|i| i.layout)?;
         let chunks = self.state.all_chunks(ino).take(GRANT_CHUNKS);
         let chunks = chunks.filter_map(|(index, chunk, _)| self.chunk_grant(index, chunk)).collect();
-        let continued = l.files.get(&ino).is_some_and(|f| f.last_writer == Some(session));
+        let continued = l.files.get(&ino).and_then(|f| f.holders.get(&session)).is_some_and(|h| h.continued);
         Some(Grant {
             session,
             incarnation,

@@ -6,8 +6,8 @@
 //! tells people. They share [`leader::Leader`], which exists only while this server leads.
 #![forbid(unsafe_code)]
 
-mod lease;
 mod leader;
+mod lease;
 mod limits;
 mod propose;
 mod server;

@@ -6,8 +6,8 @@
 use crate::leader::Leader;
 use crate::limits::SNAPSHOT_EVERY;
 use crate::{MetaServer, lease, views};
-use host::node::Effects;
 use consensus::Apply;
+use host::node::Effects;
 use meta_state::{Command, Outcome, State};
 use types::{ChunkId, CsId, Incarnation, InodeId, LeaseEpoch, Nanos, NodeId, OpId, SessionId, Term};
 use wire::names::{MetaError, MetaOp, MetaOutcome};
@@ -87,8 +87,9 @@ impl MetaServer {
         for _ in 0..16 {
             let mut out = std::mem::take(&mut self.out);
             self.consensus.poll(&mut out);
-            let moved = !(out.apply.is_empty() && out.messages.is_empty() && out.disk.is_empty() && out.reads.is_empty())
-                || out.role.is_some();
+            let moved =
+                !(out.apply.is_empty() && out.messages.is_empty() && out.disk.is_empty() && out.reads.is_empty())
+                    || out.role.is_some();
             for (to, m) in out.messages.drain(..) {
                 fx.send.push((NodeId::Mds(to), Msg::Raft(Box::new(m))));
             }
@@ -230,7 +231,9 @@ impl MetaServer {
                     self.attach_now(client, session, &held, stamp, fx);
                 }
             }
-            Then::Register { cs, incarnation, lost_memory } => self.registered(cs, incarnation, lost_memory, outcome, fx),
+            Then::Register { cs, incarnation, lost_memory } => {
+                self.registered(cs, incarnation, lost_memory, outcome, fx)
+            }
             Then::Alloc { session, ino, epoch, id, first, count } => {
                 self.allocated(session, ino, epoch, id, first, count, outcome, fx);
             }

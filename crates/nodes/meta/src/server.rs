@@ -77,7 +77,9 @@ impl MetaServer {
             CsToMds::Converged { cs, chunk, copy, epoch, ok } if cs == from => {
                 views::converged(self, cs, chunk, copy, epoch, ok, fx);
             }
-            CsToMds::Replaced { cs, epoch, ok, report } if cs == from => views::replaced(self, cs, epoch, ok, report, fx),
+            CsToMds::Replaced { cs, epoch, ok, report } if cs == from => {
+                views::replaced(self, cs, epoch, ok, report, fx)
+            }
             CsToMds::Deleted { cs, chunk, copy } if cs == from => {
                 self.propose(&Command::Deleted { cs, chunk, copy }, Then::Nothing);
             }
@@ -117,8 +119,15 @@ impl MetaServer {
             s.trouble.clear();
         }
         let leader = self.cfg.id;
-        let m =
-            MdsToCs::RegisterOk { incarnation, term, leader, blocked, low_water, absent_mark, servers: servers.clone() };
+        let m = MdsToCs::RegisterOk {
+            incarnation,
+            term,
+            leader,
+            blocked,
+            low_water,
+            absent_mark,
+            servers: servers.clone(),
+        };
         fx.send.push((NodeId::Cs(cs), Msg::MdsToCs(m)));
         // Everybody who may want to speak with it learns where it is now.
         let Some(l) = &self.leader else { return };
@@ -150,7 +159,8 @@ impl MetaServer {
     fn reconcile(&mut self, cs: CsId, copies: &[(ChunkId, CopyId)], fx: &mut Effects) {
         let index = self.state.position().index;
         for (chunk, copy) in copies {
-            let busy = self.leader.as_ref().is_some_and(|l| l.takeovers.contains_key(chunk) || l.changing.contains(chunk));
+            let busy =
+                self.leader.as_ref().is_some_and(|l| l.takeovers.contains_key(chunk) || l.changing.contains(chunk));
             let wanted = self.state.chunk(*chunk).is_some_and(|r| {
                 let v = &r.view;
                 v.members.iter().chain(&v.joiner).any(|m| m.cs == cs && m.copy == *copy)

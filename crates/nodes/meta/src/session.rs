@@ -97,7 +97,14 @@ impl MetaServer {
     }
 
     /// The session exists: take note of it and of what it holds.
-    pub(crate) fn attach_now(&mut self, c: Incarnation, session: SessionId, held: &[HeldLease], stamp: u64, fx: &mut Effects) {
+    pub(crate) fn attach_now(
+        &mut self,
+        c: Incarnation,
+        session: SessionId,
+        held: &[HeldLease],
+        stamp: u64,
+        fx: &mut Effects,
+    ) {
         let now = self.now;
         let Some(l) = &mut self.leader else { return };
         let term = l.term;
@@ -110,7 +117,8 @@ impl MetaServer {
             if known == Some(h.epoch) {
                 continue;
             }
-            if !first || h.epoch.term() >= term || known.is_some() || self.state.inode(h.ino).map(|i| i.attr).is_none() {
+            if !first || h.epoch.term() >= term || known.is_some() || self.state.inode(h.ino).map(|i| i.attr).is_none()
+            {
                 gone.push(*h);
                 continue;
             }
@@ -136,7 +144,7 @@ impl MetaServer {
             }
             f.holders.insert(
                 session,
-                Held { kind: h.kind, epoch: h.epoch, recalled: None, recall_sent: Nanos::ZERO },
+                Held { kind: h.kind, epoch: h.epoch, continued: false, recalled: None, recall_sent: Nanos::ZERO },
             );
         }
         let settled = l.settled(session);

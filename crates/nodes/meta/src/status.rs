@@ -67,12 +67,7 @@ impl MetaServer {
                 trouble: x.trouble.clone(),
             })
             .collect();
-        let dead = self
-            .servers
-            .iter()
-            .filter(|(_, x)| leads && x.dead(now))
-            .map(|(id, _)| NodeId::Cs(*id))
-            .collect();
+        let dead = self.servers.iter().filter(|(_, x)| leads && x.dead(now)).map(|(id, _)| NodeId::Cs(*id)).collect();
         let (name, id) = s.cluster().map(|c| (c.name.clone(), format!("{:032x}", c.id.0))).unwrap_or_default();
         ClusterReport {
             name,

@@ -1,14 +1,14 @@
 //! Views: who is dropped, who joins, what is taken over (protocol sections 5 to 7).
 
+use crate::MetaServer;
 use crate::leader::{Accusation, GroupJoin, Running, ServersFor};
 use crate::limits::{ACCUSED, JOIN_TIMEOUT, JOINS_MAX, TAKEOVERS_MAX};
-use crate::MetaServer;
 use crate::propose::Then;
 use host::node::Effects;
 use meta_state::{Command, Outcome, ViewChange, ViewResult};
 use replica::sequencer::{SeqOut, Sequencer};
 use replica::takeover::{Action, Takeover};
-use types::{ChunkId, CopyId, CsId, InodeId, LeaseEpoch, Member, Nanos, NodeId, SessionId, View, ViewVer};
+use types::{ChunkId, CopyId, CsId, InodeId, LeaseEpoch, Nanos, NodeId, SessionId, View, ViewVer};
 use wire::meta::{DropReason, FileEnd, ViewWish};
 use wire::{CopyReport, DataCtl, FromMds, Msg};
 
@@ -185,7 +185,8 @@ impl MetaServer {
                 Action::Restart(why) => {
                     let restarts = r.restarts + 1;
                     if restarts % 20 == 0 {
-                        self.log.push(format!("takeover of chunk {chunk} starts again for the {restarts}th time: {why}"));
+                        self.log
+                            .push(format!("takeover of chunk {chunk} starts again for the {restarts}th time: {why}"));
                     }
                     l.takeovers.remove(&chunk);
                     begin(self, chunk, restarts);
@@ -401,13 +402,13 @@ fn begin(m: &mut MetaServer, chunk: ChunkId, restarts: u32) {
     l.changing.remove(&chunk);
     let epoch = l.mint();
     let view = rec.view.clone();
-    let deposed: Vec<SessionId> = l.files.get(&rec.ino).map(|f| f.deposed.iter().map(|d| d.session).collect()).unwrap_or_default();
+    let deposed: Vec<SessionId> =
+        l.files.get(&rec.ino).map(|f| f.deposed.iter().map(|d| d.session).collect()).unwrap_or_default();
     let against = match deposed.as_slice() {
         [one] => *one,
         _ => SessionId::NONE,
     };
-    let takeover =
-        Takeover::new(rules, chunk, epoch, usize::from(rec.min), view, CopyId(rec.initial), against, now);
+    let takeover = Takeover::new(rules, chunk, epoch, usize::from(rec.min), view, CopyId(rec.initial), against, now);
     l.takeovers.insert(chunk, Running { takeover, ino: rec.ino, restarts });
     m.next_sweep = m.next_sweep.min(now);
 }
@@ -432,7 +433,14 @@ pub(crate) fn converged(
     let actions = r.takeover.converged(cs, epoch, copy, ok);
     m.turn_takeover(chunk, actions, fx);
 }
-pub(crate) fn replaced(m: &mut MetaServer, cs: CsId, epoch: LeaseEpoch, ok: bool, report: CopyReport, fx: &mut Effects) {
+pub(crate) fn replaced(
+    m: &mut MetaServer,
+    cs: CsId,
+    epoch: LeaseEpoch,
+    ok: bool,
+    report: CopyReport,
+    fx: &mut Effects,
+) {
     let now = m.now;
     let chunk = report.chunk;
     let Some(r) = m.leader.as_mut().and_then(|l| l.takeovers.get_mut(&chunk)) else { return };
@@ -441,7 +449,13 @@ pub(crate) fn replaced(m: &mut MetaServer, cs: CsId, epoch: LeaseEpoch, ok: bool
     m.step(chunk, fx);
 }
 /// What a takeover asked for has been applied.
-pub(crate) fn takeover_committed(m: &mut MetaServer, chunk: ChunkId, epoch: LeaseEpoch, outcome: Outcome, fx: &mut Effects) {
+pub(crate) fn takeover_committed(
+    m: &mut MetaServer,
+    chunk: ChunkId,
+    epoch: LeaseEpoch,
+    outcome: Outcome,
+    fx: &mut Effects,
+) {
     let now = m.now;
     let outcome = match outcome {
         Outcome::Batch(v) => v.into_iter().next().unwrap_or(Outcome::Done),
