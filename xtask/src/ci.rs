@@ -22,11 +22,12 @@ pub fn run(root: &Path) -> Result<Report, String> {
         report.run(root, Step { name: name.to_string(), program: cargo(), args, minutes: budget.minutes(name), env });
     };
     command(CHECKS[0], &["fmt", "--all", "--check"], &[]);
-    command(CHECKS[1], &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[]);
+    command(CHECKS[1], &["clippy", "--workspace", "--all-features", "--all-targets", "--", "-D", "warnings"], &[]);
     report.check(CHECKS[2], budget.minutes(CHECKS[2]), || tidy::run(root));
     report.check(CHECKS[3], budget.minutes(CHECKS[3]), || docs::run(root));
     let deny = [("RUSTDOCFLAGS", "-D warnings")];
-    let args = ["doc", "--workspace", "--no-deps", "--document-private-items"].map(String::from).to_vec();
+    let args =
+        ["doc", "--workspace", "--all-features", "--no-deps", "--document-private-items"].map(String::from).to_vec();
     let env = deny.map(|(k, v)| (k.to_string(), v.to_string())).to_vec();
     let minutes = budget.minutes(CHECKS[4]);
     report.run(root, Step { name: CHECKS[4].into(), program: cargo(), args, minutes, env });

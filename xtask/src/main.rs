@@ -73,7 +73,7 @@ fn tidy_alone(root: &Path) -> Report {
 
 fn pass_through(root: &Path, package: &str, first: &[&str], rest: &[String]) -> Report {
     let mut report = Report::quiet();
-    let fixed = ["run", "--release", "--package", package, "--"];
+    let fixed = ["run", "--release", "--package", package, "--all-features", "--"];
     let args = fixed.iter().chain(first).map(|s| s.to_string()).chain(rest.iter().cloned()).collect();
     report.run(root, Step { name: package.into(), program: step::cargo(), args, minutes: None, env: Vec::new() });
     report

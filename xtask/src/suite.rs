@@ -15,10 +15,11 @@ pub fn run(root: &Path, budget: Option<&Budget>) -> Report {
     let minutes = |name: &str| budget.and_then(|b| b.minutes(name));
     let mut report = Report::default();
     report.check(STEPS[0], minutes(STEPS[0]), setup::run);
+    // All features: without them the simulator runs only what tests the simulator, and a pass would mean little.
     let commands: [&[&str]; 3] = [
-        &["test", "--workspace", "--no-fail-fast"],
-        &["run", "--release", "-p", "sim", "--", "seeds", "--count", SEEDS],
-        &["run", "--release", "-p", "sim", "--", "images", "--count", IMAGES],
+        &["test", "--workspace", "--all-features", "--no-fail-fast"],
+        &["run", "--release", "-p", "sim", "--all-features", "--", "seeds", "--count", SEEDS],
+        &["run", "--release", "-p", "sim", "--all-features", "--", "images", "--count", IMAGES],
     ];
     for (name, args) in STEPS[1..].iter().zip(commands) {
         let args = args.iter().map(|s| s.to_string()).collect();

@@ -15,6 +15,13 @@ thread_local! {
     static SEED: Cell<u64> = const { Cell::new(0) };
 }
 
+/// Systems that this program can run; the first one is meant when none is named.
+#[cfg(feature = "cluster")]
+const SYSTEMS: &[&str] = &["cluster", "quorum"];
+/// Systems that this program can run; the first one is meant when none is named.
+#[cfg(not(feature = "cluster"))]
+const SYSTEMS: &[&str] = &["quorum"];
+
 /// Which system, with which mistake planted.
 #[derive(Clone)]
 struct Choice {
@@ -25,26 +32,38 @@ struct Choice {
 impl Choice {
     fn of(a: &Arguments) -> Result<Choice, String> {
         let choice = Choice {
-            system: a.text("system").unwrap_or("quorum").to_string(),
+            system: a.text("system").unwrap_or(SYSTEMS[0]).to_string(),
             mutant: a.text("mutant").map(String::from),
         };
         choice.make()?;
         Ok(choice)
     }
     fn make(&self) -> Result<Box<dyn System>, String> {
-        match self.system.as_str() {
-            "quorum" => {
-                let named = |m: &String| Bug::ALL.iter().find(|b| b.0 == m).map(|b| b.1);
-                let bug = match &self.mutant {
-                    None => None,
-                    Some(m) => Some(named(m).ok_or_else(|| format!("no mutant `{m}`; there are {:?}", self.mutants()))?),
-                };
-                Ok(Box::new(Quorum::new(bug)))
+        let unknown = |m: &str| format!("no mutant `{m}`; there are {:?}", self.mutants());
+        match (self.system.as_str(), self.mutant.as_deref()) {
+            ("quorum", None) => Ok(Box::new(Quorum::new(None))),
+            ("quorum", Some(m)) => {
+                let bug = Bug::ALL.iter().find(|b| b.0 == m).ok_or_else(|| unknown(m))?.1;
+                Ok(Box::new(Quorum::new(Some(bug))))
             }
-            other => Err(format!("no system `{other}`")),
+            #[cfg(feature = "cluster")]
+            ("cluster", m) => {
+                use replica::rules::Rules;
+                let rules = match m {
+                    None => Rules::ALL,
+                    Some(m) => Rules::without(m).ok_or_else(|| unknown(m))?,
+                };
+                let shape = sim::cluster::Shape { rules, ..Default::default() };
+                Ok(Box::new(sim::cluster::Cluster::new(shape)))
+            }
+            (other, _) => Err(format!("no system `{other}`; there are {SYSTEMS:?}")),
         }
     }
     fn mutants(&self) -> Vec<&'static str> {
+        #[cfg(feature = "cluster")]
+        if self.system == "cluster" {
+            return replica::rules::Rules::NAMES.to_vec();
+        }
         Bug::ALL.iter().map(|b| b.0).collect()
     }
     fn run(&self, seed: u64) -> Result<Outcome, String> {
@@ -69,6 +88,9 @@ pub fn carry_out(a: &Arguments) -> Result<bool, String> {
         }
         "run" => single(&choice, a.number("seed", 1)?, a.has("trace")),
         "mutants" => mutants(&choice, a.number("limit", 2_000)?, a.number("jobs", 2)?.max(1)),
+        "scenarios" => scenarios(&choice),
+        #[cfg(feature = "images")]
+        "images" => Ok(images(a.number("count", 5_000)?, a.number("first", 1)?)),
         other => Err(format!("unknown command `{other}`")),
     }
 }
@@ -194,4 +216,39 @@ fn mutants(choice: &Choice, limit: u64, jobs: u64) -> Result<bool, String> {
     let (all, found) = (names.len() as u64, found.into_inner());
     println!("{all} mutants, {found} found, {} not found (limit {limit} seeds)", all - found);
     Ok(found == all)
+}
+
+fn scenarios(choice: &Choice) -> Result<bool, String> {
+    let (mut all, mut failed) = (0, 0);
+    for (name, what, script) in sim::kept::scenarios(&choice.system) {
+        let start = Instant::now();
+        let result = script(choice.mutant.as_deref());
+        all += 1;
+        failed += u64::from(result.is_err());
+        println!("{name:<28} {:>5.1} s  {}", start.elapsed().as_secs_f64(), if result.is_ok() { "ok" } else { "FAIL" });
+        if let Err(e) = result {
+            println!("    {what}\n    {e}");
+        }
+    }
+    println!("{all} scenarios, {failed} failed");
+    Ok(failed == 0)
+}
+
+/// Crash images of both stores.
+#[cfg(feature = "images")]
+fn images(count: u64, seed: u64) -> bool {
+    let start = Instant::now();
+    let (chunks, log) = (chunk_store::crash::explore(seed, count), raft_log::crash::explore(seed, count));
+    println!("chunk store: {chunks:?}");
+    println!("metadata log: {log:?}");
+    for f in chunks.failures.iter().chain(&log.failures) {
+        println!("FAIL {f}");
+    }
+    let failed = chunks.failures.len() + log.failures.len();
+    println!(
+        "{} images, {failed} failed; {:.1} s",
+        chunks.images + log.images,
+        start.elapsed().as_secs_f64()
+    );
+    failed == 0
 }

@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod disks;
 pub mod faults;
 pub mod history;
+pub mod kept;
 pub mod network;
 pub mod quorum;
 pub mod rng;

@@ -1,4 +1,4 @@
-//! Command line of the simulator: seeds, single runs, scenarios, mutants.
+//! Command line of the simulator: seeds, single runs, scenarios, mutants, crash images.
 #![forbid(unsafe_code)]
 
 mod arguments;
@@ -7,11 +7,12 @@ mod commands;
 use arguments::Arguments;
 
 const USAGE: &str = "\
-usage: sim COMMAND [--system quorum] ...
+usage: sim COMMAND [--system cluster|quorum] ...
   seeds --count N [--first S] [--jobs J] [--mutant NAME] [--stop]   run N seeds (--stop: until the first failure)
   run --seed N [--mutant NAME] [--trace]                            run one seed, with every event if wanted
   scenarios [--mutant NAME]                                         run the steered scenarios
   mutants [--limit N] [--jobs J]                                    first seed that finds each mutant
+  images --count N [--first SEED]                                   crash images of the stores (feature `images`)
 Exit code 0: nothing was found wrong (mutants: every mutant was found).";
 
 fn main() -> std::process::ExitCode {

@@ -1,17 +1,15 @@
 //! The simulator against a system that is known to be right, and against its planted bugs.
 
-use sim::actor::Role;
 use sim::quorum::{Bug, Quorum};
 use sim::run::{Plan, run};
-use sim::scenario::Stage;
-use sim::world::{MS, S, Verdict};
+use sim::world::S;
 use std::cell::Cell;
 use std::rc::Rc;
 
 #[test]
 fn the_sound_register_passes_and_the_runs_are_what_they_claim() {
     let (mut acknowledged, mut faults) = (0, std::collections::BTreeMap::new());
-    for seed in 1..=12 {
+    for seed in 1..=6 {
         let o = run(seed, &mut Quorum::new(None), Plan::default(), None);
         assert_eq!(o.failure, None, "seed {seed}");
         assert!(o.stats.acknowledged >= 2_000, "seed {seed}: only {} operations", o.stats.acknowledged);
@@ -23,7 +21,7 @@ fn the_sound_register_passes_and_the_runs_are_what_they_claim() {
             *faults.entry(f).or_insert(0) += n;
         }
     }
-    assert!(faults.len() >= 14, "kinds of fault that took place: {faults:?}");
+    assert!(faults.len() >= 12, "kinds of fault that took place: {faults:?}");
     println!("{acknowledged} operations, faults {faults:?}");
 }
 
@@ -46,7 +44,8 @@ fn the_same_seed_is_the_same_run_and_another_is_another() {
 fn every_planted_bug_is_found() {
     for (name, bug) in Bug::ALL {
         let found = (1..=60).find_map(|seed| {
-            let o = run(seed, &mut Quorum::new(Some(bug)), Plan::default(), None);
+            let plan = Plan { storm: 40 * S, recover: 20 * S, settle: 20 * S };
+            let o = run(seed, &mut Quorum::new(Some(bug)), plan, None);
             o.failure.map(|f| (seed, f.reason))
         });
         println!("{name}: {found:?}");
@@ -54,33 +53,10 @@ fn every_planted_bug_is_found() {
     }
 }
 
-/// A value that one server has is read by one client, and then the other client reads the older one from the rest.
-fn new_then_old(bug: Option<Bug>) -> Result<(), String> {
-    let mut s = Stage::new(Quorum::new(bug), 1);
-    s.run_for(100 * MS);
-    let (servers, clients) = (s.world.slots_of(Role::Cs), s.world.slots_of(Role::Client));
-    s.write(clients[0], 0, 0)?;
-    let (writer, one) = (clients[0], servers[0]);
-    let rule = s.rule(move |m| match m.msg {
-        wire::Msg::Write(_) if m.from == writer && m.to != one => Verdict::Hold,
-        _ => Verdict::Pass,
-    });
-    s.begin_write(clients[0], 0, 0)?;
-    s.run_for(50 * MS);
-    s.cut(clients[1], servers[2]);
-    s.read(clients[1], 0, 0)?;
-    s.mend(clients[1], servers[2]);
-    s.cut(clients[1], servers[0]);
-    s.read(clients[1], 0, 0)?;
-    assert!(s.world.held() > 0);
-    s.world.remove_rule(rule);
-    s.world.release(true, |_, _, _| true);
-    s.finish()
-}
-
 #[test]
 fn a_script_finds_the_missing_write_back_and_passes_without_the_bug() {
-    assert_eq!(new_then_old(None), Ok(()));
-    let e = new_then_old(Some(Bug::NoWriteBack)).unwrap_err();
+    let (_, _, script) = sim::kept::scenarios("quorum")[0];
+    assert_eq!(script(None), Ok(()));
+    let e = script(Some("no-write-back")).unwrap_err();
     assert!(e.contains("has to be both before and after"), "{e}");
 }

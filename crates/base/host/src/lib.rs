@@ -3,6 +3,7 @@
 //!
 //! Two machines: `memory` has a disk that forgets what was not flushed (tests and the simulator run on it); `real`,
 //! `folder`, `shm`, `lock`, `clock`, `boot` and `random` are Linux.
+pub mod allocator;
 pub mod boot;
 pub mod buffer;
 pub mod clock;

@@ -157,7 +157,7 @@ fn random_operations_agree_with_a_model() {
             assert_eq!(f.size(id).unwrap(), content.len() as u64);
             assert!(f.read(id, 0, content.len()).unwrap()[..] == content[..]);
             let odd = f.read(id, 4095, 8000).unwrap();
-            assert!(odd[..] == content[4095..12095] && odd.as_ptr().addr() % BLOCK == 0);
+            assert!(odd[..] == content[4095..12095] && odd.as_ptr().addr().is_multiple_of(BLOCK));
         }
         std::fs::remove_dir_all(&path).unwrap();
     }

@@ -3,13 +3,13 @@
 //! `cargo run --release -p net --example bench [FOLDER]`; FOLDER holds the file that is read, by default one beside the
 //! build.
 
-#[path = "../tests/common/mod.rs"]
-mod common;
-use common::*;
+#[path = "../tests/loops/mod.rs"]
+mod loops;
 use host::clock;
 use host::disk::{DiskDone, DiskOp, FileId, Folder, Tag};
 use host::node::{Effects, Input, Node};
 use host::real::{Options, RealDisk, Use};
+use loops::*;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -84,6 +84,7 @@ fn measure<N: Node + Send + 'static>(what: &str, server: Server<N>, window: u64,
 }
 
 fn main() {
+    host::allocator::keep_freed_memory();
     let folder = std::env::args_os().nth(1).map_or_else(
         || std::env::current_exe().expect("the system knows this program").with_extension("folder"),
         PathBuf::from,

@@ -2,7 +2,6 @@
 
 use crate::receive::Receiver;
 use crate::send::SendQueue;
-use host::node::Input;
 use rustix::io::{Errno, read, readv};
 use std::io::IoSliceMut;
 use std::net::SocketAddr;
@@ -53,14 +52,6 @@ pub(crate) enum Broken {
     Refused(String),
 }
 
-/// What the connection's owner does with a message.
-pub(crate) enum Taken {
-    /// A Hello that is to be judged.
-    Hello(Box<Hello>),
-    /// For the node.
-    Input(Input),
-}
-
 impl Conn {
     pub(crate) fn new(fd: OwnedFd, dialled: Option<NodeId>, remote: Option<SocketAddr>, stage: Stage) -> Conn {
         Conn {
@@ -94,7 +85,7 @@ impl Conn {
     pub(crate) fn receive(
         &mut self,
         scratch: &mut [u8],
-        mut take: impl FnMut(&mut Conn, Taken) -> Result<(), Broken>,
+        mut take: impl FnMut(&mut Conn, Msg) -> Result<(), Broken>,
     ) -> Result<usize, Broken> {
         let mut total = 0;
         while total < BUDGET {
@@ -120,8 +111,7 @@ impl Conn {
             loop {
                 let msg = self.receiver.next(&mut rest).map_err(|e| Broken::Refused(format!("bad frame: {e}")))?;
                 let Some(msg) = msg else { break };
-                let taken = self.sort(msg)?;
-                take(self, taken)?;
+                take(self, msg)?;
             }
             if n < asked {
                 break;
@@ -134,14 +124,6 @@ impl Conn {
             Stage::Live if self.receiver.midway() => Broken::Gone("closed in the middle of a frame".into()),
             Stage::Live => Broken::Gone("closed by the peer".into()),
             _ => Broken::Gone("closed by the peer before its Hello; its log may say why".into()),
-        }
-    }
-    fn sort(&self, msg: Msg) -> Result<Taken, Broken> {
-        match (self.peer(), msg) {
-            (None, Msg::Hello(h)) => Ok(Taken::Hello(h)),
-            (None, _) => Err(Broken::Refused("speaks before its Hello".into())),
-            (Some(_), Msg::Hello(_)) => Err(Broken::Refused("a second Hello".into())),
-            (Some(node), msg) => Ok(Taken::Input(Input::Message(node, msg))),
         }
     }
 }

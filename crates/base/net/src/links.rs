@@ -1,7 +1,7 @@
 //! All connections of a process: accepts, dials, greets, sends, receives, and says when one breaks.
 
 use crate::address::{Address, Resolver};
-use crate::conn::{Broken, Conn, Stage, Taken};
+use crate::conn::{Broken, Conn, Stage};
 use crate::peers::{Dialling, Peers};
 use crate::quiet::Quiet;
 use crate::socket;
@@ -312,11 +312,13 @@ impl Links {
             return self.put(conn);
         }
         let mut scratch = std::mem::take(&mut self.scratch);
-        let result = conn.receive(&mut scratch, |conn, taken| match taken {
-            Taken::Hello(h) => self.hello_from(conn, h, now, sink),
-            Taken::Input(input) => {
+        let result = conn.receive(&mut scratch, |conn, msg| match (conn.peer(), msg) {
+            (None, Msg::Hello(h)) => self.hello_from(conn, h, now, sink),
+            (None, _) => Err(Broken::Refused("speaks before its Hello".into())),
+            (Some(_), Msg::Hello(_)) => Err(Broken::Refused("a second Hello".into())),
+            (Some(node), msg) => {
                 self.stats.frames_in += 1;
-                sink(input);
+                sink(Input::Message(node, msg));
                 Ok(())
             }
         });

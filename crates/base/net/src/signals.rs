@@ -3,6 +3,8 @@
 use crate::stop::Stop;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// From now on SIGTERM and SIGINT set `stop`. The second of them ends the process with status 1: a clean stop that hangs
 /// must not need SIGKILL.
@@ -14,4 +16,24 @@ pub fn stop_on_signals(stop: &Stop) -> io::Result<()> {
         unsafe { signal_hook::low_level::register(signal, move || stop.stop()) }?;
     }
     Ok(())
+}
+
+/// A flag that SIGTERM and SIGINT set, for a process that drives its loop itself.
+#[derive(Clone, Debug)]
+pub struct SignalFlag(Arc<AtomicBool>);
+
+impl SignalFlag {
+    /// Watches both signals from now on; the second of them ends the process with status 1.
+    pub fn install() -> io::Result<SignalFlag> {
+        let flag = Arc::new(AtomicBool::new(false));
+        for signal in [SIGTERM, SIGINT] {
+            signal_hook::flag::register_conditional_shutdown(signal, 1, flag.clone())?;
+            signal_hook::flag::register(signal, flag.clone())?;
+        }
+        Ok(SignalFlag(flag))
+    }
+    /// Has one come?
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
 }

@@ -1,7 +1,7 @@
 //! Peers that send garbage, stop in the middle, do not read, or come in crowds: they harm nobody but themselves.
 
-mod common;
-use common::*;
+mod loops;
+use loops::*;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -97,16 +97,57 @@ fn garbage_and_halves_do_not_disturb_others() {
     }
     ask(&mut it);
     assert_eq!(it.stats().resets, 0);
-    for reason in ["bad frame: not a pstorage frame", "bad frame: damaged header", "speaks before", "damaged body"] {
-        // The log is limited, so only what surely came early is looked for.
-        if reason != "damaged body" {
-            assert!(has_line(&server.lines, reason) || server.lines.lock().unwrap().len() >= 50, "{reason}");
-        }
-    }
     drop(halves);
     ask(&mut it);
     let (_, stats, _) = server.stop();
     assert!(stats.refused >= 150, "{}", stats.refused);
+}
+
+#[test]
+fn each_refusal_names_peer_and_reason() {
+    let server = Server::start(echo(1025), hello(cs(1025), 1), |_| {});
+    let hi = greeting(client(5));
+    let flipped = |mut bytes: Vec<u8>, at: usize| {
+        bytes[at] ^= 1;
+        bytes
+    };
+    let unknown = wire::frame::FrameHeader { opcode: 99, body_len: 0, payload_len: 0, body_crc: 0 }.encode();
+    let cases = [
+        (vec![0; 64], "refused: bad frame: not a pstorage frame"),
+        (flipped(hi.clone(), 4), "refused: bad frame: version 0,"),
+        (flipped(hi.clone(), 20), "refused: bad frame: damaged header (CRC)"),
+        (flipped(hi.clone(), hi.len() - 1), "refused: bad frame: damaged body (CRC)"),
+        (bytes_of(&small(1)), "refused: speaks before its Hello"),
+        ([&hi[..], &flipped(bytes_of(&small(1)), 70)].concat(), "refused: bad frame: damaged body (CRC)"),
+        ([&hi[..], &unknown].concat(), "refused: bad frame: impossible value in field `opcode`"),
+    ];
+    for (bytes, reason) in cases {
+        let greeted = bytes.starts_with(&hi) && bytes.len() > hi.len();
+        let mut s = connect(server.addr);
+        let who = s.local_addr().unwrap();
+        s.write_all(&bytes).unwrap();
+        closed_after(&mut s);
+        let who = if greeted { format!("client5 at {who}") } else { who.to_string() };
+        let line = format!("connection with {who} {reason}");
+        assert!(has_line(&server.lines, &line), "`{line}` is not in {:?}", server.lines);
+    }
+    server.stop();
+}
+
+#[test]
+fn frames_for_a_peer_that_never_greets_are_bounded() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (mut c, lines) = config(hello(client(1), 1));
+    c.max_queue = 1 << 20;
+    c.addresses = vec![(cs(9), listener.local_addr().unwrap().to_string())];
+    let mut it = net::Loop::new(Collector::new(client(1)), c).unwrap();
+    send(&mut it, cs(9), big(1, 128));
+    send(&mut it, cs(9), big(2, 200));
+    until(&mut it, "connection", |it| it.connections() == 1);
+    assert_eq!(it.node().resets(), 0);
+    send(&mut it, cs(9), big(3, 1));
+    until(&mut it, "reset", |it| it.node().resets() == 1);
+    assert!(has_line(&lines, "cs9 is not reached: ") && it.connections() == 0, "{lines:?}");
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! Messages between event loops over loopback: whole, in order, and with a word when a connection breaks.
 #![allow(clippy::too_many_lines)]
 
-mod common;
-use common::*;
+mod loops;
 use host::disk::{DiskOp, Folder};
 use host::node::{Effects, Input};
 use host::real::{Options, RealDisk};
+use loops::*;
 use net::Loop;
 use std::time::{Duration, Instant};
 use types::{ClusterId, Incarnation, Nanos};

@@ -1,7 +1,7 @@
 //! SIGTERM ends a loop in good order. Alone in its file: signals belong to the process.
 
-mod common;
-use common::*;
+mod loops;
+use loops::*;
 use net::Loop;
 
 #[test]

@@ -11,7 +11,8 @@ fn random_commands_are_refused_or_applied() {
     let mut w = World::new();
     let mut applied = 0;
     for _ in 0..200_000 {
-        let len = r.below(if r.one_in(4) { 60 } else { 16 }) as usize;
+        let longest = if r.one_in(4) { 60 } else { 16 };
+        let len = r.below(longest) as usize;
         let mut bytes: Vec<u8> = (0..len).map(|_| if r.one_in(3) { r.next() } else { r.below(8) } as u8).collect();
         if let [version, kind, ..] = &mut bytes[..] {
             *version = 1;

@@ -309,23 +309,35 @@ fn names_hash(s: &State) -> u64 {
 /// Any command, of the kind that a leader would send and of the kind that it never should.
 fn command(r: &mut Rng, w: &World) -> Command {
     let s = &w.state;
-    let ids = |r: &mut Rng| InodeId(1 + r.below(30));
-    let session = SessionId(1 + r.below(8));
+    let known_inodes: Vec<InodeId> = (1..200).map(InodeId).filter(|i| s.inode(*i).is_some()).collect();
+    let ids = |r: &mut Rng| if r.one_in(9) { InodeId(1 + r.below(200)) } else { *r.pick(&known_inodes) };
+    let living: Vec<SessionId> = s.sessions().filter(|(_, s)| s.block.is_none()).map(|(id, _)| id).collect();
+    let session = if living.is_empty() || r.one_in(5) { SessionId(1 + r.below(20)) } else { *r.pick(&living) };
     let time = r.below(1000) as i64;
-    let chunk = ChunkId(1 + r.below(40));
+    let known_chunks: Vec<ChunkId> = w.cs.iter().flat_map(|cs| s.chunks_on(*cs, ChunkId::NONE)).collect();
+    let chunk = if known_chunks.is_empty() || r.one_in(9) { ChunkId(r.below(60)) } else { *r.pick(&known_chunks) };
     let server = |r: &mut Rng| types::CsId(1025 + r.below(6) as u32);
-    let servers = |r: &mut Rng| (0..r.below(5)).map(|_| server(r)).collect::<Vec<_>>();
-    match r.below(30) {
+    let servers = |r: &mut Rng| {
+        let mut list: Vec<_> = (0..2 + r.below(3)).map(|_| server(r)).collect();
+        if !r.one_in(5) {
+            list.sort();
+            list.dedup();
+        }
+        list
+    };
+    // Half of all commands change views, so that chunks live through several changes before their file goes.
+    let kind = if r.one_in(2) { 19 } else { r.below(30) };
+    match kind {
         0..=9 => {
             let m = Model {
-                nodes: (1..30)
+                nodes: (1..200)
                     .filter_map(|i| {
                         let kind = s.inode(InodeId(i))?.attr.kind;
                         let file = Node::File { size: 0, body: None };
                         Some((i, if kind == FileKind::Dir { Node::Dir(BTreeMap::new()) } else { file }))
                     })
                     .collect(),
-                next: 30,
+                next: 200,
             };
             let op = if r.one_in(9) { MetaOp::NewCs { nonce: r.below(8) } } else { names_op(r, &m) };
             let id = OpId { session, slot: r.below(3) as u16, seq: 1 + w.index as u32 - r.below(2) as u32 };
@@ -333,17 +345,21 @@ fn command(r: &mut Rng, w: &World) -> Command {
         }
         10 => Command::OpenSession { incarnation: types::Incarnation(r.below(6)), may_cache: r.one_in(2), time },
         11 => Command::ResumeSession { session, incarnation: types::Incarnation(r.below(6)), time },
-        12 => Command::BlockSession { session, epoch: LeaseEpoch::new(Term(1), r.below(99)), time },
+        12 if r.one_in(3) => Command::BlockSession { session, epoch: LeaseEpoch::new(Term(1), r.below(99)), time },
         13 => Command::SettleSession { session },
         14 if r.one_in(3) => Command::CloseSession { session, time },
         15 => register(server(r), r.below(4), r.below(3)),
         16..=18 => {
             let chunks = (0..1 + r.below(2)).map(|_| (r.below(4) as u32, servers(r))).collect();
-            Command::AllocChunks { ino: ids(r), chunks }
+            let is_file = |i: &InodeId| s.inode(*i).is_some_and(|i| i.attr.kind == FileKind::File);
+            let files: Vec<InodeId> = known_inodes.iter().copied().filter(is_file).collect();
+            let ino = if files.is_empty() || r.one_in(9) { ids(r) } else { *r.pick(&files) };
+            Command::AllocChunks { ino, chunks }
         }
         19..=24 => {
             let known = s.chunk(chunk);
             let members = known.as_ref().map_or(Vec::new(), |c| c.copies().collect());
+            let joiner = known.as_ref().and_then(|c| c.view.joiner);
             let member = |r: &mut Rng| match members.len() {
                 0 => Member { cs: server(r), copy: CopyId(r.below(9) as u32) },
                 _ if r.one_in(5) => Member { cs: server(r), copy: CopyId(r.below(9) as u32) },
@@ -357,8 +373,8 @@ fn command(r: &mut Rng, w: &World) -> Command {
             let change = match r.below(8) {
                 0 => ViewChange::Drop(member(r)),
                 1 | 2 => ViewChange::JoinBegin(server(r)),
-                3 => ViewChange::JoinCommit(member(r)),
-                4 => ViewChange::JoinCancel(member(r)),
+                3 => ViewChange::JoinCommit(joiner.unwrap_or_else(|| member(r))),
+                4 => ViewChange::JoinCancel(joiner.unwrap_or_else(|| member(r))),
                 5 | 6 => ViewChange::Replace {
                     drop: (0..r.below(3)).map(|_| member(r)).collect(),
                     add: (0..r.below(3)).map(|_| fresh(r)).collect(),
@@ -398,8 +414,8 @@ fn command(r: &mut Rng, w: &World) -> Command {
 
 #[test]
 fn every_invariant_holds_after_every_command() {
-    let (mut views, mut orphans, mut graves) = (0, 0, 0);
-    for seed in 100..125 {
+    let (mut views, mut orphans, mut graves) = (BTreeMap::new(), 0, 0);
+    for seed in 100..120 {
         let mut r = Rng(seed);
         let mut w = World::new();
         let mut other = State::load(&w.state.snapshot()).unwrap();
@@ -411,8 +427,11 @@ fn every_invariant_holds_after_every_command() {
             }
             let o = w.apply(c.clone());
             assert_eq!(other.apply(w.index, &c), o);
-            views += u32::from(matches!(o, Outcome::View(meta_state::ViewResult::Ok(_))));
-            orphans += w.state.orphans(SessionId(1)).len();
+            if let (Command::ChangeView { change, .. }, Outcome::View(meta_state::ViewResult::Ok(_))) = (&c, &o) {
+                let kind = format!("{change:?}").split([' ', '(']).next().unwrap().to_owned();
+                *views.entry(kind).or_insert(0) += 1;
+            }
+            orphans += w.state.sessions().map(|(id, _)| w.state.orphans(id).len()).sum::<usize>();
             if step % 100 == 0 {
                 assert_eq!(other.hash(), w.state.hash(), "the same commands, the same state");
                 let bytes = w.state.snapshot();
@@ -426,5 +445,7 @@ fn every_invariant_holds_after_every_command() {
         assert_eq!(other.hash(), w.state.hash());
         graves += w.cs.iter().map(|cs| w.state.tombstones(*cs).count()).sum::<usize>();
     }
-    assert!(views > 200 && orphans > 100 && graves > 20, "{views} views changed, {orphans} orphans, {graves} graves");
+    println!("{views:?}, {orphans} orphans seen, {graves} tombstones left");
+    assert!(views.len() == 6 && views.values().all(|n| *n >= 10), "a kind of change was hardly tried: {views:?}");
+    assert!(orphans > 100 && graves > 20, "{orphans} orphans, {graves} graves");
 }

@@ -8,6 +8,7 @@ use wire::names::{MetaOp, MetaOutcome, NewInode};
 
 const FILES: u32 = 100_000;
 
+#[expect(clippy::disallowed_methods, reason = "the state looks at no clock; its test measures it")]
 fn per<T>(what: &str, n: u32, f: impl FnOnce() -> T) -> (Duration, T) {
     let start = Instant::now();
     let x = f();

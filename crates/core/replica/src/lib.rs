@@ -7,6 +7,8 @@ extern crate alloc;
 
 pub mod copy;
 pub mod member;
+#[cfg(test)]
+mod member_tests;
 pub mod rules;
 pub mod sequencer;
 pub mod takeover;

@@ -192,7 +192,9 @@ impl ChunkStore {
         let life = |pos: u64| if pos < self.born { self.superblock.replay.life } else { self.superblock.life };
         match found.filter(|b| oldest < b.first + b.payloads.len() as u64) {
             Some(b) => journal::Start { pos: b.pos, seq: b.seq, record: oldest, life: life(b.pos) },
-            None => journal::Start { pos: self.space.head, seq: self.next_seq, record: oldest, life: life(self.space.head) },
+            None => {
+                journal::Start { pos: self.space.head, seq: self.next_seq, record: oldest, life: life(self.space.head) }
+            }
         }
     }
 

@@ -83,11 +83,9 @@ impl std::fmt::Display for StoreError {
             }
             StoreError::Missing(x) => write!(f, "open: {x}; restore the file or replace this disk"),
             StoreError::Damaged(x) => write!(f, "open: {x}; replace this disk, its copies are rebuilt from others"),
-            StoreError::WrongCluster { found, expected } => write!(
-                f,
-                "open: folder belongs to cluster {:032x}, not {:032x}; check the path",
-                found.0, expected.0
-            ),
+            StoreError::WrongCluster { found, expected } => {
+                write!(f, "open: folder belongs to cluster {:032x}, not {:032x}; check the path", found.0, expected.0)
+            }
             StoreError::Incompatible { bits } => {
                 write!(f, "open: feature bits {bits:#x} are unknown to this program; use a newer one")
             }

@@ -179,8 +179,7 @@ impl ChunkStore {
             Some(c) => {
                 if job.moved {
                     c.moving.remove(&job.unit);
-                    let mut u =
-                        Unit { loc: job.loc, mask: job.mask, birth: 0, crcs: [0; BLOCKS_PER_UNIT as usize] };
+                    let mut u = Unit { loc: job.loc, mask: job.mask, birth: 0, crcs: [0; BLOCKS_PER_UNIT as usize] };
                     for (b, crc) in job.blocks.iter().zip(&job.crcs) {
                         u.crcs[*b as usize] = *crc;
                     }

@@ -292,8 +292,15 @@ pub fn open(
         (None, None) => None,
     };
     // Both slots: an older one that says "clean" must not come back if the newest is damaged later.
+    // What earlier lives left in front of the journal's head must not count any more: a torn batch of theirs may become
+    // whole again when a torn batch of this life happens to supply the missing sectors.
+    let mut replay = store.superblock.replay;
+    if replay.pos == store.space.head {
+        replay.life = life;
+    }
     for _ in 0..2 {
         let sb = Superblock {
+            replay,
             generation: store.superblock.generation + 1,
             boot: options.boot,
             ring: store.ring.as_ref().map_or(0, SharedLog::id),

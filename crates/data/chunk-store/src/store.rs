@@ -114,7 +114,11 @@ pub(crate) enum Growth {
     Idle,
     Map,
     Segment(FileId),
-    Headers { map: FileId, seg: FileId, left: u32 },
+    Headers {
+        map: FileId,
+        seg: FileId,
+        left: u32,
+    },
     /// The disk was full; tried again after the next checkpoint.
     Blocked,
 }

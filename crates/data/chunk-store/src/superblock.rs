@@ -144,6 +144,10 @@ impl Superblock {
             && geometry.journal_bytes % 4096 == 0
             && raw.replay_pos.get() < 1 << 62
             && raw.covered.get() < 1 << 62
+            && raw.replay_seq.get() < 1 << 62
+            && raw.generation.get() < 1 << 62
+            && raw.replay_record.get() >= 1
+            && raw.life.get() < u32::MAX
             && raw.replay_record.get() <= raw.covered.get() + 1
             && raw.bitmap_len.get() as usize <= geometry.bitmap_used(geometry.max_segments);
         if !sane {

@@ -52,13 +52,7 @@ pub struct Scan {
 }
 
 /// Reads `len` bytes at ring position `pos`, over the end of the ring if need be.
-pub fn read_at(
-    folder: &mut dyn Folder,
-    file: FileId,
-    space: &Space,
-    pos: u64,
-    len: usize,
-) -> Result<Bytes, DiskError> {
+pub fn read_at(folder: &mut dyn Folder, file: FileId, space: &Space, pos: u64, len: usize) -> Result<Bytes, DiskError> {
     let room = (space.size - pos % space.size) as usize;
     if len <= room {
         return folder.read(file, space.offset(pos), len);

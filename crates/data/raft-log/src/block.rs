@@ -166,7 +166,7 @@ pub const SEGMENT_MIN: u64 = 16 << 10;
 /// Largest segment that may be configured.
 pub const SEGMENT_MAX: u64 = 1 << 30;
 pub(crate) fn check_segment_bytes(n: u64) -> Result<(), LogError> {
-    if !(SEGMENT_MIN..=SEGMENT_MAX).contains(&n) || n % BLOCK as u64 != 0 {
+    if !(SEGMENT_MIN..=SEGMENT_MAX).contains(&n) || !n.is_multiple_of(BLOCK as u64) {
         return Err(LogError::Config(format!(
             "a segment of {n} bytes; allowed are multiples of {BLOCK} from {SEGMENT_MIN} to {SEGMENT_MAX}"
         )));

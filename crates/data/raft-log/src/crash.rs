@@ -25,7 +25,7 @@ pub struct Report {
     pub more_than_promised: u64,
     /// Appends made.
     pub appends: u64,
-    /// Bases (own snapshots and those of peers) that became durable.
+    /// Own snapshots that became durable and the log's new beginning.
     pub bases: u64,
     /// Segments removed by compaction and snapshots replaced.
     pub removed: u64,
@@ -136,11 +136,13 @@ impl History {
         for d in done {
             match d {
                 Done::Persisted(Ticket(t)) => self.durable = self.durable.max(t as usize),
-                Done::Kept(_, base) => self.durable_base = self.durable_base.max(base.index),
+                Done::Kept(_, base) => {
+                    self.durable_base = self.durable_base.max(base.index);
+                    self.bases_done += 1;
+                }
                 Done::NotKept(..) | Done::Stopped(_) => {}
             }
         }
-        self.bases_done += u64::from(self.bases.iter().any(|(b, _)| b.index == self.durable_base));
     }
     /// Makes up a valid next append.
     fn append(&mut self, may_note: bool) {

@@ -3,7 +3,9 @@
 
 use crate::block::{BLOCK, Identity, SUPER, SegmentHead, SuperBlock, padded, segment_name, snapshot_name};
 use crate::error::LogError;
-use crate::record::{BATCH_HEAD, Base, ENTRY_MAX, HardState, LogEntry, PREAMBLE, RECORD_HEAD, Record, batch_span, write_buffer};
+use crate::record::{
+    BATCH_HEAD, Base, ENTRY_MAX, HardState, LogEntry, PREAMBLE, RECORD_HEAD, Record, batch_span, write_buffer,
+};
 use crate::snapshot::Snapshot;
 use host::buffer::AlignedBuf;
 use host::disk::{DiskDone, DiskError, DiskErrorKind, DiskOp, FileId, Tag};
@@ -62,11 +64,18 @@ pub(crate) struct Seg {
 const GATHER: usize = 4 << 20;
 
 enum Item {
-    Append { ticket: Ticket, append: Append, job: Option<u64> },
+    Append {
+        ticket: Ticket,
+        append: Append,
+        job: Option<u64>,
+    },
     /// A hard state that is worth no flush of its own.
     Note(HardState),
     /// The file of a kept snapshot is durable: say so in the log.
-    Base { ticket: Ticket, base: Base },
+    Base {
+        ticket: Ticket,
+        base: Base,
+    },
 }
 impl Item {
     fn bytes(&self) -> usize {

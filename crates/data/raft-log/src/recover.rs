@@ -65,7 +65,10 @@ pub fn format(
     check_segment_bytes(config.segment_bytes)?;
     snapshot.check()?;
     if hard.term < snapshot.term || hard.commit > snapshot.index {
-        return Err(LogError::Config(format!("hard state {hard:?} does not fit a log that begins at {}", snapshot.index)));
+        return Err(LogError::Config(format!(
+            "hard state {hard:?} does not fit a log that begins at {}",
+            snapshot.index
+        )));
     }
     if let Some((found, _)) = folder.list()?.into_iter().next() {
         return Err(LogError::NotEmpty { found });
@@ -121,11 +124,7 @@ struct SegFile {
     head: Result<SegmentHead, Bad>,
 }
 
-fn read_segments(
-    folder: &mut dyn Folder,
-    files: &[(String, u64)],
-    id: Identity,
-) -> Result<Vec<SegFile>, LogError> {
+fn read_segments(folder: &mut dyn Folder, files: &[(String, u64)], id: Identity) -> Result<Vec<SegFile>, LogError> {
     let mut segs = Vec::new();
     let mut numbers: Vec<(u64, &str, u64)> =
         files.iter().filter_map(|(n, size)| segment_number(n).map(|x| (x, n.as_str(), *size))).collect();
@@ -278,9 +277,8 @@ pub fn open(folder: &mut dyn Folder, options: &OpenOptions) -> Result<(Log, Reco
         return Err(place(format!("the log was stopped in order after batch {} and has changed since", sup.floor_seq)));
     }
     let oldest = segment_name(segs[0].number);
-    let (hard, base, entries) = replay
-        .finish()
-        .map_err(|what| LogError::Damaged(Damage { file: oldest, offset: 0, from_index: 0, what }))?;
+    let (hard, base, entries) =
+        replay.finish().map_err(|what| LogError::Damaged(Damage { file: oldest, offset: 0, from_index: 0, what }))?;
     let snapshot = snapshot::read(folder, id, base.index, base.term)?;
 
     // From here on the folder is changed. A process that was killed may have left its last batch unflushed: make it

@@ -85,9 +85,8 @@ impl Snapshot {
 /// Reads and checks the snapshot that the log refers to.
 pub(crate) fn read(folder: &mut dyn Folder, id: Identity, index: u64, term: u64) -> Result<Snapshot, LogError> {
     let name = snapshot_name(index, term);
-    let damage = |offset: u64, what: String| {
-        LogError::Damaged(Damage { file: name.clone(), offset, from_index: 0, what })
-    };
+    let damage =
+        |offset: u64, what: String| LogError::Damaged(Damage { file: name.clone(), offset, from_index: 0, what });
     if !folder.list()?.iter().any(|(n, _)| *n == name) {
         return Err(damage(0, "the log refers to this snapshot, and the file is missing".into()));
     }

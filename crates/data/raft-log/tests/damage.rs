@@ -4,8 +4,8 @@ use bytes::Bytes;
 use host::disk::{DiskDone, DiskError, DiskErrorKind, DiskOp, Folder, Tag};
 use host::memory::MemoryDisk;
 use raft_log::{
-    Append, Damage, Done, HardState, Identity, Log, LogConfig, LogEntry, LogError, OpenOptions, Recovered, Snapshot, Ticket,
-    format, open,
+    Append, Damage, Done, HardState, Identity, Log, LogConfig, LogEntry, LogError, OpenOptions, Recovered, Snapshot,
+    Ticket, format, open,
 };
 use types::{ClusterId, MdsId};
 
@@ -246,10 +246,7 @@ fn a_failed_write_or_flush_is_final() {
         for _ in 0..10 {
             log.poll(&mut ops, &mut done);
             for (tag, op) in std::mem::take(&mut ops) {
-                let fails = matches!(
-                    (&op, broken),
-                    (DiskOp::Write { .. }, "write") | (DiskOp::Flush { .. }, "flush")
-                );
+                let fails = matches!((&op, broken), (DiskOp::Write { .. }, "write") | (DiskOp::Flush { .. }, "flush"));
                 let error = DiskError { kind: DiskErrorKind::Io, detail: format!("{broken}: bad sector") };
                 let result = if fails { DiskDone::Failed(error) } else { disk.run(op) };
                 log.complete(tag, result, &mut ops);
@@ -265,7 +262,10 @@ fn an_entry_larger_than_a_segment_gets_one_of_its_own() {
     let disk = fresh();
     let (mut log, _) = try_open(&disk).unwrap();
     let data = Bytes::from(vec![9u8; 300_000]);
-    log.append(Ticket(1), Append { restart: None, entries: vec![LogEntry { data: data.clone(), ..entry(2) }], hard: None });
+    log.append(
+        Ticket(1),
+        Append { restart: None, entries: vec![LogEntry { data: data.clone(), ..entry(2) }], hard: None },
+    );
     log.append(Ticket(2), Append { restart: None, entries: vec![entry(3)], hard: None });
     assert_eq!(settle(&disk, &mut log).len(), 2);
     disk.power_cut(|| false);

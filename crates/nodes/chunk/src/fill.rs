@@ -314,9 +314,8 @@ impl ChunkServer {
     /// what a source had when it was asked says nothing about which is newer.
     fn missing(&self, chunk: ChunkId, offset: u32, crcs: &[u32], payload: &Bytes) -> Vec<Extent> {
         let filled = self.live.get(&chunk).and_then(|l| l.filled.as_ref());
-        let lacks = |i: usize| {
-            !self.cfg.rules.copy_only_missing || filled.is_some_and(|f| !f.has(offset / BLOCK + i as u32))
-        };
+        let lacks =
+            |i: usize| !self.cfg.rules.copy_only_missing || filled.is_some_and(|f| !f.has(offset / BLOCK + i as u32));
         let mut out = Vec::new();
         let mut i = 0;
         while i < crcs.len() {
@@ -406,13 +405,7 @@ impl ChunkServer {
         fx.send.push((a.node, Msg::Copy(DataMsg { ans, id, offset, crcs, payload })));
     }
     /// A source tells its state, for a replacement.
-    pub(crate) fn source_state(
-        &mut self,
-        from: NodeId,
-        ans: &CopyAns,
-        report: Option<CopyReport>,
-        fx: &mut Effects,
-    ) {
+    pub(crate) fn source_state(&mut self, from: NodeId, ans: &CopyAns, report: Option<CopyReport>, fx: &mut Effects) {
         let Some(p) = self.pulls.get_mut(&ans.chunk) else { return };
         let source = p.current().filter(|m| Some(m.cs) == as_cs(from));
         let mine = p.epoch == ans.epoch && p.phase == Phase::State;

@@ -35,6 +35,8 @@ pub(crate) struct Group {
     /// When to register, or to beat, next.
     next: Nanos,
     heard: Nanos,
+    /// A redirection was followed since the last attempt: servers that name each other must not keep us busy.
+    redirected: bool,
     pub now: Nanos,
 }
 #[derive(Debug)]
@@ -57,6 +59,7 @@ impl Group {
             inventory: None,
             next: cfg.now,
             heard: cfg.now,
+            redirected: false,
             now: cfg.now,
         }
     }
@@ -80,13 +83,13 @@ impl Group {
 impl ChunkServer {
     /// Timers of registration, inventory and heartbeat.
     pub(crate) fn step_group(&mut self, now: Nanos, fx: &mut Effects) {
-        self.group.now = now;
         if self.group.leader.is_some() && now.since(self.group.heard) > SILENCE {
             self.group.leader = None;
             self.group.next = now;
         }
         if now >= self.group.next {
             self.group.next = now + BEAT;
+            self.group.redirected = false;
             self.promises.prune(now);
             match self.group.leader {
                 Some(_) => self.heartbeat(fx),
@@ -129,9 +132,9 @@ impl ChunkServer {
         }
     }
     fn send_part(&mut self, now: Nanos, fx: &mut Effects) {
-        let Some(leader) = self.group.leader else { return };
         let Some(i) = &mut self.group.inventory else { return };
         i.again = now + PART_AGAIN;
+        let Some(leader) = self.group.leader else { return };
         let start = i.part * PART;
         let end = (start + PART).min(i.copies.len());
         let msg = CsToMds::Inventory {
@@ -194,7 +197,7 @@ impl ChunkServer {
     }
 
     /// A message of a metadata server.
-    pub(crate) fn from_group(&mut self, now: Nanos, from: NodeId, m: MdsToCs, fx: &mut Effects) {
+    pub(crate) fn group_says(&mut self, now: Nanos, from: NodeId, m: MdsToCs, fx: &mut Effects) {
         let NodeId::Mds(sender) = from else { return };
         let mine = |i| i == self.cfg.incarnation;
         if self.gate() == Some(wire::Refusal::Failed) {
@@ -218,7 +221,9 @@ impl ChunkServer {
             MdsToCs::NotLeader { leader } => {
                 if self.group.leader == Some(sender) || self.group.leader.is_none() {
                     self.group.leader = None;
-                    if let Some(l) = leader.filter(|l| *l != sender && self.group.mds.contains(l)) {
+                    let named = leader.filter(|l| *l != sender && self.group.mds.contains(l));
+                    if let Some(l) = named.filter(|_| !self.group.redirected) {
+                        self.group.redirected = true;
                         self.register(l, fx);
                     }
                     self.group.next = self.group.next.min(now + BEAT);

@@ -17,14 +17,7 @@ pub(crate) struct Asker {
 }
 impl Asker {
     pub fn new(node: NodeId, req: &CopyReq) -> Asker {
-        Asker {
-            node,
-            chunk: req.chunk,
-            copy: req.copy,
-            session: req.session,
-            epoch: req.epoch,
-            stamp: req.stamp,
-        }
+        Asker { node, chunk: req.chunk, copy: req.copy, session: req.session, epoch: req.epoch, stamp: req.stamp }
     }
 }
 

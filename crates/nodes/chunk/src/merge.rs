@@ -73,8 +73,7 @@ impl ChunkServer {
                 if running.is_some_and(|p| p.epoch == c.epoch && p.to == c.copy && merge(p)) {
                     return;
                 }
-                let purpose =
-                    Purpose::Converge { reply, last: c.last, ranges: ranges.clone(), staged: Vec::new() };
+                let purpose = Purpose::Converge { reply, last: c.last, ranges: ranges.clone(), staged: Vec::new() };
                 let req = fetch(c.chunk, c.copy, c.epoch);
                 let mut p = Pull::new(&req, vec![c.winner], purpose, Phase::Data);
                 p.plan(&ranges);
@@ -178,11 +177,11 @@ impl ChunkServer {
                 taken
             }
         };
-        if let Err(e) = taken {
-            if self.refused(&e).is_some() {
-                self.note(format!("{}: replacement under {} failed: {e}", r.chunk, r.epoch));
-                self.send_replaced(reply, r.chunk, r.copy, r.epoch, false, fx);
-            }
+        if let Err(e) = taken
+            && self.refused(&e).is_some()
+        {
+            self.note(format!("{}: replacement under {} failed: {e}", r.chunk, r.epoch));
+            self.send_replaced(reply, r.chunk, r.copy, r.epoch, false, fx);
         }
     }
     pub(crate) fn replace_begun(&mut self, chunk: ChunkId, copy: CopyId) {

@@ -288,8 +288,7 @@ impl ChunkServer {
         }
     }
     fn answer_flush(&mut self, now: Nanos, job: FlushJob, fx: &mut Effects) {
-        let answers =
-            job.parts.iter().map(|(a, end)| (self.answer(now, a, end.err(), true), *a)).collect::<Vec<_>>();
+        let answers = job.parts.iter().map(|(a, end)| (self.answer(now, a, end.err(), true), *a)).collect::<Vec<_>>();
         match job.reply {
             Some((node, id)) => {
                 let answers = answers.into_iter().map(|x| x.0).collect();
@@ -378,11 +377,7 @@ impl ChunkServer {
 /// Is it a range of whole blocks within a chunk, not empty and not more than one answer may carry?
 pub(crate) fn in_range(offset: u32, length: u32) -> bool {
     let end = u64::from(offset) + u64::from(length);
-    offset % BLOCK == 0
-        && length % BLOCK == 0
-        && length > 0
-        && length <= READ_MAX
-        && end <= 1 << CHUNK_LOG2_MAX
+    offset.is_multiple_of(BLOCK) && length.is_multiple_of(BLOCK) && length > 0 && length <= READ_MAX && end <= 1 << CHUNK_LOG2_MAX
 }
 
 /// Do the payload's blocks match their checksums?

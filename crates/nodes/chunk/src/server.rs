@@ -104,6 +104,8 @@ pub struct ChunkServer {
     pub(crate) group: Group,
     pub(crate) trouble: String,
     failed: Option<String>,
+    /// The group was told so.
+    failure_told: bool,
     stopping: bool,
     stopped: bool,
     log: Vec<String>,
@@ -144,6 +146,7 @@ impl ChunkServer {
             next_piece: 0,
             trouble: String::new(),
             failed: None,
+            failure_told: false,
             stopping: false,
             stopped: false,
             log: report.events,
@@ -246,13 +249,7 @@ impl ChunkServer {
             (Some(c), Some(l)) => l.copy == c.copy && l.filled.is_some(),
             _ => false,
         };
-        Seat {
-            rules: &self.cfg.rules,
-            server: self.store.server(),
-            copy,
-            filling,
-            reconciled: self.group.reconciled,
-        }
+        Seat { rules: &self.cfg.rules, server: self.store.server(), copy, filling, reconciled: self.group.reconciled }
     }
     /// The volatile side of the copy that stands here. What a new life finds is held, and durable as far as the copy
     /// says.
@@ -286,11 +283,7 @@ impl ChunkServer {
         Ok(())
     }
     /// Hands the server's own state to the store, durably.
-    pub(crate) fn set_server(
-        &mut self,
-        state: replica::copy::ServerState,
-        then: ServerThen,
-    ) -> Result<(), StoreError> {
+    pub(crate) fn set_server(&mut self, state: replica::copy::ServerState, then: ServerThen) -> Result<(), StoreError> {
         let t = self.ticket();
         self.store.set_server(Ticket(t), state, true, &mut self.sfx)?;
         self.works.insert(t, Work::Server(then));
@@ -465,7 +458,7 @@ impl Node for ChunkServer {
                 Msg::Write(m) => self.write(now, from, m, fx),
                 Msg::Data(ctl) => self.data_ctl(now, from, ctl, fx),
                 Msg::Copy(m) => self.source_data(from, m, fx),
-                Msg::MdsToCs(m) if matches!(from, NodeId::Mds(_)) => self.from_group(now, from, m, fx),
+                Msg::MdsToCs(m) if matches!(from, NodeId::Mds(_)) => self.group_says(now, from, m, fx),
                 _ => {}
             },
             Input::Reset(node) => {
@@ -491,6 +484,7 @@ impl Node for ChunkServer {
             self.drain(now, fx);
             self.advance_fences(now, fx);
             self.send_owed(now, fx);
+            self.group.now = now;
             if !self.stopping {
                 self.step_group(now, fx);
             }
@@ -499,9 +493,11 @@ impl Node for ChunkServer {
         if let Some(r) = self.store.failed().map(str::to_owned) {
             self.fail(&r);
         }
-        if let Some(r) = &self.failed {
+        if let Some(r) = self.failed.clone() {
             let r = format!("{}: {r}", self.id());
-            self.heartbeat(fx);
+            if !std::mem::replace(&mut self.failure_told, true) {
+                self.heartbeat(fx);
+            }
             fx.fatal.get_or_insert(r);
         }
         fx.log.append(&mut self.log);
@@ -511,18 +507,22 @@ impl Node for ChunkServer {
         if self.failed.is_some() {
             return Nanos::NEVER;
         }
-        let mut d = if self.stopping { Nanos::NEVER } else { self.group.deadline() };
-        for (f, storing) in self.fences.values().filter(|f| !f.answered).map(|f| (f.until, f.storing > 0)) {
-            d = if storing { d } else { d.min(f) };
+        let now = self.group.now;
+        // What is due already waits for something else (a write on its way, room): completions bring it on, and a look
+        // now and then does no harm; a deadline in the past would keep the loop spinning.
+        let soon = |t: Nanos| if t <= now { now + RETRY } else { t };
+        let mut d = if self.stopping { Nanos::NEVER } else { soon(self.group.deadline()) };
+        for w in self.fences.values().filter(|w| !w.answered && w.storing == 0 && w.until > now) {
+            d = d.min(w.until);
         }
-        for f in self.session_fences.values().filter(|f| !f.storing) {
-            d = d.min(f.until);
+        for w in self.session_fences.values().filter(|w| !w.storing && w.until > now) {
+            d = d.min(w.until);
         }
         for p in self.pulls.values() {
-            d = d.min(p.deadline());
+            d = d.min(soon(p.deadline()));
         }
         if !self.held_back.is_empty() {
-            d = d.min(self.group.now + RETRY);
+            d = d.min(now + RETRY);
         }
         d
     }

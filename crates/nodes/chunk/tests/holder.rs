@@ -226,3 +226,62 @@ fn a_clean_stop_leaves_clean_copies_behind() {
     assert!(!w.copy(1025).unclean);
     assert_eq!(w.bytes(1025, req(1, 1, 1), 0, 1), [1]);
 }
+
+#[test]
+fn registration_follows_one_redirection_per_attempt() {
+    use host::node::{Effects, Input};
+    let mut disk = host::memory::MemoryDisk::new();
+    let config = chunk_store::StoreConfig {
+        cluster: CLUSTER,
+        cs: CsId(1025),
+        journal_bytes: 1 << 20,
+        segment_bytes: 1 << 20,
+        max_segments: Some(1),
+    };
+    chunk_store::format(&mut disk, &config).unwrap();
+    let mut cfg = chunk::ChunkConfig::new(CsId(1025), CLUSTER, Incarnation(3), BootVerifier(1), ms(0));
+    cfg.mds = vec![MdsId(1), MdsId(2), MdsId(3)];
+    let mut n = chunk::ChunkServer::open(&mut disk, None, cfg).unwrap();
+    let turn = |n: &mut chunk::ChunkServer, now, input| {
+        let mut fx = Effects::default();
+        n.input(now, input, &mut fx);
+        n.settle(now, &mut fx);
+        while !fx.disk.is_empty() {
+            let (tag, op) = fx.disk.remove(0);
+            let done = disk.run(op);
+            n.input(now, Input::Disk(tag, done), &mut fx);
+            n.settle(now, &mut fx);
+        }
+        let to: Vec<NodeId> = fx.send.iter().map(|s| s.0).collect();
+        to
+    };
+    let mds = |n| NodeId::Mds(MdsId(n));
+    assert_eq!(turn(&mut n, ms(0), Input::Time), [mds(1), mds(2), mds(3)]);
+    let not = |l| Msg::MdsToCs(MdsToCs::NotLeader { leader: Some(MdsId(l)) });
+    assert_eq!(turn(&mut n, ms(1), Input::Message(mds(1), not(2))), [mds(2)]);
+    assert_eq!(turn(&mut n, ms(2), Input::Message(mds(2), not(1))), [], "not round and round");
+    let ok = |term, leader| {
+        Msg::MdsToCs(MdsToCs::RegisterOk {
+            incarnation: Incarnation(3),
+            term: Term(term),
+            leader: MdsId(leader),
+            blocked: vec![],
+            low_water: SessionId(4),
+            absent_mark: ChunkId(9),
+            servers: vec![],
+        })
+    };
+    turn(&mut n, ms(3), Input::Message(mds(3), ok(7, 3)));
+    for t in 4..20 {
+        turn(&mut n, ms(t), Input::Time);
+    }
+    assert_eq!((n.store().server().low_water, n.store().server().absent_mark), (SessionId(4), ChunkId(9)));
+    assert!(!n.ready(), "the inventory is not reconciled yet");
+    assert_eq!(turn(&mut n, ms(21), Input::Message(mds(2), ok(6, 2))), [], "a deposed leader");
+    let done = Msg::MdsToCs(MdsToCs::InventoryOk { incarnation: Incarnation(3), part: 0 });
+    turn(&mut n, ms(22), Input::Message(mds(3), done));
+    assert!(n.ready());
+    assert_eq!(turn(&mut n, ms(600), Input::Time), [mds(3)], "beats go to the leader alone");
+    assert_eq!(turn(&mut n, ms(4000), Input::Time), [mds(1), mds(2), mds(3)], "a silent leader is looked for");
+    assert!(n.ready(), "and what was reconciled stays so in this life");
+}

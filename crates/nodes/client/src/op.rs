@@ -132,11 +132,13 @@ impl Client {
         match op {
             ClientOp::Meta { op, want } => {
                 self.ops.insert(ticket, Op { left: 1, kind: OpKind::Call, error: None });
+                // What this client writes under a lease ends where it says; so it takes note of what it sets itself.
                 if let MetaOp::Setattr { ino, set } = &op
-                    && let (Some(f), Some(m)) = (self.files.get_mut(ino), set.mtime)
+                    && let Some(f) = self.files.get_mut(ino)
                 {
-                    f.mtime = m;
-                    f.end_dirty |= f.writes();
+                    f.mtime = set.mtime.unwrap_or(f.mtime);
+                    f.size = f.size.max(set.size.unwrap_or(0));
+                    f.end_dirty |= f.writes() && (set.mtime.is_some() || set.size.is_some());
                 }
                 self.call(Some(ticket), op, want);
             }

@@ -73,14 +73,13 @@ fn is_id(x: u64) -> bool {
 }
 
 fn change_to_pb(c: &RaftConfChange) -> Result<pb::ConfChangeV2, &'static str> {
-    let mut v2 = pb::ConfChangeV2::default();
-    v2.transition = match c.transition {
+    let transition = match c.transition {
         0 => ConfChangeTransition::Auto,
         1 => ConfChangeTransition::Implicit,
         2 => ConfChangeTransition::Explicit,
         _ => return Err("a change of membership has an unknown transition"),
     };
-    v2.context = c.context.clone().into();
+    let mut v2 = pb::ConfChangeV2 { transition, context: c.context.clone().into(), ..Default::default() };
     for (kind, node) in &c.changes {
         let change_type = match kind {
             0 => ConfChangeType::AddNode,
@@ -237,7 +236,8 @@ pub(crate) fn to_wire(mut m: pb::Message) -> Option<RaftMessage> {
 
 /// From the wire; refuses what no correct member sends, because the library would panic on some of it.
 pub(crate) fn from_wire(w: RaftMessage) -> Result<pb::Message, &'static str> {
-    let msg_type = MessageType::from_i32(i32::from(w.kind)).filter(|k| travels(*k)).ok_or("it is of an unknown kind")?;
+    let msg_type =
+        MessageType::from_i32(i32::from(w.kind)).filter(|k| travels(*k)).ok_or("it is of an unknown kind")?;
     if !is_id(w.from) || !is_id(w.to) {
         return Err("its sender or receiver is nobody");
     }

@@ -1,11 +1,11 @@
 //! The driver: turns the library's ready states into messages, log appends and entries to apply, several in flight.
 
 use crate::convert;
-use crate::open::{OpenOptions, to_file};
-use crate::ram::{Kept, RamLog};
-use crate::types_out::{
+use crate::effects::{
     Apply, ConsensusError, Entry, MessageError, NotLeader, Out, Refused, Role, SnapshotError, StateSnapshot,
 };
+use crate::open::{OpenOptions, to_file};
+use crate::ram::{Kept, RamLog};
 use bytes::Bytes;
 use host::disk::{DiskDone, Tag};
 use raft::eraftpb::{self as pb, MessageType};
@@ -205,9 +205,7 @@ impl Consensus {
             }
             // Only while leading: whoever led this term before a restart may have lost what it sent and had not flushed,
             // and gets the answers late.
-            MessageType::MsgAppendResponse
-                if self.leads() && m.term == term && !m.reject && m.index > last =>
-            {
+            MessageType::MsgAppendResponse if self.leads() && m.term == term && !m.reject && m.index > last => {
                 return refuse("it acknowledges what was never sent");
             }
             MessageType::MsgTimeoutNow if self.installing > 0 => return Ok(()),

@@ -9,13 +9,13 @@
 
 mod convert;
 mod drive;
+mod effects;
 mod open;
 mod ram;
-mod types_out;
 
 pub use drive::Consensus;
-pub use open::{Config, OpenOptions, Recovered, format, open};
-pub use raft_log::Identity;
-pub use types_out::{
+pub use effects::{
     Apply, ConsensusError, Entry, MessageError, NotLeader, Out, Refused, Role, SnapshotError, StateSnapshot,
 };
+pub use open::{Config, OpenOptions, Recovered, format, open};
+pub use raft_log::Identity;

@@ -2,8 +2,8 @@
 
 use crate::convert;
 use crate::drive::Consensus;
+use crate::effects::{ConsensusError, StateSnapshot};
 use crate::ram::{Kept, RamLog};
-use crate::types_out::{ConsensusError, StateSnapshot};
 use bytes::Bytes;
 use host::disk::Folder;
 use raft_log::{Cut, HardState, Identity, LogConfig, Snapshot};
@@ -108,10 +108,8 @@ pub fn format(folder: &mut dyn Folder, config: &Config) -> Result<(), ConsensusE
     }
     let (index, term) = BIRTH;
     let hard = HardState { term, vote: 0, commit: index };
-    let log = LogConfig {
-        id: Identity { cluster: config.cluster, owner: config.me },
-        segment_bytes: config.segment_bytes,
-    };
+    let log =
+        LogConfig { id: Identity { cluster: config.cluster, owner: config.me }, segment_bytes: config.segment_bytes };
     let birth = Kept { index, term, conf, data: Bytes::new() };
     raft_log::format(folder, &log, hard, &to_file(&birth, true))?;
     Ok(())

@@ -1,10 +1,10 @@
 //! The part of the log that the Raft library reads: entries since the last compaction and the newest snapshot, in memory.
 
 use crate::convert;
+use bytes::Bytes;
 use raft::eraftpb::{self as pb, ConfState, HardState};
 use raft::{Error, GetEntriesContext, RaftState, Storage, StorageError};
 use std::collections::VecDeque;
-use bytes::Bytes;
 use wire::raft::RaftConf;
 
 /// A state, and the group at its index.

@@ -96,13 +96,8 @@ impl World {
         w
     }
     fn start(&mut self, i: usize) {
-        let options = OpenOptions {
-            cluster: Some(CLUSTER),
-            seed: 5,
-            election_ticks: 10,
-            heartbeat_ticks: 2,
-            keep_entries: 8,
-        };
+        let options =
+            OpenOptions { cluster: Some(CLUSTER), seed: 5, election_ticks: 10, heartbeat_ticks: 2, keep_entries: 8 };
         let (core, rec) = open(&mut self.nodes[i].disk.clone(), &options).expect("a member starts after any crash");
         let n = &mut self.nodes[i];
         (n.index, n.hash) = (1, 0);
@@ -134,7 +129,8 @@ impl World {
         let Some(core) = node.core.as_mut() else { return };
         core.poll(&mut out);
         assert_eq!(out.fatal, None);
-        self.trace = mix(self.trace, format!("{i}{:?}{:?}{:?}{:?}", out.messages, out.apply, out.reads, out.role).as_bytes());
+        self.trace =
+            mix(self.trace, format!("{i}{:?}{:?}{:?}{:?}", out.messages, out.apply, out.reads, out.role).as_bytes());
         node.flying.append(&mut out.disk);
         for a in out.apply {
             match a {
@@ -221,7 +217,7 @@ impl World {
                 self.nodes[i].core.as_mut().unwrap().complete(tag, done);
                 self.poll(i, weather);
             }
-            if self.now % 4 == 0
+            if self.now.is_multiple_of(4)
                 && let Some(core) = self.nodes[i].core.as_mut()
             {
                 core.tick();
@@ -238,7 +234,11 @@ impl World {
         if weather.crashes && self.rng.below(120) == 0 {
             // Everybody at once: the power of the room.
             if self.rng.below(8) == 0 {
-                (0..self.nodes.len()).filter(|i| self.nodes[*i].core.is_some()).collect::<Vec<_>>().iter().for_each(|i| self.crash(*i));
+                (0..self.nodes.len())
+                    .filter(|i| self.nodes[*i].core.is_some())
+                    .collect::<Vec<_>>()
+                    .iter()
+                    .for_each(|i| self.crash(*i));
             }
             let i = self.rng.below(self.nodes.len() as u64) as usize;
             if self.nodes[i].core.is_none() {

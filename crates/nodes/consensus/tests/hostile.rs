@@ -59,12 +59,16 @@ impl Rng {
     fn message(&mut self) -> RaftMessage {
         let index = self.number();
         let term = self.number();
-        let entries = if self.next() % 3 == 0 {
+        let entries = if self.next().is_multiple_of(3) {
             let e = |r: &mut Rng, k: u64| RaftEntry {
                 kind: (r.next() % 8 / 6) as u8,
-                term: if r.next() % 4 == 0 { r.number() } else { term },
+                term: if r.next().is_multiple_of(4) { r.number() } else { term },
                 index: index.wrapping_add(k),
-                data: if r.next() % 2 == 0 { vec![0; 3] } else { vec![r.next() as u8; (r.next() % 6) as usize] },
+                data: if r.next().is_multiple_of(2) {
+                    vec![0; 3]
+                } else {
+                    vec![r.next() as u8; (r.next() % 6) as usize]
+                },
                 context: Vec::new(),
             };
             (1..2 + self.next() % 3).map(|k| e(self, k)).collect()
@@ -77,11 +81,11 @@ impl Rng {
             index: self.number(),
             term: self.number(),
             conf: RaftConf {
-                voters: if self.next() % 2 == 0 { vec![1, 2, 3] } else { ids(self) },
-                learners: if self.next() % 4 == 0 { ids(self) } else { Vec::new() },
-                voters_outgoing: if self.next() % 4 == 0 { ids(self) } else { Vec::new() },
-                learners_next: if self.next() % 4 == 0 { ids(self) } else { Vec::new() },
-                auto_leave: self.next() % 4 == 0,
+                voters: if self.next().is_multiple_of(2) { vec![1, 2, 3] } else { ids(self) },
+                learners: if self.next().is_multiple_of(4) { ids(self) } else { Vec::new() },
+                voters_outgoing: if self.next().is_multiple_of(4) { ids(self) } else { Vec::new() },
+                learners_next: if self.next().is_multiple_of(4) { ids(self) } else { Vec::new() },
+                auto_leave: self.next().is_multiple_of(4),
             },
             data: vec![1; 10],
         });
@@ -93,13 +97,13 @@ impl Rng {
             log_term: self.number(),
             index,
             entries,
-            commit: if self.next() % 2 == 0 { 0 } else { self.number() },
+            commit: if self.next().is_multiple_of(2) { 0 } else { self.number() },
             commit_term: self.number(),
             snapshot,
             request_snapshot: self.number(),
-            reject: self.next() % 2 == 0,
+            reject: self.next().is_multiple_of(2),
             reject_hint: self.number(),
-            context: if self.next() % 9 == 0 { b"CampaignTransfer".to_vec() } else { Vec::new() },
+            context: if self.next().is_multiple_of(9) { b"CampaignTransfer".to_vec() } else { Vec::new() },
             deprecated_priority: self.number(),
             priority: self.number() as i64,
         }
@@ -121,7 +125,7 @@ fn random_messages_never_panic() {
                     refused += 1;
                 }
             }
-            if rng.next() % 4 == 0 {
+            if rng.next().is_multiple_of(4) {
                 core.tick();
             }
             let out = settle(&disk, &mut core);

@@ -22,7 +22,7 @@ use host::disk::{DiskDone, Tag};
 use host::node::{Effects, Input, Node};
 use leader::{Leader, Server};
 use limits::TICK;
-use meta_state::State;
+use meta_state::{Command, State};
 use propose::{PendingRead, Then};
 use replica::rules::Rules;
 use std::collections::BTreeMap;
@@ -42,6 +42,8 @@ pub struct MetaConfig {
     pub nonce: u64,
     /// Rules; all on in the product.
     pub rules: Rules,
+    /// Founds the cluster when the first leader finds that nobody has.
+    pub found: Option<Command>,
 }
 
 /// A metadata server.
@@ -65,6 +67,8 @@ pub struct MetaServer {
     peers_heard: BTreeMap<MdsId, Nanos>,
     out: consensus::Out,
     log: Vec<String>,
+    stopping: bool,
+    stopped: bool,
 }
 
 impl MetaServer {
@@ -91,6 +95,8 @@ impl MetaServer {
             peers_heard: BTreeMap::new(),
             out: consensus::Out::default(),
             log: Vec::new(),
+            stopping: false,
+            stopped: false,
         }
     }
     /// The replicated state, for whoever looks.
@@ -100,6 +106,17 @@ impl MetaServer {
     /// It leads, and has applied everything of earlier terms.
     pub fn leads(&self) -> bool {
         self.leader.is_some()
+    }
+    /// Begins to stop in order; [`Self::stopped`] tells when the log is marked clean.
+    pub fn stop(&mut self, now: Nanos, fx: &mut Effects) {
+        self.now = self.now.max(now);
+        self.stopping = true;
+        self.consensus.stop();
+        self.turn_consensus(fx);
+    }
+    /// The stop is complete.
+    pub fn stopped(&self) -> bool {
+        self.stopped
     }
     /// Who leads, as far as known.
     pub fn leader_hint(&self) -> Option<MdsId> {
@@ -172,6 +189,9 @@ impl MetaServer {
     }
 
     fn time(&mut self, fx: &mut Effects) {
+        if self.stopping {
+            return;
+        }
         let mut ticks = 0;
         while self.now >= self.next_tick && ticks < 4 {
             self.next_tick = self.next_tick + TICK;

@@ -98,6 +98,7 @@ impl MetaServer {
                 fx.fatal = Some(format!("metadata server {}: {e}", self.cfg.id));
             }
             let apply = std::mem::take(&mut out.apply);
+            self.stopped |= std::mem::take(&mut out.stopped);
             self.ready_reads.append(&mut out.reads);
             let role = out.role.take();
             self.out = out;
@@ -163,6 +164,9 @@ impl MetaServer {
             }
         }
         self.leader = Some(l);
+        if let (None, Some(found)) = (self.state.cluster(), self.cfg.found.clone()) {
+            self.propose(&found, Then::Nothing);
+        }
         self.next_sweep = self.now;
     }
     fn step_down(&mut self) {

@@ -2,6 +2,7 @@
 //! their own.
 
 mod application;
+pub mod scenarios;
 mod servers;
 mod survey;
 

@@ -71,6 +71,7 @@ pub fn metadata(
         wall_base: birth.wall.saturating_sub_unsigned(birth.now.0),
         nonce: birth.incarnation.0,
         rules,
+        found: None,
     };
     Ok(Box::new(Metadata(MetaServer::new(cfg, log, state, birth.now))))
 }

@@ -57,8 +57,11 @@ pub(super) fn dir<K: Kv>(kv: &K, ino: InodeId) -> Result<Inode, MetaError> {
 
 pub(super) fn find<K: Kv>(kv: &K, parent: InodeId, name: &[u8]) -> Result<(InodeId, Inode), MetaError> {
     check_name(name)?;
-    dir(kv, parent)?;
-    let e = entry(kv, parent, name).ok_or(MetaError::NotFound)?;
+    // A name stands only in a directory, so its parent is looked at only to say why there is none.
+    let Some(e) = entry(kv, parent, name) else {
+        dir(kv, parent)?;
+        return Err(MetaError::NotFound);
+    };
     Ok((e.ino, get(kv, e.ino).ok_or(MetaError::NotFound)?))
 }
 
@@ -155,7 +158,6 @@ impl Namespace {
         time: i64,
     ) -> Result<Applied, MetaError> {
         check_name(name)?;
-        dir(kv, parent)?;
         if !exclusive && let Some(e) = entry(kv, parent, name) {
             let inode = get(kv, e.ino).ok_or(MetaError::NotFound)?;
             return match inode.kind {

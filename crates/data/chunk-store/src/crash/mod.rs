@@ -84,6 +84,17 @@ pub fn explore(seed: u64, images: u64) -> Report {
     report
 }
 
+/// Runs one workload with the seed that a failure names. Unknown names explore nothing.
+pub fn explore_one(name: &str, seed: u64, images: u64) -> Report {
+    let mut report = Report::default();
+    for w in workloads::all().iter().filter(|w| w.name == name) {
+        if let Err(e) = sim::run(w, seed, images, &mut report) {
+            report.failures.push(format!("workload `{name}`, seed {seed}: {e}"));
+        }
+    }
+    report
+}
+
 /// A folder whose process dies after some writes and flushes.
 struct DyingFolder {
     disk: MemoryDisk,

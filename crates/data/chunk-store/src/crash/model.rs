@@ -41,9 +41,11 @@ pub(super) struct Model {
 }
 impl Model {
     pub fn history(&mut self, chunk: ChunkId) -> &mut History {
-        self.chunks
-            .entry(chunk)
-            .or_insert_with(|| History { versions: vec![Version::absent()], answered: 0, durable: 0 })
+        self.chunks.entry(chunk).or_insert_with(|| History {
+            versions: vec![Version::absent()],
+            answered: 0,
+            durable: 0,
+        })
     }
     pub fn newest(&mut self, chunk: ChunkId) -> Version {
         self.history(chunk).versions.last().expect("a history begins with absence").clone()

@@ -3,7 +3,9 @@
 use super::model::{BLOCKS, Model, Version, fill, key_of};
 use super::workloads::Workload;
 use super::{DyingFolder, Report, Rng};
-use crate::{ChunkStore, Done, Effects, Extent, OpenOptions, OpenReport, StoreConfig, StoreError, Ticket, format, open};
+use crate::{
+    ChunkStore, Done, Effects, Extent, OpenOptions, OpenReport, StoreConfig, StoreError, Ticket, format, open,
+};
 use bytes::Bytes;
 use host::buffer::AlignedBuf;
 use host::disk::{DiskDone, DiskOp, Folder, Ring, Tag};
@@ -199,7 +201,18 @@ impl Sim<'_> {
     fn request(&mut self, report: &mut Report) -> Res<()> {
         let w = *self.w;
         let weights = [
-            w.small, w.units, w.mixed, w.zero, w.discard, w.patch, w.join, w.remove, w.server, w.flush, w.read, w.checkpoint,
+            w.small,
+            w.units,
+            w.mixed,
+            w.zero,
+            w.discard,
+            w.patch,
+            w.join,
+            w.remove,
+            w.server,
+            w.flush,
+            w.read,
+            w.checkpoint,
         ];
         let mut pick = self.rng.below(weights.iter().sum());
         let what = weights
@@ -285,7 +298,8 @@ impl Sim<'_> {
     fn write(&mut self, t: Ticket, chunk: ChunkId, what: u8, durable: bool) -> Result<(), StoreError> {
         let range_kind = if what < 3 { what } else { 1 + self.rng.below(2) as u8 };
         let (first, count) = self.range(range_kind);
-        let kind = [WriteKind::Data, WriteKind::Data, WriteKind::Data, WriteKind::Zero, WriteKind::Discard][what as usize];
+        let kind =
+            [WriteKind::Data, WriteKind::Data, WriteKind::Data, WriteKind::Zero, WriteKind::Discard][what as usize];
         let (stamps, crcs, payload) = match kind {
             WriteKind::Data => self.data(count),
             _ => (vec![0; count as usize], Vec::new(), Bytes::new()),
@@ -315,9 +329,8 @@ impl Sim<'_> {
         let mut state = None;
         if with_state {
             self.epoch += 1;
-            let mut s = self.store.copy(chunk).cloned().unwrap_or_else(|| {
-                CopyState::new(chunk, CopyId(self.epoch as u32))
-            });
+            let mut s =
+                self.store.copy(chunk).cloned().unwrap_or_else(|| CopyState::new(chunk, CopyId(self.epoch as u32)));
             s.promised = LeaseEpoch(self.epoch);
             s.unclean = false;
             v.key = Some(key_of(&s));
@@ -401,9 +414,9 @@ impl Sim<'_> {
         let (store, found) = open(&mut disk.clone(), boxed(&ring), o).map_err(|e| format!("{what}: refused: {e}"))?;
         report.replayed += found.replayed;
         report.cuts += u64::from(!found.cut.is_empty());
-        let picked = self.check(&store, &disk, &found, lost).map_err(|e| {
-            format!("{what} (memory lost: {lost}): {e}; events: {}", found.events.join("; "))
-        })?;
+        let picked = self
+            .check(&store, &disk, &found, lost)
+            .map_err(|e| format!("{what} (memory lost: {lost}): {e}; events: {}", found.events.join("; ")))?;
         let mut store = store;
         if self.rng.percent(30) {
             drop(store);
@@ -474,11 +487,9 @@ impl Sim<'_> {
                 true => (store.copy(*chunk).map(key_of), store.copy(*chunk).is_some_and(|c| c.unclean)),
             };
             let content = match (chunk.is_some(), key) {
-                (true, Some(_)) => Some(
-                    store
-                        .read_now(&mut disk.clone(), *chunk, 0, BLOCKS * BLOCK)
-                        .map_err(|e| e.to_string())?,
-                ),
+                (true, Some(_)) => {
+                    Some(store.read_now(&mut disk.clone(), *chunk, 0, BLOCKS * BLOCK).map_err(|e| e.to_string())?)
+                }
                 _ => None,
             };
             let mut why = String::new();

@@ -1,0 +1,199 @@
+//! `mdsd` and `csd`: run one server in the foreground.
+
+use crate::cluster::client_address;
+use crate::repo::{self, CsRepo, MdsRepo};
+use crate::{link, probe};
+use anyhow::{Context, Result, anyhow, bail};
+use chunk::{ChunkConfig, ChunkServer};
+use host::boot::BootId;
+use host::disk::{DiskErrorKind, Ring};
+use host::lock::FolderLock;
+use host::node::{Effects, Node};
+use host::real::{Options, RealDisk};
+use host::shm::{SHM_FOLDER, ShmRing};
+use meta::{MetaConfig, MetaServer};
+use meta_state::{Command, MemoryKv, State};
+use net::{Loop, LoopConfig, stop_on_signals};
+use replica::rules::Rules;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use types::{BootVerifier, CsId, Incarnation, MdsId, NodeId};
+use wire::hello::Hello;
+
+/// Run a server in the foreground.
+#[derive(clap::Args)]
+pub struct Daemon {
+    /// Its repository.
+    #[arg(short = 'r', long = "repository", value_name = "DIR")]
+    pub repository: PathBuf,
+}
+
+/// A stop in order may take so long before the process ends without it.
+const STOP: Duration = Duration::from_secs(20);
+
+fn incarnation() -> Result<Incarnation> {
+    Ok(Incarnation(host::random::nonzero_u64().context("random numbers")?))
+}
+fn log(who: String) -> Box<dyn FnMut(&str) + Send> {
+    Box::new(move |line| {
+        let now = link::wall_base().saturating_add_unsigned(host::clock::now().0);
+        eprintln!("{} {who}: {line}", crate::units::time(now));
+    })
+}
+
+/// Runs the loop until a signal or an error.
+fn run<N: Node>(looped: &mut Loop<N>) -> Result<()> {
+    stop_on_signals(&looped.stop_handle()).context("signal handlers")?;
+    looped.run().map_err(|e| anyhow!("{e}"))
+}
+
+pub fn mdsd(a: &Daemon) -> Result<()> {
+    let dir = a.repository.as_path();
+    let desc: MdsRepo = repo::read(dir, "mds.json", "make-mds")?;
+    let _lock = FolderLock::take(dir)?;
+    let cluster = repo::cluster_id(&desc.cluster_id)?;
+    let disk = open_disk(dir)?;
+    let seed = host::random::nonzero_u64()?;
+    let options = consensus::OpenOptions { cluster: Some(cluster), seed, ..consensus::OpenOptions::default() };
+    let (log_core, recovered) = consensus::open(&mut disk.folder(), &options)
+        .with_context(|| format!("metadata server {} in `{}`", desc.id, dir.display()))?;
+    let state = match &recovered.snapshot {
+        Some(s) => State::load(&s.data).map_err(|e| anyhow!("snapshot in `{}`: {e}", dir.display()))?,
+        None => State::open(MemoryKv::default()).map_err(|e| anyhow!("{e:?}"))?,
+    };
+    let mut peers = vec![];
+    for (id, text) in &desc.peers {
+        let a: SocketAddr = text.parse().with_context(|| format!("address `{text}` in `{}/mds.json`", dir.display()))?;
+        peers.push((MdsId(*id), a));
+    }
+    let me = MdsId(desc.id);
+    let Some(own) = peers.iter().find(|p| p.0 == me).map(|p| p.1) else {
+        bail!("`{}/mds.json` does not list metadata server {} itself", dir.display(), desc.id);
+    };
+    let found = Command::Init {
+        cluster,
+        name: desc.cluster.clone(),
+        layout: desc.layout,
+        mds: peers.iter().map(|(m, a)| (*m, a.to_string())).collect(),
+        time: desc.created,
+    };
+    let life = incarnation()?;
+    let cfg = MetaConfig {
+        id: me,
+        peers: peers.iter().map(|(m, a)| (*m, client_address(*a).to_string())).collect(),
+        wall_base: link::wall_base(),
+        nonce: life.0,
+        rules: Rules::ALL,
+        found: Some(found),
+    };
+    let node = MetaServer::new(cfg, log_core, state, host::clock::now());
+    let hello = Hello::new(cluster, &desc.cluster, NodeId::Mds(me), life);
+    let mut config = LoopConfig::new(hello);
+    config.listen = vec![own, client_address(own)];
+    config.disk = Some(disk);
+    config.addresses = peers.iter().filter(|p| p.0 != me).map(|(m, a)| (NodeId::Mds(*m), a.to_string())).collect();
+    config.log = log(format!("mds {me}"));
+    let mut looped = Loop::new(node, config).map_err(|e| anyhow!("metadata server {me}: {e}"))?;
+    eprintln!("metadata server {me} of cluster `{}` listens at {own}", desc.cluster);
+    run(&mut looped)?;
+    finish(&mut looped, MetaServer::stop, MetaServer::stopped)
+}
+
+pub fn csd(a: &Daemon) -> Result<()> {
+    let dir = a.repository.as_path();
+    let mut desc: CsRepo = repo::read(dir, "cs.json", "make-cs")?;
+    let _lock = FolderLock::take(dir)?;
+    let cluster = repo::cluster_id(&desc.cluster_id)?;
+    let cs = CsId(desc.id);
+    let boot = BootId::read()?;
+    let ring = ShmRing::open(Path::new(SHM_FOLDER), cluster, cs, &boot, desc.ring_bytes as usize)
+        .with_context(|| format!("chunk server {cs}"))?;
+    let ring: Box<dyn Ring> = Box::new(ring);
+    let disk = open_disk(dir)?;
+    let life = incarnation()?;
+    let mut lower = vec![];
+    for (id, text) in &desc.mds {
+        let a: SocketAddr = text.parse().with_context(|| format!("address `{text}` in `{}/cs.json`", dir.display()))?;
+        lower.push((*id, a));
+    }
+    // The group may have moved; when nobody answers yet, what is written down will do.
+    let addresses: Vec<SocketAddr> = lower.iter().map(|l| l.1).collect();
+    let mds: Vec<(MdsId, SocketAddr)> = match probe::probe(&desc.cluster, &addresses, life) {
+        Ok(g) if g.cluster == cluster && !g.mds.is_empty() => g.mds,
+        Ok(g) if g.cluster != cluster => bail!(
+            "chunk server {cs} belongs to a cluster `{}` with another id ({}, the one that answers is {:032x}): \
+             this is not its cluster",
+            desc.cluster,
+            desc.cluster_id,
+            g.cluster.0
+        ),
+        _ => lower.iter().map(|(i, a)| (MdsId(*i), client_address(*a))).collect(),
+    };
+    let known: Vec<(u32, String)> =
+        mds.iter().map(|(m, a)| (m.0, SocketAddr::new(a.ip(), a.port().wrapping_sub(1)).to_string())).collect();
+    if known != desc.mds {
+        desc.mds = known;
+        repo::write(dir, "cs.json", &desc)?;
+    }
+    let listen: SocketAddr = desc.addr.parse().with_context(|| format!("address `{}` in cs.json", desc.addr))?;
+    // A free port is taken before the node is made, because it tells everybody where it is.
+    let listen = if listen.port() == 0 { free_port(listen)? } else { listen };
+    let cfg = ChunkConfig {
+        addr: listen.to_string(),
+        host: desc.host.clone(),
+        mds: mds.iter().map(|m| m.0).collect(),
+        cache_bytes: desc.cache_bytes as usize,
+        ..ChunkConfig::new(cs, cluster, life, verifier(&boot), host::clock::now())
+    };
+    let node = ChunkServer::open(&mut disk.folder(), Some(ring), cfg)
+        .map_err(|e| anyhow!("chunk server {cs} in `{}`: {e}", dir.display()))?;
+    let hello = Hello::new(cluster, &desc.cluster, NodeId::Cs(cs), life);
+    let mut config = LoopConfig::new(hello);
+    config.listen = vec![listen];
+    config.disk = Some(disk);
+    config.addresses = mds.iter().map(|(m, a)| (NodeId::Mds(*m), a.to_string())).collect();
+    config.log = log(format!("cs {cs}"));
+    let mut looped = Loop::new(node, config).map_err(|e| anyhow!("chunk server {cs}: {e}"))?;
+    eprintln!("chunk server {cs} of cluster `{}` listens at {listen}", desc.cluster);
+    run(&mut looped)?;
+    finish(&mut looped, ChunkServer::stop, ChunkServer::stopped)
+}
+
+/// Lets a node finish what makes its folder clean.
+fn finish<N: Node>(
+    looped: &mut Loop<N>,
+    stop: fn(&mut N, types::Nanos, &mut Effects),
+    stopped: fn(&N) -> bool,
+) -> Result<()> {
+    let begun = Instant::now();
+    let now = looped.now();
+    let mut fx = Effects::default();
+    stop(looped.node_mut(), now, &mut fx);
+    looped.apply(fx);
+    while !stopped(looped.node()) {
+        if begun.elapsed() > STOP {
+            bail!("the disk did not finish within {} s; the next start recovers", STOP.as_secs());
+        }
+        looped.turn(Some(Duration::from_millis(100))).map_err(|e| anyhow!("{e}"))?;
+    }
+    Ok(())
+}
+
+fn open_disk(dir: &Path) -> Result<RealDisk> {
+    let store = repo::store_folder(dir);
+    RealDisk::open(&store, Options::default()).map_err(|e| match e.kind {
+        DiskErrorKind::Missing => anyhow!("`{}` is missing: the repository is incomplete", store.display()),
+        _ => anyhow!("{e}"),
+    })
+}
+/// What the memory of this host is known by.
+fn verifier(boot: &BootId) -> BootVerifier {
+    // FNV-1a, 64 bit: only has to differ between boots.
+    let h = boot.as_str().bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+    BootVerifier(h.max(1))
+}
+fn free_port(a: SocketAddr) -> Result<SocketAddr> {
+    let l = std::net::TcpListener::bind(a).with_context(|| format!("listen at {a}"))?;
+    Ok(l.local_addr()?)
+}

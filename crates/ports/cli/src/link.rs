@@ -1,0 +1,144 @@
+//! A client driven by the calling thread: no other thread, no hand-off.
+
+use crate::cluster::At;
+use crate::probe;
+use anyhow::{Context, Result, bail};
+use client::{Client, ClientAnswer, ClientConfig, ClientError, ClientOp};
+use host::node::Effects;
+use net::{Loop, LoopConfig};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use types::{ClusterId, Incarnation, MdsId, NodeId};
+use wire::LeaseKind;
+use wire::hello::Hello;
+use wire::names::{MetaOp, MetaOutcome};
+
+/// What came of an operation.
+pub type Answer = Result<ClientAnswer, ClientError>;
+
+/// A connection to a cluster.
+pub struct Link {
+    inner: Loop<Client>,
+    next: u64,
+    done: BTreeMap<u64, Answer>,
+    outstanding: usize,
+    patience: Duration,
+    pub cluster: ClusterId,
+}
+
+/// Wall clock minus boot-time clock, in ns.
+pub fn wall_base() -> i64 {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as i64);
+    wall.saturating_sub_unsigned(host::clock::now().0)
+}
+
+impl Link {
+    /// Connects to the cluster; waits for a session up to `patience`.
+    pub fn open(at: &At, patience: Duration) -> Result<Link> {
+        let name = at.name()?;
+        let me = Incarnation(host::random::nonzero_u64().context("random numbers")?);
+        let addresses = at.addresses()?;
+        let begun = Instant::now();
+        let group = loop {
+            match probe::probe(name, &addresses, me) {
+                Ok(g) => break g,
+                Err(e) if begun.elapsed() >= patience => return Err(e),
+                Err(_) => std::thread::sleep(Duration::from_millis(30)),
+            }
+        };
+        let ids: Vec<MdsId> = group.mds.iter().map(|m| m.0).collect();
+        let node = Client::new(ClientConfig::new(ids, me, wall_base()), host::clock::now());
+        let hello = Hello::new(group.cluster, name, NodeId::Client(me), me);
+        let mut config = LoopConfig::new(hello);
+        config.addresses = group.mds.iter().map(|(m, a)| (NodeId::Mds(*m), a.to_string())).collect();
+        config.log = Box::new(|line| {
+            if std::env::var_os("PSTORAGE_LOG").is_some() {
+                eprintln!("{line}");
+            }
+        });
+        let inner = Loop::new(node, config).map_err(|e| anyhow::anyhow!("{e}"))?;
+        let cluster = group.cluster;
+        let mut link = Link { inner, next: 1, done: BTreeMap::new(), outstanding: 0, patience, cluster };
+        while !link.inner.node().attached() {
+            if begun.elapsed() > patience {
+                bail!(
+                    "cluster `{name}` answers but has no leader (a majority of its metadata servers must run); \
+                     see `pstorage -c {name} status`"
+                );
+            }
+            link.turn(Duration::from_millis(50))?;
+        }
+        Ok(link)
+    }
+
+    /// Begins an operation.
+    pub fn submit(&mut self, op: ClientOp) -> u64 {
+        let ticket = self.next;
+        self.next += 1;
+        self.outstanding += 1;
+        let now = self.inner.now();
+        let mut fx = Effects::default();
+        self.inner.node_mut().submit(now, ticket, op, &mut fx);
+        self.inner.apply(fx);
+        ticket
+    }
+    /// One turn of the loop, at most this long.
+    pub fn turn(&mut self, limit: Duration) -> Result<()> {
+        self.inner.turn(Some(limit)).map_err(|e| anyhow::anyhow!("{e}"))?;
+        for (t, a) in self.inner.node_mut().finished() {
+            self.outstanding -= 1;
+            self.done.insert(t, a);
+        }
+        Ok(())
+    }
+    /// Answers that have come.
+    pub fn take(&mut self) -> Vec<(u64, Answer)> {
+        std::mem::take(&mut self.done).into_iter().collect()
+    }
+    /// Operations begun and not ended.
+    pub fn outstanding(&self) -> usize {
+        self.outstanding
+    }
+    /// The client.
+    pub fn client(&self) -> &Client {
+        self.inner.node()
+    }
+    /// Waits for one operation, without end: a cluster that heals goes on.
+    pub fn wait(&mut self, ticket: u64) -> Result<Answer> {
+        let begun = Instant::now();
+        let mut said = false;
+        loop {
+            if let Some(a) = self.done.remove(&ticket) {
+                return Ok(a);
+            }
+            self.turn(Duration::from_millis(200))?;
+            if !said && begun.elapsed() > self.patience {
+                said = true;
+                eprintln!("pstorage: waiting for the cluster (too few servers answer); it goes on by itself, Ctrl-C gives up");
+            }
+        }
+    }
+    /// Carries out one operation.
+    pub fn run(&mut self, op: ClientOp) -> Result<Answer> {
+        let t = self.submit(op);
+        self.wait(t)
+    }
+    /// A namespace operation.
+    pub fn meta(&mut self, op: MetaOp) -> Result<Result<MetaOutcome, wire::names::MetaError>> {
+        match self.run(ClientOp::Meta { op, want: LeaseKind::None })? {
+            Ok(ClientAnswer::Meta(m)) => Ok(Ok(m)),
+            Err(ClientError::Meta(e)) => Ok(Err(e)),
+            Err(e) => Err(e.into()),
+            Ok(other) => bail!("the cluster answered {other:?} to a namespace operation"),
+        }
+    }
+    /// Ends the session in order.
+    pub fn close(mut self) -> Result<()> {
+        let t = self.submit(ClientOp::Detach);
+        let begun = Instant::now();
+        while !self.done.contains_key(&t) && begun.elapsed() < Duration::from_secs(2) {
+            self.turn(Duration::from_millis(100))?;
+        }
+        self.turn(Duration::ZERO) // the last message leaves with this turn
+    }
+}

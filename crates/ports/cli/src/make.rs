@@ -1,0 +1,295 @@
+//! `make-mds` and `make-cs`: create repositories.
+
+use crate::cluster::{At, MDS_PORT, check_name, client_address, parse_address};
+use crate::link::Link;
+use crate::repo::{self, CsRepo, MdsRepo, REPO_VERSION};
+use crate::{probe, units};
+use anyhow::{Context, Result, bail};
+use host::lock::FolderLock;
+use host::real::{Options, RealDisk};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use types::{ClusterId, CsId, Durability, Layout, MdsId};
+use wire::names::{MetaOp, MetaOutcome};
+
+/// Create the repository of a metadata server.
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  pstorage -c mycl make-mds -I -a 10.0.0.1 -r /var/lib/pstorage/mds --replicas 3:2\n  pstorage mdsd -r /var/lib/pstorage/mds")]
+pub struct MakeMds {
+    /// Create the cluster: this is its first metadata server.
+    #[arg(short = 'I', long = "init")]
+    init: bool,
+    /// Where it listens: this port (2510 unless given) for metadata servers, the next one for clients and chunk servers.
+    #[arg(short = 'a', long = "address", value_name = "ADDR[:PORT]")]
+    address: String,
+    /// Its repository, an empty or new folder.
+    #[arg(short = 'r', long = "repository", value_name = "DIR")]
+    repository: PathBuf,
+    /// Copies of every chunk, and how many of them a write needs.
+    #[arg(long, value_name = "NORM[:MIN]", default_value = "1:1")]
+    replicas: String,
+    /// What an answered write promises: `flush` = a later flush makes it durable, `sync` = it is durable.
+    #[arg(long, value_name = "flush|sync", default_value = "flush")]
+    durability: String,
+}
+
+/// Create the repository of a chunk server.
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  pstorage -c mycl -b 10.0.0.1 make-cs -r /var/lib/pstorage/cs\n  pstorage csd -r /var/lib/pstorage/cs")]
+pub struct MakeCs {
+    /// Its repository, an empty or new folder on the disk it is to use.
+    #[arg(short = 'r', long = "repository", value_name = "DIR")]
+    repository: PathBuf,
+    /// Where it listens; any free port of the address that reaches the cluster unless given.
+    #[arg(short = 'a', long = "address", value_name = "ADDR[:PORT]")]
+    address: Option<String>,
+    /// Host it stands on, for placement; this host's name unless given.
+    #[arg(long)]
+    host: Option<String>,
+    /// Journal, MiB.
+    #[arg(long, value_name = "MIB", default_value_t = 256)]
+    journal: u64,
+    /// Data segments, MiB each.
+    #[arg(long, value_name = "MIB", default_value_t = 256)]
+    segment: u64,
+    /// Shared-memory ring, MiB.
+    #[arg(long, value_name = "MIB", default_value_t = 32)]
+    ring: u64,
+    /// Read cache, MiB.
+    #[arg(long, value_name = "MIB", default_value_t = 128)]
+    cache: u64,
+}
+
+/// NORM[:MIN].
+pub fn parse_replicas(text: &str) -> Result<(u8, u8)> {
+    let (n, m) = text.split_once(':').map_or((text, None), |(n, m)| (n, Some(m)));
+    let parsed = n.parse::<u8>().ok().and_then(|n| {
+        let m = m.map_or(Some(n / 2 + 1), |m| m.parse().ok())?;
+        (1..=15).contains(&n).then_some(())?;
+        (1..=n).contains(&m).then_some((n, m))
+    });
+    parsed.with_context(|| format!("replicas `{text}`: NORM[:MIN] with 1 to 15 copies and MIN at most NORM, as 3:2"))
+}
+
+/// A new cluster's layout.
+pub fn layout(replicas: (u8, u8), durability: Durability) -> Layout {
+    Layout { norm: replicas.0, min: replicas.1, durability, ..Layout::default() }
+}
+/// `flush` or `sync`.
+pub fn parse_durability(text: &str) -> Result<Durability> {
+    match text {
+        "flush" => Ok(Durability::Flush),
+        "sync" => Ok(Durability::Sync),
+        _ => bail!("durability `{text}`: `flush` or `sync`"),
+    }
+}
+
+/// One metadata server of a new group.
+pub struct NewMds<'a> {
+    /// Cluster name.
+    pub name: &'a str,
+    /// Hidden id.
+    pub cluster: ClusterId,
+    /// Who it is.
+    pub id: u32,
+    /// All of the group with lower ports.
+    pub peers: &'a [(u32, SocketAddr)],
+    /// Root layout.
+    pub layout: Layout,
+    /// Bytes of a log segment.
+    pub segment_bytes: u64,
+}
+
+/// Makes its repository.
+pub fn new_mds(dir: &Path, new: &NewMds<'_>) -> Result<()> {
+    repo::create_folder(dir)?;
+    let _lock = FolderLock::take(dir)?;
+    let disk = RealDisk::open(&repo::store_folder(dir), Options::default())?;
+    let voters = new.peers.iter().map(|p| MdsId(p.0)).collect();
+    let config =
+        consensus::Config { cluster: new.cluster, me: MdsId(new.id), voters, segment_bytes: new.segment_bytes };
+    consensus::format(&mut disk.folder(), &config).with_context(|| format!("format `{}`", dir.display()))?;
+    let created = crate::link::wall_base().saturating_add_unsigned(host::clock::now().0);
+    let desc = MdsRepo {
+        version: REPO_VERSION,
+        cluster: new.name.into(),
+        cluster_id: format!("{:032x}", new.cluster.0),
+        id: new.id,
+        peers: new.peers.iter().map(|(i, a)| (*i, a.to_string())).collect(),
+        layout: new.layout,
+        created,
+    };
+    repo::write(dir, "mds.json", &desc)
+}
+
+pub fn make_mds(at: &At, a: MakeMds) -> Result<()> {
+    let name = at.name()?;
+    let address = parse_address(&a.address, MDS_PORT)?;
+    if address.port() == u16::MAX || address.port() == 0 {
+        bail!("address `{}`: two consecutive ports are needed, the lower one from 1 to 65534", a.address);
+    }
+    if !a.init {
+        bail!(
+            "joining a running group is not supported by this version: create a cluster with -I, or try three metadata \
+             servers together with `pstorage dev`"
+        );
+    }
+    let replicas = parse_replicas(&a.replicas)?;
+    let layout = layout(replicas, parse_durability(&a.durability)?);
+    let cluster = ClusterId(host::random::nonzero_u128()?);
+    let peers = [(1, address)];
+    new_mds(&a.repository, &NewMds { name, cluster, id: 1, peers: &peers, layout, segment_bytes: 64 << 20 })?;
+    println!("Cluster `{name}` with metadata server 1 at {address} in {}.", a.repository.display());
+    if replicas.0 == 1 {
+        println!(
+            "Warning: every chunk will have one copy; a lost disk loses data. For three copies make it with\n  \
+             pstorage -c {name} make-mds -I -a {} -r {} --replicas 3:2",
+            a.address,
+            a.repository.display()
+        );
+    }
+    println!("Start it with\n  pstorage mdsd -r {}", a.repository.display());
+    Ok(())
+}
+
+/// A new chunk server.
+pub struct NewCs<'a> {
+    /// Cluster name.
+    pub name: &'a str,
+    /// Hidden id.
+    pub cluster: ClusterId,
+    /// Who it is.
+    pub id: CsId,
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// Host.
+    pub host: String,
+    /// Metadata servers with lower ports.
+    pub mds: Vec<(u32, SocketAddr)>,
+    /// Sizes in bytes.
+    pub journal: u64,
+    pub segment: u64,
+    pub ring: u64,
+    pub cache: u64,
+}
+/// Makes its repository in the folder made by [`repo::create_folder`].
+pub fn new_cs(dir: &Path, new: &NewCs<'_>) -> Result<()> {
+    let _lock = FolderLock::take(dir)?;
+    let disk = RealDisk::open(&repo::store_folder(dir), Options::default())?;
+    let config = chunk_store::StoreConfig {
+        cluster: new.cluster,
+        cs: new.id,
+        journal_bytes: new.journal,
+        segment_bytes: new.segment,
+        max_segments: None,
+    };
+    chunk_store::format(&mut disk.folder(), &config).with_context(|| format!("format `{}`", dir.display()))?;
+    let desc = CsRepo {
+        version: REPO_VERSION,
+        cluster: new.name.into(),
+        cluster_id: format!("{:032x}", new.cluster.0),
+        id: new.id.0,
+        addr: new.addr.to_string(),
+        host: new.host.clone(),
+        mds: new.mds.iter().map(|(i, a)| (*i, a.to_string())).collect(),
+        ring_bytes: new.ring,
+        cache_bytes: new.cache,
+    };
+    repo::write(dir, "cs.json", &desc)
+}
+
+/// Asks the group for an id.
+pub fn new_cs_id(link: &mut Link) -> Result<CsId> {
+    let nonce = host::random::nonzero_u64()?;
+    match link.meta(MetaOp::NewCs { nonce })? {
+        Ok(MetaOutcome::Cs(id, _)) => Ok(id),
+        Ok(other) => bail!("the cluster answered {other:?} instead of an id"),
+        Err(e) => bail!("the cluster gives no id: {e}"),
+    }
+}
+
+pub fn make_cs(at: &At, a: MakeCs) -> Result<()> {
+    let name = at.name()?;
+    check_name(name)?;
+    for (what, mib, least) in [("journal", a.journal, 8), ("segment", a.segment, 8), ("ring", a.ring, 1)] {
+        if mib < least {
+            bail!("--{what} {mib}: at least {least} MiB");
+        }
+    }
+    repo::create_folder(&a.repository)?;
+    let made = || -> Result<CsId> {
+        let mut link = Link::open(at, Duration::from_secs(10))?;
+        let lower = at.addresses()?;
+        let me = types::Incarnation(host::random::nonzero_u64()?);
+        let group = probe::probe(name, &lower, me)?;
+        let mds: Vec<(u32, SocketAddr)> =
+            group.mds.iter().map(|(m, a)| (m.0, SocketAddr::new(a.ip(), a.port().wrapping_sub(1)))).collect();
+        let addr = match &a.address {
+            Some(t) => parse_address(t, 0)?,
+            None => SocketAddr::new(own_address(client_address(lower[0]))?, 0),
+        };
+        let id = new_cs_id(&mut link)?;
+        let host = a.host.clone().unwrap_or_else(host_name);
+        let (journal, segment) = (a.journal << 20, a.segment << 20);
+        let (ring, cache) = (a.ring << 20, a.cache << 20);
+        let new = NewCs { name, cluster: link.cluster, id, addr, host, mds, journal, segment, ring, cache };
+        new_cs(&a.repository, &new)?;
+        warn_single(name, &mut link)?;
+        link.close()?;
+        Ok(id)
+    };
+    let id = match made() {
+        Ok(id) => id,
+        Err(e) => {
+            // Nothing of ours may stay behind: the next try finds an empty folder again.
+            let _ = std::fs::remove_dir_all(repo::store_folder(&a.repository));
+            let _ = std::fs::remove_file(a.repository.join(host::lock::LOCK_NAME));
+            return Err(e);
+        }
+    };
+    let size = units::bytes(a.journal << 20);
+    println!("Chunk server {id} of cluster `{name}` in {} (journal {size}).", a.repository.display());
+    println!("Start it with\n  pstorage csd -r {}", a.repository.display());
+    Ok(())
+}
+
+/// Says so while data has one copy.
+fn warn_single(name: &str, link: &mut Link) -> Result<()> {
+    if let Ok(client::ClientAnswer::Status(r)) = link.run(client::ClientOp::Status)?
+        && r.norm == 1
+    {
+        println!(
+            "Warning: cluster `{name}` keeps one copy of every chunk; a lost disk loses data. A cluster with three is made \
+             with\n  pstorage -c NAME make-mds -I -a ADDR -r DIR --replicas 3:2"
+        );
+    }
+    Ok(())
+}
+
+/// The address from which this host reaches `to`.
+fn own_address(to: SocketAddr) -> Result<std::net::IpAddr> {
+    let any: SocketAddr = if to.is_ipv4() { "0.0.0.0:0".parse()? } else { "[::]:0".parse()? };
+    let s = std::net::UdpSocket::bind(any)?;
+    s.connect(to)?;
+    Ok(s.local_addr()?.ip())
+}
+/// This host's name.
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replicas_as_people_write_them() {
+        assert_eq!(parse_replicas("3:2").unwrap(), (3, 2));
+        assert_eq!(parse_replicas("3").unwrap(), (3, 2));
+        assert_eq!(parse_replicas("1").unwrap(), (1, 1));
+        for bad in ["0", "2:3", "16", "3:0", "x", "3:"] {
+            assert!(parse_replicas(bad).is_err(), "{bad}");
+        }
+    }
+}
