@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-const VALUES: [&str; 7] = ["count", "first", "jobs", "mutant", "seed", "limit", "system"];
+const VALUES: [&str; 8] = ["only", "count", "first", "jobs", "mutant", "seed", "limit", "system"];
 const SWITCHES: [&str; 2] = ["trace", "stop"];
 
 /// A parsed command line.
@@ -60,7 +60,10 @@ mod tests {
     #[test]
     fn words_are_understood_or_named() {
         let a = parse("run --seed 12 --trace").unwrap();
-        assert_eq!((a.command.as_str(), a.number("seed", 1), a.has("trace"), a.has("stop")), ("run", Ok(12), true, false));
+        assert_eq!(
+            (a.command.as_str(), a.number("seed", 1), a.has("trace"), a.has("stop")),
+            ("run", Ok(12), true, false)
+        );
         assert!(parse("run --seed").unwrap_err().contains("--seed"));
         assert!(parse("run --sead 1").unwrap_err().contains("--sead"));
         assert!(parse("run seed").unwrap_err().contains("seed"));

@@ -88,7 +88,12 @@ pub fn carry_out(a: &Arguments) -> Result<bool, String> {
         }
         "run" => single(&choice, a.number("seed", 1)?, a.has("trace")),
         "mutants" => mutants(&choice, a.number("limit", 2_000)?, a.number("jobs", 2)?.max(1)),
-        "scenarios" => scenarios(&choice),
+        "scenarios" => {
+            if a.has("trace") {
+                sim::scenario::print_traces();
+            }
+            Ok(scenarios(&choice, a.text("only")))
+        }
         #[cfg(feature = "images")]
         "images" => Ok(images(a.number("count", 5_000)?, a.number("first", 1)?)),
         other => Err(format!("unknown command `{other}`")),
@@ -218,9 +223,12 @@ fn mutants(choice: &Choice, limit: u64, jobs: u64) -> Result<bool, String> {
     Ok(found == all)
 }
 
-fn scenarios(choice: &Choice) -> Result<bool, String> {
+fn scenarios(choice: &Choice, only: Option<&str>) -> bool {
     let (mut all, mut failed) = (0, 0);
     for (name, what, script) in sim::kept::scenarios(&choice.system) {
+        if only.is_some_and(|o| o != name) {
+            continue;
+        }
         let start = Instant::now();
         let result = script(choice.mutant.as_deref());
         all += 1;
@@ -231,7 +239,7 @@ fn scenarios(choice: &Choice) -> Result<bool, String> {
         }
     }
     println!("{all} scenarios, {failed} failed");
-    Ok(failed == 0)
+    failed == 0 && all > 0
 }
 
 /// Crash images of both stores.
@@ -245,10 +253,6 @@ fn images(count: u64, seed: u64) -> bool {
         println!("FAIL {f}");
     }
     let failed = chunks.failures.len() + log.failures.len();
-    println!(
-        "{} images, {failed} failed; {:.1} s",
-        chunks.images + log.images,
-        start.elapsed().as_secs_f64()
-    );
+    println!("{} images, {failed} failed; {:.1} s", chunks.images + log.images, start.elapsed().as_secs_f64());
     failed == 0
 }

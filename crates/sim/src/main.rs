@@ -10,7 +10,7 @@ const USAGE: &str = "\
 usage: sim COMMAND [--system cluster|quorum] ...
   seeds --count N [--first S] [--jobs J] [--mutant NAME] [--stop]   run N seeds (--stop: until the first failure)
   run --seed N [--mutant NAME] [--trace]                            run one seed, with every event if wanted
-  scenarios [--mutant NAME]                                         run the steered scenarios
+  scenarios [--mutant NAME] [--only NAME] [--trace]                 run the steered scenarios
   mutants [--limit N] [--jobs J]                                    first seed that finds each mutant
   images --count N [--first SEED]                                   crash images of the stores (feature `images`)
 Exit code 0: nothing was found wrong (mutants: every mutant was found).";

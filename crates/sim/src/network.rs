@@ -30,7 +30,8 @@ impl NetConfig {
 
     /// One of many kinds of network, drawn.
     pub fn draw(rng: &mut Rng) -> NetConfig {
-        let some = |rng: &mut Rng, percent: u32, max: u64| if rng.percent(percent) { rng.skewed(max) as u32 } else { 0 };
+        let some =
+            |rng: &mut Rng, percent: u32, max: u64| if rng.percent(percent) { rng.skewed(max) as u32 } else { 0 };
         NetConfig {
             loss: some(rng, 60, 20_000),
             twice: some(rng, 60, 50_000),

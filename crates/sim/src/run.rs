@@ -189,9 +189,10 @@ impl Run<'_> {
         let enough = |slot: SlotId, which: fn(&AppOp) -> bool| {
             self.work.history.since(from, |r| r.slot == slot && r.start > from && which(&r.op)) >= FLOW
         };
-        self.world.slots_of(Role::Client).into_iter().all(|s| {
-            enough(s, |o| matches!(o, AppOp::Write { .. })) && enough(s, |o| matches!(o, AppOp::Read { .. }))
-        })
+        self.world
+            .slots_of(Role::Client)
+            .into_iter()
+            .all(|s| enough(s, |o| matches!(o, AppOp::Write { .. })) && enough(s, |o| matches!(o, AppOp::Read { .. })))
     }
 
     fn stalled(&mut self, what: &str, limit: u64) -> Failure {

@@ -14,6 +14,15 @@ use crate::world::{Envelope, MS, S, Verdict, World};
 /// How long an operation may take before a script gives it up.
 pub const PATIENCE: u64 = 60 * S;
 
+thread_local! {
+    static PRINT: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// From now on stages made on this thread print every event.
+pub fn print_traces() {
+    PRINT.set(true);
+}
+
 /// A system on a quiet network, and what applications did on it.
 pub struct Stage<Sys: System> {
     /// The world, for whatever the methods below do not do.
@@ -28,6 +37,9 @@ impl<Sys: System> Stage<Sys> {
     /// Builds and starts everything; delays are drawn from `seed`, nothing is lost.
     pub fn new(mut system: Sys, seed: u64) -> Stage<Sys> {
         let mut world = World::new(seed, NetConfig::CALM);
+        if PRINT.get() {
+            world.trace.listen(Box::new(|now, line| println!("{:>12.6} {line}", now as f64 / 1e9)));
+        }
         system.build(&mut world);
         for slot in world.all_slots() {
             world.start_later(slot, MS);

@@ -647,7 +647,11 @@ fn flip(frame: &Encoded, rng: &mut Rng) -> Encoded {
     let at = rng.below((head.len() + payload.len()) as u64) as usize;
     let bit = 1 << rng.below(8);
     let n = head.len();
-    if at < n { head[at] ^= bit } else { payload[at - n] ^= bit }
+    if at < n {
+        head[at] ^= bit
+    } else {
+        payload[at - n] ^= bit
+    }
     Encoded { head: head.into(), payload: payload.into() }
 }
 

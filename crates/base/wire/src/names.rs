@@ -309,6 +309,7 @@ pub enum MetaError {
     /// The session is over.
     SessionGone,
 }
+impl core::error::Error for MetaError {}
 impl core::fmt::Display for MetaError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.write_str(match self {

@@ -46,7 +46,11 @@ impl ChunkStore {
             WriteKind::State | WriteKind::Server => return Err(StoreError::BadRequest("kind of a write")),
         };
         let span = span_of(h);
-        if h.offset % BLOCK != 0 || h.length % BLOCK != 0 || span.count == 0 || !in_chunk(h.offset, h.length) {
+        if !h.offset.is_multiple_of(BLOCK)
+            || !h.length.is_multiple_of(BLOCK)
+            || span.count == 0
+            || !in_chunk(h.offset, h.length)
+        {
             return Err(StoreError::BadRequest("range is not of whole blocks in the chunk"));
         }
         let want = if data { (h.length as usize, span.count as usize) } else { (0, 0) };
@@ -260,11 +264,11 @@ impl ChunkStore {
                 continue;
             }
             for u in s.units() {
-                if s.covers(u) {
-                    if let Some(loc) = self.alloc.get(BLOCKS_PER_UNIT) {
-                        redirects.push((u, loc));
-                        continue;
-                    }
+                if s.covers(u)
+                    && let Some(loc) = self.alloc.get(BLOCKS_PER_UNIT)
+                {
+                    redirects.push((u, loc));
+                    continue;
                 }
                 // All ranges that touch this unit count together; a unit seen twice is simply reserved again.
                 let touched = spans.iter().filter(|x| x.data).fold(0u16, |m, x| {
@@ -424,10 +428,11 @@ impl ChunkStore {
 
     /// Gives a reservation back that no block waits for any more.
     pub(crate) fn release_idle(&mut self, c: &mut Copy, unit: u32) {
-        if c.reserved.contains_key(&unit) && c.wanted(unit) == c.base(unit) {
-            if let Some((l, n)) = c.reserved.remove(&unit) {
-                self.alloc.give(l, n);
-            }
+        if c.reserved.contains_key(&unit)
+            && c.wanted(unit) == c.base(unit)
+            && let Some((l, n)) = c.reserved.remove(&unit)
+        {
+            self.alloc.give(l, n);
         }
     }
 

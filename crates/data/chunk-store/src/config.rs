@@ -51,10 +51,11 @@ pub(crate) struct Geometry {
 }
 impl Geometry {
     pub fn new(c: &StoreConfig) -> Result<Geometry, StoreError> {
-        if c.journal_bytes % u64::from(BLOCK) != 0 || c.journal_bytes < 256 << 10 {
+        if !c.journal_bytes.is_multiple_of(u64::from(BLOCK)) || c.journal_bytes < 256 << 10 {
             return Err(StoreError::Config("journal_bytes must be a multiple of 4096 and at least 256 KiB"));
         }
-        if c.segment_bytes % u64::from(UNIT) != 0 || c.segment_bytes < 256 << 10 || c.segment_bytes > 1 << 30 {
+        if !c.segment_bytes.is_multiple_of(u64::from(UNIT)) || c.segment_bytes < 256 << 10 || c.segment_bytes > 1 << 30
+        {
             return Err(StoreError::Config("segment_bytes must be a multiple of 64 KiB, 256 KiB to 1 GiB"));
         }
         let max_segments = c.max_segments.unwrap_or(4096);

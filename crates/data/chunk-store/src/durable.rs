@@ -225,10 +225,10 @@ impl ChunkStore {
                 return;
             }
             self.over.resident.pop_front();
-            if let Some(o) = self.copies.get_mut(&chunk).and_then(|c| c.overlay.get_mut(&block)) {
-                if let (true, Held::Data { mem, .. }) = (o.idx == idx, &mut o.held) {
-                    *mem = None;
-                }
+            if let Some(o) = self.copies.get_mut(&chunk).and_then(|c| c.overlay.get_mut(&block))
+                && let (true, Held::Data { mem, .. }) = (o.idx == idx, &mut o.held)
+            {
+                *mem = None;
             }
         }
     }

@@ -327,11 +327,11 @@ fn ring_id(sb: &Superblock, boot: BootVerifier) -> u64 {
 
 impl ChunkStore {
     pub(crate) fn mark_unclean(&mut self, chunk: ChunkId) {
-        if let Some(c) = self.copies.get_mut(&chunk) {
-            if !c.state.unclean {
-                c.state.unclean = true;
-                self.dirty_states.insert(chunk);
-            }
+        if let Some(c) = self.copies.get_mut(&chunk)
+            && !c.state.unclean
+        {
+            c.state.unclean = true;
+            self.dirty_states.insert(chunk);
         }
     }
     /// Marks a copy damaged.

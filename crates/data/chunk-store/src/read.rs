@@ -58,7 +58,11 @@ impl ChunkStore {
         self.usable()?;
         let copy = self.copies.get(&chunk).ok_or(StoreError::NoCopy(chunk))?;
         let end = u64::from(offset) + u64::from(len);
-        if offset % BLOCK != 0 || len % BLOCK != 0 || len == 0 || end > u64::from(BLOCKS_MAX) * u64::from(BLOCK) {
+        if !offset.is_multiple_of(BLOCK)
+            || !len.is_multiple_of(BLOCK)
+            || len == 0
+            || end > u64::from(BLOCKS_MAX) * u64::from(BLOCK)
+        {
             return Err(StoreError::BadRequest("range is not of whole blocks in the chunk"));
         }
         let (first, count) = (offset / BLOCK, len / BLOCK);

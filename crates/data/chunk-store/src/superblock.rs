@@ -141,7 +141,7 @@ impl Superblock {
             && (1..=4096).contains(&geometry.max_segments)
             && (1..=geometry.max_segments).contains(&raw.segments.get())
             && geometry.journal_bytes >= 256 << 10
-            && geometry.journal_bytes % 4096 == 0
+            && geometry.journal_bytes.is_multiple_of(4096)
             && raw.replay_pos.get() < 1 << 62
             && raw.covered.get() < 1 << 62
             && raw.replay_seq.get() < 1 << 62

@@ -95,7 +95,7 @@ impl BatchHeader {
             head_len: u32_at(bytes, 52),
             body_len: u32_at(bytes, 56),
         };
-        if h.head_len % 4096 != 0 || h.head_len == 0 || h.body_len % 4096 != 0 || h.count == 0 {
+        if !h.head_len.is_multiple_of(4096) || h.head_len == 0 || !h.body_len.is_multiple_of(4096) || h.count == 0 {
             return Err(JournalError::Field("batch lengths"));
         }
         if bytes[6..8] != [0; 2] || bytes[60..64] != [0; 4] {

@@ -54,7 +54,7 @@ impl RecordHead {
         if u32_at(bytes, WRITE_HEADER_LEN + 12) != 0 {
             return Err(JournalError::Field("reserved"));
         }
-        if payload_len % types::BLOCK != 0 || (payload_len / types::BLOCK) as usize > crc_count {
+        if !payload_len.is_multiple_of(types::BLOCK) || (payload_len / types::BLOCK) as usize > crc_count {
             return Err(JournalError::Field("payload length"));
         }
         let var = ext_len as u64 + 4 * crc_count as u64;

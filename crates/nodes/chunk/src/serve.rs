@@ -377,7 +377,11 @@ impl ChunkServer {
 /// Is it a range of whole blocks within a chunk, not empty and not more than one answer may carry?
 pub(crate) fn in_range(offset: u32, length: u32) -> bool {
     let end = u64::from(offset) + u64::from(length);
-    offset.is_multiple_of(BLOCK) && length.is_multiple_of(BLOCK) && length > 0 && length <= READ_MAX && end <= 1 << CHUNK_LOG2_MAX
+    offset.is_multiple_of(BLOCK)
+        && length.is_multiple_of(BLOCK)
+        && length > 0
+        && length <= READ_MAX
+        && end <= 1 << CHUNK_LOG2_MAX
 }
 
 /// Do the payload's blocks match their checksums?

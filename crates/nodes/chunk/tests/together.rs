@@ -100,7 +100,14 @@ fn a_join_under_load_ends_with_equal_copies() {
             if step == 100 + 100 * seed && !killed {
                 killed = true;
                 // A member dies with disk operations on their way and begins a new life.
+                w.hold_disks = true;
+                for block in 0..20 {
+                    h.write(&mut w, 20 + block * 20, 251, block % 2 == 0);
+                }
+                w.pump();
+                assert!(!w.procs[&CsId(1026)].ops.is_empty());
                 w.kill(1026);
+                w.hold_disks = false;
                 w.start(1026);
                 let mut out = SeqOut::default();
                 h.seq.reset(CsId(1026), w.now, &mut out);
@@ -121,7 +128,11 @@ fn a_join_under_load_ends_with_equal_copies() {
             let want: Vec<u8> = (0..600).map(|b| h.model.get(&b).copied().unwrap_or(0)).collect();
             assert_eq!(got, want, "seed {seed}: content of cs{cs}");
             let c = w.copy(cs);
-            assert_eq!((c.last, c.joining, c.unclean, c.tail.len()), (Seq(done), None, false, 0), "seed {seed}: cs{cs}");
+            assert_eq!(
+                (c.last, c.joining, c.unclean, c.tail.len()),
+                (Seq(done), None, false, 0),
+                "seed {seed}: cs{cs}"
+            );
         }
     }
 }

@@ -99,10 +99,6 @@ impl Link {
     pub fn outstanding(&self) -> usize {
         self.outstanding
     }
-    /// The client.
-    pub fn client(&self) -> &Client {
-        self.inner.node()
-    }
     /// Waits for one operation, without end: a cluster that heals goes on.
     pub fn wait(&mut self, ticket: u64) -> Result<Answer> {
         let begun = Instant::now();

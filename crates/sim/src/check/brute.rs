@@ -84,7 +84,9 @@ mod tests {
         assert!(check(&[w(1, 1, 2, 14), r(0, 11, 12)], &[10]).is_ok());
         // Within the new era the rules hold again, and it has one beginning.
         assert!(check(&[w(1, 1, 2, 4), w(2, 5, 6, NEVER), r(1, 11, 12), r(2, 13, 14)], &[10]).is_err());
-        assert!(check(&[w(1, 1, 2, 4), w(2, 5, 6, NEVER), r(1, 11, 12), w(3, 13, 14, NEVER), r(1, 15, 16)], &[10]).is_err());
+        assert!(
+            check(&[w(1, 1, 2, 4), w(2, 5, 6, NEVER), r(1, 11, 12), w(3, 13, 14, NEVER), r(1, 15, 16)], &[10]).is_err()
+        );
         // A write in flight at the moment of loss may take effect afterwards.
         assert!(check(&[w(1, 1, 2, 4), w(2, 9, 13, NEVER), r(1, 11, 12), r(2, 15, 16)], &[10]).is_ok());
         // What survived the first loss is on disk and survives the second.

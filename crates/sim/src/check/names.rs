@@ -96,10 +96,8 @@ pub fn check(history: &History) -> Result<(), (usize, String)> {
         let Some(states) = entry.take() else { continue };
         let states = match &r.end {
             Some((_, AppAnswer::Name(answer))) => {
-                let now: BTreeSet<State> = with_late(states)
-                    .into_iter()
-                    .filter_map(|mut s| s.agrees(op, *answer).then_some(s))
-                    .collect();
+                let now: BTreeSet<State> =
+                    with_late(states).into_iter().filter_map(|mut s| s.agrees(op, *answer).then_some(s)).collect();
                 if now.is_empty() {
                     return Err((index, format!("{op:?} was answered {answer:?}, which nothing explains")));
                 }

@@ -158,12 +158,7 @@ fn conflict(all: &[Cluster]) -> Option<(Cluster, Cluster)> {
 }
 
 /// What may be left after a loss at `to`: every value that no durable one is known to have replaced.
-fn outcomes(
-    clusters: &BTreeMap<u64, Cluster>,
-    begun: Option<u64>,
-    first: &BTreeSet<u64>,
-    to: u64,
-) -> BTreeSet<u64> {
+fn outcomes(clusters: &BTreeMap<u64, Cluster>, begun: Option<u64>, first: &BTreeSet<u64>, to: u64) -> BTreeSet<u64> {
     if to == NEVER {
         return BTreeSet::new();
     }

@@ -126,9 +126,7 @@ fn answer(op: &AppOp, result: Result<ClientAnswer, ClientError>) -> AppAnswer {
         (AppOp::Name(_), Ok(_)) => AppAnswer::Name(NameAnswer::Done(0)),
         (AppOp::Name(_), Err(ClientError::Meta(MetaError::Exists))) => AppAnswer::Name(NameAnswer::Exists),
         (AppOp::Name(_), Err(ClientError::Meta(MetaError::NotFound))) => AppAnswer::Name(NameAnswer::Missing),
-        (AppOp::Read { count, .. }, Ok(ClientAnswer::Data(data))) => {
-            AppAnswer::Blocks(block::read_all(&data, *count))
-        }
+        (AppOp::Read { count, .. }, Ok(ClientAnswer::Data(data))) => AppAnswer::Blocks(block::read_all(&data, *count)),
         (_, Ok(_)) => AppAnswer::Done,
         (_, Err(e)) => AppAnswer::Failed(e.to_string()),
     }

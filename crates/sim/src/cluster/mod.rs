@@ -114,9 +114,11 @@ impl System for Cluster {
             return true;
         }
         let here = |m: &types::Member| self.survey.slot(*m) == Some(slot);
-        self.survey.chunks().iter().filter(|c| c.members.iter().any(here)).all(|c| {
-            c.members.len() > 1 && c.members.iter().all(|m| here(m) || self.survey.sound(world, c, *m, &[]))
-        })
+        self.survey
+            .chunks()
+            .iter()
+            .filter(|c| c.members.iter().any(here))
+            .all(|c| c.members.len() > 1 && c.members.iter().all(|m| here(m) || self.survey.sound(world, c, *m, &[])))
     }
 
     fn losses(&mut self, world: &mut World, hosts: &[HostId]) -> Vec<(u32, u32, u32)> {

@@ -24,7 +24,11 @@ pub fn all() -> Vec<(&'static str, &'static str, Script)> {
             late_write_after_takeover as Script,
         ),
         ("power-of-all-flushed", "all hosts lose power: what was flushed is there", power_of_all_flushed as Script),
-        ("power-of-one-member", "one member loses power with unflushed writes: nothing is lost", power_of_one as Script),
+        (
+            "power-of-one-member",
+            "one member loses power with unflushed writes: nothing is lost",
+            power_of_one as Script,
+        ),
         ("leader-change", "the leader is killed while a client writes", leader_change as Script),
     ]
 }

@@ -56,8 +56,7 @@ pub fn metadata(
 ) -> Result<Box<dyn Actor>, String> {
     let mut disk = birth.disk;
     if empty(&mut disk)? {
-        let config =
-            consensus::Config { cluster: CLUSTER, me: id, voters: all.to_vec(), segment_bytes: LOG_SEGMENT };
+        let config = consensus::Config { cluster: CLUSTER, me: id, voters: all.to_vec(), segment_bytes: LOG_SEGMENT };
         consensus::format(&mut disk, &config).map_err(|e| e.to_string())?;
     }
     let options =

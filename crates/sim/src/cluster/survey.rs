@@ -74,7 +74,9 @@ impl Survey {
             for c in &self.chunks {
                 for m in c.members.iter().filter(|m| m.cs.0 == FIRST_CS + i as u32) {
                     let clean = match s.0.copy(c.id) {
-                        Some(copy) => copy.copy == m.copy && !copy.unclean && copy.joining.is_none(),
+                        // A member of a committed view that has copied everything learns of its membership only
+                        // from the next request that names it as one.
+                        Some(copy) => copy.copy == m.copy && !copy.unclean && copy.joining.is_none_or(|j| j.copied),
                         // Nothing was written to it yet, unless the power went: then it may have been lost whole.
                         None => !self.dark.contains(&slot),
                     };
@@ -147,7 +149,10 @@ impl Survey {
                     None => first = Some((*m, data)),
                     Some((other, d)) if *d != data => {
                         let at = d.iter().zip(&data).position(|(a, b)| a != b).unwrap_or(0);
-                        return Err(format!("{:?}: copies {other:?} and {m:?} differ at byte {at} of what is used", c.id));
+                        return Err(format!(
+                            "{:?}: copies {other:?} and {m:?} differ at byte {at} of what is used",
+                            c.id
+                        ));
                     }
                     Some(_) => {}
                 }

@@ -167,7 +167,9 @@ impl Server {
             return;
         }
         match self.steps.remove(&tag.0) {
-            Some(Step::Write(i, from, m)) if matches!(self.bug, Some(Bug::NoFlush | Bug::InPlace)) => self.done(i, from, m, fx),
+            Some(Step::Write(i, from, m)) if matches!(self.bug, Some(Bug::NoFlush | Bug::InPlace)) => {
+                self.done(i, from, m, fx)
+            }
             Some(Step::Write(i, from, m)) => {
                 self.next += 1;
                 self.steps.insert(self.next, Step::Flush(i, from, m));

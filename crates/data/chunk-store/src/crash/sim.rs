@@ -229,7 +229,7 @@ impl Sim<'_> {
         let durable = self.rng.percent(w.durable);
         let r = match what {
             0..=4 if there => self.write(t, chunk, what as u8, durable),
-            5 | 0..=4 => self.patch(t, chunk, true, durable),
+            0..=5 => self.patch(t, chunk, true, durable),
             6 if there => self.patch(t, chunk, false, durable),
             7 if there => {
                 let r = self.store.remove(t, chunk, durable, &mut self.fx);
