@@ -28,6 +28,8 @@ pub struct ChunkConfig {
     pub overlay_bytes: usize,
     /// Read cache, bytes; 0 = off.
     pub cache_bytes: usize,
+    /// Bytes that were free on the disk at the start: what the store may still grow by, unless its format limits it.
+    pub disk_free: u64,
     /// Bytes each session may have in flight towards this server.
     pub credit: u64,
 }
@@ -47,6 +49,7 @@ impl ChunkConfig {
             rules: Rules::ALL,
             overlay_bytes: 32 << 20,
             cache_bytes: 32 << 20,
+            disk_free: 0,
             credit: 32 << 20,
         }
     }

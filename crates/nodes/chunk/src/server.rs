@@ -334,7 +334,7 @@ impl ChunkServer {
         let u = self.store.usage();
         let block = u64::from(BLOCK);
         Space {
-            capacity: (u.capacity_blocks + u.growable_blocks.unwrap_or(0)) * block,
+            capacity: (u.capacity_blocks + u.growable_blocks.unwrap_or(self.cfg.disk_free / block)) * block,
             allocated: u.allocated_blocks * block,
             overhead: u.journal_size,
             copies: self.store.copies().count() as u64,

@@ -272,6 +272,7 @@ impl Client {
         }
         self.pump_flushes(fx);
         self.pump_calls(fx);
+        self.pump_detach(fx);
     }
 
     fn tick(&mut self, fx: &mut Effects) {

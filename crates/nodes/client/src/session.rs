@@ -198,7 +198,12 @@ impl Client {
                 self.send_slot(i, fx);
             }
         }
+    }
+
+    /// Ends the session once everything has been given back.
+    pub(crate) fn pump_detach(&mut self, fx: &mut Effects) {
         if let Some(ticket) = self.link.detaching
+            && self.link.attached
             && self.files.values().all(|f| f.lease.is_none() && f.asking.is_none())
             && self.link.queue.is_empty()
             && self.link.slots.iter().all(|s| s.call.is_none())

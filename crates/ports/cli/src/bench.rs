@@ -108,7 +108,8 @@ fn run(t: &mut dyn Target, c: &Case, size: u64, seconds: f64, cpu: &dyn Fn() -> 
     loop {
         let time_left = begun.elapsed() < limit;
         while time_left && under_way.len() < c.depth {
-            let place = if matches!(c.what, What::SeqRead | What::SeqWrite) { next % places } else { rng.next() % places };
+            let place =
+                if matches!(c.what, What::SeqRead | What::SeqWrite) { next % places } else { rng.next() % places };
             under_way.insert(next, Instant::now());
             t.begin(next, c.what, place * u64::from(c.bytes), &data[(next % 8) as usize])?;
             next += 1;
@@ -258,7 +259,10 @@ fn measure(link: &mut Link, ino: InodeId, size: u64, a: &Bench) -> Result<()> {
     let mut raw = raw_disk(&a.raw, size)?;
     if !a.json {
         println!("{:<26} {:>28}   {:>28}", "", "cluster", "raw disk, one copy");
-        println!("{:<26} {:>10} {:>8} {:>8} {:>7} {:>10} {:>8} {:>8} {:>7}", "", "per s", "p50 µs", "p99 µs", "CPU µs", "per s", "p50 µs", "p99 µs", "CPU µs");
+        println!(
+            "{:<26} {:>10} {:>8} {:>8} {:>7} {:>10} {:>8} {:>8} {:>7}",
+            "", "per s", "p50 µs", "p99 µs", "CPU µs", "per s", "p50 µs", "p99 µs", "CPU µs"
+        );
     }
     for case in &CASES {
         let x = run(&mut c, case, size, a.seconds, &cpu_of_all)?;
@@ -268,7 +272,11 @@ fn measure(link: &mut Link, ino: InodeId, size: u64, a: &Bench) -> Result<()> {
         let cpu = |f: &Figures| f.cpu * 1e6 / f.ops.max(1) as f64;
         let show = |f: &Figures| {
             let r = rate(f);
-            if case.bytes >= 1 << 20 { format!("{:.0} MB/s", r * f64::from(case.bytes) / 1e6) } else { format!("{r:.0}") }
+            if case.bytes >= 1 << 20 {
+                format!("{:.0} MB/s", r * f64::from(case.bytes) / 1e6)
+            } else {
+                format!("{r:.0}")
+            }
         };
         if a.json {
             let v = |f: &Figures| json!({"per_s": rate(f), "p50_us": f.percentile(0.5), "p99_us": f.percentile(0.99), "cpu_us": cpu(f), "ops": f.ops});
@@ -276,7 +284,15 @@ fn measure(link: &mut Link, ino: InodeId, size: u64, a: &Bench) -> Result<()> {
         } else {
             println!(
                 "{:<26} {:>10} {:>8} {:>8} {:>7.0} {:>10} {:>8} {:>8} {:>7.0}",
-                case.name, show(&x), x.percentile(0.5), x.percentile(0.99), cpu(&x), show(&y), y.percentile(0.5), y.percentile(0.99), cpu(&y)
+                case.name,
+                show(&x),
+                x.percentile(0.5),
+                x.percentile(0.99),
+                cpu(&x),
+                show(&y),
+                y.percentile(0.5),
+                y.percentile(0.99),
+                cpu(&y)
             );
         }
     }

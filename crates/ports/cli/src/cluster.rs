@@ -61,11 +61,7 @@ pub fn config_folders() -> Vec<PathBuf> {
         .map(PathBuf::from)
         .or_else(|| std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".config")))
         .map(|d| d.join("pstorage"));
-    if rustix::process::geteuid().is_root() {
-        vec![system]
-    } else {
-        user.into_iter().chain([system]).collect()
-    }
+    if rustix::process::geteuid().is_root() { vec![system] } else { user.into_iter().chain([system]).collect() }
 }
 
 /// Parses a list as `bs.list` holds it: ADDR[:PORT], separated by commas, blanks or semicolons; `#` begins a comment line.

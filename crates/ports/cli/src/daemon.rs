@@ -64,7 +64,8 @@ pub fn mdsd(a: &Daemon) -> Result<()> {
     };
     let mut peers = vec![];
     for (id, text) in &desc.peers {
-        let a: SocketAddr = text.parse().with_context(|| format!("address `{text}` in `{}/mds.json`", dir.display()))?;
+        let a: SocketAddr =
+            text.parse().with_context(|| format!("address `{text}` in `{}/mds.json`", dir.display()))?;
         peers.push((MdsId(*id), a));
     }
     let me = MdsId(desc.id);
@@ -144,6 +145,7 @@ pub fn csd(a: &Daemon) -> Result<()> {
         host: desc.host.clone(),
         mds: mds.iter().map(|m| m.0).collect(),
         cache_bytes: desc.cache_bytes as usize,
+        disk_free: rustix::fs::statvfs(dir).map_or(0, |s| s.f_bavail * s.f_frsize),
         ..ChunkConfig::new(cs, cluster, life, verifier(&boot), host::clock::now())
     };
     let node = ChunkServer::open(&mut disk.folder(), Some(ring), cfg)
@@ -190,7 +192,8 @@ fn open_disk(dir: &Path) -> Result<RealDisk> {
 /// What the memory of this host is known by.
 fn verifier(boot: &BootId) -> BootVerifier {
     // FNV-1a, 64 bit: only has to differ between boots.
-    let h = boot.as_str().bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+    let h =
+        boot.as_str().bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
     BootVerifier(h.max(1))
 }
 fn free_port(a: SocketAddr) -> Result<SocketAddr> {

@@ -20,7 +20,9 @@ use wire::names::{MetaError, MetaOp, MetaOutcome, NewInode};
 
 /// Run a whole cluster of real processes on this host.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  pstorage dev\n  pstorage -c dev fs put -r /usr/share/doc /doc     (in another terminal)")]
+#[command(
+    after_help = "Example:\n  pstorage dev\n  pstorage -c dev fs put -r /usr/share/doc /doc     (in another terminal)"
+)]
 pub struct Dev {
     /// Name of the cluster; several can run side by side.
     #[arg(long, default_value = "dev")]
@@ -64,7 +66,8 @@ struct Process {
     again: Option<Instant>,
 }
 
-const JOURNAL: u64 = 64 << 20;
+/// A merge of 16 MiB of tails is one record, of which a journal takes a quarter of its size.
+const JOURNAL: u64 = 72 << 20;
 const SEGMENT: u64 = 32 << 20;
 const RING: u64 = 8 << 20;
 const CACHE: u64 = 32 << 20;
@@ -112,7 +115,8 @@ pub fn dev(a: Dev) -> Result<()> {
             all.push(start_cs(&exe, &dir, i, CsId(d.id))?);
         }
     }
-    let mut link = Link::open(&at, Duration::from_secs(30)).context("the metadata servers did not come up; see their logs")?;
+    let mut link =
+        Link::open(&at, Duration::from_secs(30)).context("the metadata servers did not come up; see their logs")?;
     for i in known.len() as u32 + 1..=folder.cs {
         let repo = dir.join(format!("cs{i}"));
         if repo.exists() {
@@ -151,7 +155,10 @@ pub fn dev(a: Dev) -> Result<()> {
         a.replicas,
         dir.display()
     );
-    println!("try, in another terminal:\n  pstorage -c {0} fs put -r /usr/share/doc /doc\n  pstorage -c {0} fs ls -l /\n  pstorage -c {0} status\nCtrl-C stops it; the next start goes on with the same data.", a.name);
+    println!(
+        "try, in another terminal:\n  pstorage -c {0} fs put -r /usr/share/doc /doc\n  pstorage -c {0} fs ls -l /\n  pstorage -c {0} status\nCtrl-C stops it; the next start goes on with the same data.",
+        a.name
+    );
     while !stop() {
         link.turn(Duration::from_millis(10))?;
         link.take();
@@ -175,7 +182,9 @@ fn proof(link: &mut Link, all: &mut [Process], exe: &Path, stop: &dyn Fn() -> bo
     let parent = types::InodeId(1);
     let op = MetaOp::Create { parent, name: name.clone(), new, body: None, layout: None, exclusive: true };
     let t = link.submit(ClientOp::Meta { op, want: LeaseKind::Write });
-    let Some(ClientAnswer::Meta(MetaOutcome::Attr { attr, .. })) = step(link, t, all, exe, stop)? else { return Ok(false) };
+    let Some(ClientAnswer::Meta(MetaOutcome::Attr { attr, .. })) = step(link, t, all, exe, stop)? else {
+        return Ok(false);
+    };
     let data = Bytes::from(vec![0x5a; 4096]);
     loop {
         let t = link.submit(ClientOp::Write { ino: attr.ino, offset: 0, data: data.clone() });
@@ -183,7 +192,9 @@ fn proof(link: &mut Link, all: &mut [Process], exe: &Path, stop: &dyn Fn() -> bo
             Ok(Some(_)) => break,
             Ok(None) => return Ok(false),
             // Chunk servers are still coming up.
-            Err(e) if e.downcast_ref::<client::ClientError>() == Some(&client::ClientError::Meta(MetaError::NoSpace)) => {
+            Err(e)
+                if e.downcast_ref::<client::ClientError>() == Some(&client::ClientError::Meta(MetaError::NoSpace)) =>
+            {
                 link.turn(Duration::from_millis(5))?;
             }
             Err(e) => return Err(e),
@@ -357,9 +368,8 @@ fn free_net() -> Result<[u8; 4]> {
         let r = host::random::nonzero_u64()?.to_le_bytes();
         let net = [127, r[0].clamp(1, 254), r[1], r[2] & 0xf8];
         let base = Ipv4Addr::from(net);
-        let free = (1..=6).all(|h| {
-            [MDS_PORT, MDS_PORT + 1].iter().all(|p| TcpListener::bind(host_address(base, h, *p)).is_ok())
-        });
+        let free = (1..=6)
+            .all(|h| [MDS_PORT, MDS_PORT + 1].iter().all(|p| TcpListener::bind(host_address(base, h, *p)).is_ok()));
         if free {
             return Ok(net);
         }

@@ -110,7 +110,9 @@ impl Link {
             self.turn(Duration::from_millis(200))?;
             if !said && begun.elapsed() > self.patience {
                 said = true;
-                eprintln!("pstorage: waiting for the cluster (too few servers answer); it goes on by itself, Ctrl-C gives up");
+                eprintln!(
+                    "pstorage: waiting for the cluster (too few servers answer); it goes on by itself, Ctrl-C gives up"
+                );
             }
         }
     }

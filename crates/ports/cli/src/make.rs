@@ -15,7 +15,9 @@ use wire::names::{MetaOp, MetaOutcome};
 
 /// Create the repository of a metadata server.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  pstorage -c mycl make-mds -I -a 10.0.0.1 -r /var/lib/pstorage/mds --replicas 3:2\n  pstorage mdsd -r /var/lib/pstorage/mds")]
+#[command(
+    after_help = "Example:\n  pstorage -c mycl make-mds -I -a 10.0.0.1 -r /var/lib/pstorage/mds --replicas 3:2\n  pstorage mdsd -r /var/lib/pstorage/mds"
+)]
 pub struct MakeMds {
     /// Create the cluster: this is its first metadata server.
     #[arg(short = 'I', long = "init")]
@@ -36,7 +38,9 @@ pub struct MakeMds {
 
 /// Create the repository of a chunk server.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  pstorage -c mycl -b 10.0.0.1 make-cs -r /var/lib/pstorage/cs\n  pstorage csd -r /var/lib/pstorage/cs")]
+#[command(
+    after_help = "Example:\n  pstorage -c mycl -b 10.0.0.1 make-cs -r /var/lib/pstorage/cs\n  pstorage csd -r /var/lib/pstorage/cs"
+)]
 pub struct MakeCs {
     /// Its repository, an empty or new folder on the disk it is to use.
     #[arg(short = 'r', long = "repository", value_name = "DIR")]
@@ -212,7 +216,7 @@ pub fn new_cs_id(link: &mut Link) -> Result<CsId> {
 pub fn make_cs(at: &At, a: MakeCs) -> Result<()> {
     let name = at.name()?;
     check_name(name)?;
-    for (what, mib, least) in [("journal", a.journal, 8), ("segment", a.segment, 8), ("ring", a.ring, 1)] {
+    for (what, mib, least) in [("journal", a.journal, 72), ("segment", a.segment, 8), ("ring", a.ring, 1)] {
         if mib < least {
             bail!("--{what} {mib}: at least {least} MiB");
         }

@@ -108,7 +108,10 @@ pub fn read<T: DeserializeOwned>(dir: &Path, name: &str, command: &str) -> Resul
         Err(e) => return Err(e).with_context(|| format!("read `{}`", path.display())),
     };
     let version: Version = serde_json::from_str(&text).with_context(|| {
-        format!("`{}` is damaged: restore it from a copy, or make the repository anew and let the cluster refill it", path.display())
+        format!(
+            "`{}` is damaged: restore it from a copy, or make the repository anew and let the cluster refill it",
+            path.display()
+        )
     })?;
     if version.version != REPO_VERSION {
         bail!("`{}` is of version {}, this program reads {REPO_VERSION}", path.display(), version.version);

@@ -102,10 +102,19 @@ pub fn status(at: &At, a: &Status) -> Result<ExitCode> {
 }
 
 fn print(name: &str, r: &ClusterReport, v: &Verdict) {
-    println!("cluster {name} ({}), replicas {}:{}, durability {}", r.id, r.norm, r.min, if r.sync { "sync" } else { "flush" });
+    println!(
+        "cluster {name} ({}), replicas {}:{}, durability {}",
+        r.id,
+        r.norm,
+        r.min,
+        if r.sync { "sync" } else { "flush" }
+    );
     println!("  safe:      {}", v.safe);
     println!("  available: {}", v.available);
-    println!("  next:      {}", if v.next.is_empty() { "nothing to do".into() } else { v.next.join("\n             ") });
+    println!(
+        "  next:      {}",
+        if v.next.is_empty() { "nothing to do".into() } else { v.next.join("\n             ") }
+    );
     println!("\n  {} files and folders, {}, {} sessions", r.inodes, units::bytes(r.bytes), r.sessions);
     println!("\n  MDS  address                state");
     for m in &r.mds {

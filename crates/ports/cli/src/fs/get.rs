@@ -201,7 +201,8 @@ impl Get<'_> {
         if attr.kind != FileKind::Symlink {
             std::fs::set_permissions(path, Permissions::from_mode(u32::from(attr.mode))).with_context(show)?;
         }
-        let time = |ns: i64| Timespec { tv_sec: ns.div_euclid(1_000_000_000), tv_nsec: ns.rem_euclid(1_000_000_000) as _ };
+        let time =
+            |ns: i64| Timespec { tv_sec: ns.div_euclid(1_000_000_000), tv_nsec: ns.rem_euclid(1_000_000_000) as _ };
         let times = Timestamps { last_access: time(attr.atime), last_modification: time(attr.mtime) };
         utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).with_context(show)?;
         Ok(())

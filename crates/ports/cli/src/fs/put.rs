@@ -383,13 +383,25 @@ impl Put<'_> {
                     let new = new_inode(&job.meta);
                     let op = if job.meta.is_symlink() {
                         let to = std::fs::read_link(&job.source)?;
-                        MetaOp::Symlink { parent: job.parent, name: tmp, new, target: to.as_os_str().as_bytes().to_vec() }
+                        MetaOp::Symlink {
+                            parent: job.parent,
+                            name: tmp,
+                            new,
+                            target: to.as_os_str().as_bytes().to_vec(),
+                        }
                     } else {
                         let body = match &job.file {
                             Some(_) => None,
                             None => Some(std::fs::read(&job.source)?),
                         };
-                        MetaOp::Create { parent: job.parent, name: tmp, new, body, layout: self.layout, exclusive: true }
+                        MetaOp::Create {
+                            parent: job.parent,
+                            name: tmp,
+                            new,
+                            body,
+                            layout: self.layout,
+                            exclusive: true,
+                        }
                     };
                     let want = if job.file.is_some() { LeaseKind::Write } else { LeaseKind::None };
                     let t = self.link.submit(ClientOp::Meta { op, want });

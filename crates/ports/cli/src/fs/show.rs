@@ -25,7 +25,8 @@ fn kind(k: FileKind) -> char {
 fn mode(a: &Attr) -> String {
     let bits = ["---", "--x", "-w-", "-wx", "r--", "r-x", "rw-", "rwx"];
     let m = usize::from(a.mode);
-    let mut s: Vec<char> = format!("{}{}{}{}", kind(a.kind), bits[m >> 6 & 7], bits[m >> 3 & 7], bits[m & 7]).chars().collect();
+    let mut s: Vec<char> =
+        format!("{}{}{}{}", kind(a.kind), bits[m >> 6 & 7], bits[m >> 3 & 7], bits[m & 7]).chars().collect();
     for (bit, at, set, unset) in [(0o4000, 3, 's', 'S'), (0o2000, 6, 's', 'S'), (0o1000, 9, 't', 'T')] {
         if m & bit != 0 {
             s[at] = if s[at] == 'x' { set } else { unset };
@@ -125,7 +126,10 @@ fn empty(link: &mut Link, dir: Attr) -> Result<()> {
                 todo.push(e.attr.clone());
                 order.push((d.ino, e.name));
             } else {
-                link.submit(ClientOp::Meta { op: MetaOp::Unlink { parent: d.ino, name: e.name }, want: LeaseKind::None });
+                link.submit(ClientOp::Meta {
+                    op: MetaOp::Unlink { parent: d.ino, name: e.name },
+                    want: LeaseKind::None,
+                });
                 settle(link, 256)?;
             }
         }
