@@ -1,9 +1,20 @@
 //! Tests with real processes, and the tools they need. A star: `forgetfs` and `host` know nothing of each other, both
-//! stand on the leaves `chance`, `process` and `loopback`.
+//! stand on the leaves `chance`, `process` and `loopback`. A staircase for the stories: `product` and `link` reach the
+//! program from outside and from inside, `dev` is a cluster, each story uses these and no other story.
 #![forbid(unsafe_code)]
 
+pub mod arguments;
 pub mod chance;
+pub mod content;
+pub mod dev;
+pub mod forget;
 pub mod forgetfs;
 pub mod host;
+pub mod kills;
+pub mod link;
 pub mod loopback;
 pub mod process;
+pub mod product;
+pub mod ready;
+pub mod share;
+pub mod stage;

@@ -7,7 +7,9 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 use stories::forgetfs::{Forgetting, Loss, Options};
-use stories::host;
+use stories::arguments::Arguments;
+use stories::forget::writer;
+use stories::{forget, host, kills, ready, share};
 
 const USAGE: &str = "\
 usage: stories forgetfs MOUNTPOINT BACKING [--seed N] [--lose mixed|all] [--memory MIB] [--threads N]
@@ -15,13 +17,20 @@ usage: stories forgetfs MOUNTPOINT BACKING [--seed N] [--lose mixed|all] [--memo
          SIGUSR1: forgets what was not synced, then answers everything with EIO
          SIGUSR2: serves what survived
        stories host-run --boot-id ID|new [--shm FOLDER] -- COMMAND...
-         runs COMMAND on a host with that boot id and that shared memory (a fresh one if no folder is named)";
+         runs COMMAND on a host with that boot id and that shared memory (a fresh one if no folder is named)
+       stories ready|share|kills|forget [--dir FOLDER] [--seed N] [--rounds N] [--size MIB] [--only PART] [--keep]
+         plays a story with the program built beside this one; says its figures, fails beyond its limits";
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
     let result = match args.first().and_then(|a| a.to_str()) {
         Some("forgetfs") => forgetfs(&args[1..]),
         Some("host-run") => host_run(&args[1..]),
+        Some(name @ "ready") => story(name, &args[1..], ready::run),
+        Some(name @ "share") => story(name, &args[1..], share::run),
+        Some(name @ "forget") => story(name, &args[1..], forget::run),
+        Some("forget-writer") => forget_writer(&args[1..]),
+        Some(name @ "kills") => story(name, &args[1..], kills::run),
         Some(other) => Err(format!("no story or tool is called `{other}`\n{USAGE}")),
         None => Err(USAGE.into()),
     };
@@ -32,6 +41,21 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn story(name: &str, args: &[OsString], run: fn(&Arguments) -> anyhow::Result<String>) -> Result<(), String> {
+    let arguments = Arguments::parse(name, args).map_err(|e| format!("{e:#}\n{USAGE}"))?;
+    let line = run(&arguments).map_err(|e| format!("{name}: {e:#}"))?;
+    println!("{name}: {line}");
+    Ok(())
+}
+
+/// The writing client of the story `forget`; started by it alone.
+fn forget_writer(args: &[OsString]) -> Result<(), String> {
+    let [repo, dir, round] = args else { return Err("forget-writer takes REPOSITORY FOLDER ROUND".into()) };
+    let round = round.to_str().and_then(|r| r.parse().ok()).ok_or_else(|| format!("{}: no round", round.display()))?;
+    let meeting = writer::Meeting { repo: repo.into(), dir: dir.into(), round };
+    writer::run(&meeting).map_err(|e| format!("writer: {e:#}"))
 }
 
 fn value<'a>(args: &mut impl Iterator<Item = &'a OsString>, option: &str) -> Result<&'a OsString, String> {

@@ -15,6 +15,9 @@ const FORMATS: &[Format] = &[
     ("docs/formats/journal.md", "crates/base/wire/src/write_header.rs", "WRITE_HEADER_VERSION"),
     ("docs/formats/chunk-store.md", "crates/data/chunk-store/src/superblock.rs", "FORMAT"),
     ("docs/formats/raft-log.md", "crates/data/raft-log/src/block.rs", "FORMAT"),
+    ("docs/formats/write-header.md", "crates/base/wire/src/write_header.rs", "WRITE_HEADER_VERSION"),
+    ("docs/formats/hello.md", "crates/base/wire/src/hello.rs", "PROTOCOL_MAX"),
+    ("docs/formats/repository.md", "crates/ports/cli/src/repo.rs", "REPO_VERSION"),
 ];
 const FORMATS_FOLDER: &str = "docs/formats/";
 

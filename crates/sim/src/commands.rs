@@ -172,7 +172,7 @@ fn single(choice: &Choice, seed: u64, trace: bool) -> Result<bool, String> {
     let start = Instant::now();
     SEED.set(seed);
     let sink = |now: u64, line: &str| println!("{:>12.6} {line}", now as f64 / 1e9);
-    let listen = trace.then(|| Box::new(sink) as Box<dyn FnMut(u64, &str)>);
+    let listen = trace.then(|| Box::new(sink) as sim::trace::Sink);
     let o = run(seed, choice.make()?.as_mut(), Plan::default(), listen);
     let s = &o.stats;
     let [w, r, f, n] = s.kinds;

@@ -38,6 +38,11 @@ pub struct History {
     pub losses: Vec<Loss>,
 }
 
+/// A flush: start, end, ended well.
+type FlushSpan = (u64, u64, bool);
+/// Operations on a block and the moments at which its copies all lost their memory.
+type Register = (Vec<RegisterOp>, Vec<u64>);
+
 impl History {
     /// Operations that ended well.
     pub fn acknowledged(&self) -> usize {
@@ -57,7 +62,7 @@ impl History {
     /// From when on a write acknowledged at `end` must survive everything: a flush of the same client answered after it.
     /// A loss between the two is reported by the first flush after it, so success of that one counts for the time
     /// before the loss as well.
-    fn durable_at(end: u64, flushes: &[(u64, u64, bool)], losses: &[u64]) -> u64 {
+    fn durable_at(end: u64, flushes: &[FlushSpan], losses: &[u64]) -> u64 {
         for (i, (start, done, well)) in flushes.iter().enumerate() {
             if !well || *start < end {
                 continue;
@@ -71,8 +76,9 @@ impl History {
     }
 
     /// Per (file, block): its operations and the moments of loss. Indexes refer to `records`.
-    pub fn registers(&self) -> BTreeMap<(u32, u32), (Vec<RegisterOp>, Vec<u64>)> {
-        let mut flushes: BTreeMap<(SlotId, u32, u32), Vec<(u64, u64, bool)>> = BTreeMap::new();
+    pub fn registers(&self) -> BTreeMap<(u32, u32), Register> {
+        // Per (slot, life, file).
+        let mut flushes: BTreeMap<(SlotId, u32, u32), Vec<FlushSpan>> = BTreeMap::new();
         for r in &self.records {
             if let AppOp::Flush { file } = r.op {
                 let (done, well) = match &r.end {
@@ -82,7 +88,7 @@ impl History {
                 flushes.entry((r.slot, r.life, file)).or_default().push((r.start, done, well));
             }
         }
-        let mut all: BTreeMap<(u32, u32), (Vec<RegisterOp>, Vec<u64>)> = BTreeMap::new();
+        let mut all: BTreeMap<(u32, u32), Register> = BTreeMap::new();
         for (index, r) in self.records.iter().enumerate() {
             match (&r.op, &r.end) {
                 (AppOp::Write { file, block, values }, end) => {

@@ -12,7 +12,7 @@ usage: sim COMMAND [--system cluster|quorum] ...
   run --seed N [--mutant NAME] [--trace]                            run one seed, with every event if wanted
   scenarios [--mutant NAME] [--only NAME] [--trace]                 run the steered scenarios
   mutants [--limit N] [--jobs J]                                    first seed that finds each mutant
-  images --count N [--first SEED]                                   crash images of the stores (feature `images`)
+  images --count N [--first SEED]                                   crash images of the stores
 Exit code 0: nothing was found wrong (mutants: every mutant was found).";
 
 fn main() -> std::process::ExitCode {

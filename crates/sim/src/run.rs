@@ -7,6 +7,7 @@ use crate::history::{History, Record};
 use crate::network::{NetConfig, NetStats};
 use crate::rng::Rng;
 use crate::system::System;
+use crate::trace::Sink;
 use crate::workload::Workload;
 use crate::world::{MS, S, World};
 use std::collections::BTreeMap;
@@ -89,7 +90,7 @@ struct Run<'a> {
 }
 
 /// Runs one seed. `listen` gets the trace's lines.
-pub fn run(seed: u64, system: &mut dyn System, plan: Plan, listen: Option<Box<dyn FnMut(u64, &str)>>) -> Outcome {
+pub fn run(seed: u64, system: &mut dyn System, plan: Plan, listen: Option<Sink>) -> Outcome {
     let mut rng = Rng::new(seed);
     let config = NetConfig::draw(&mut rng.fork(1));
     let mut world = World::new(rng.fork(2).next(), config);

@@ -63,7 +63,7 @@ impl Host {
 /// What waits in a process's inbox.
 pub enum Work {
     /// For the node.
-    Input(Input),
+    Input(Box<Input>),
     /// An application's operation.
     Submit(u64, AppOp),
     /// A clean stop is wanted.

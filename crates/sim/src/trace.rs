@@ -2,12 +2,15 @@
 
 use wire::Encoded;
 
+/// Takes the lines of a trace: true time in nanoseconds, text.
+pub type Sink = Box<dyn FnMut(u64, &str)>;
+
 /// Collects what happens.
 #[derive(Default)]
 pub struct Trace {
     hash: u64,
     /// Where lines go; None = nowhere.
-    sink: Option<Box<dyn FnMut(u64, &str)>>,
+    sink: Option<Sink>,
 }
 
 impl Trace {
@@ -16,7 +19,7 @@ impl Trace {
         self.hash
     }
     /// Sends lines (true time in nanoseconds, text) to `sink` from now on.
-    pub fn listen(&mut self, sink: Box<dyn FnMut(u64, &str)>) {
+    pub fn listen(&mut self, sink: Sink) {
         self.sink = Some(sink);
     }
     /// Takes one event into the hash.

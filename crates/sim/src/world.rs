@@ -22,6 +22,11 @@ pub const S: u64 = 1_000_000_000;
 
 /// How long a connection is remembered after the last message over it.
 const CONNECTED: u64 = 10 * S;
+/// After a refused connection the next attempt waits this long, twice as long each time up to the second value; what is
+/// sent meanwhile is dropped.
+const BACKOFF: (u64, u64) = (10 * MS, 500 * MS);
+/// Frames sent within one simulated second beyond which processes are taken to chase each other for ever.
+const RUNAWAY: u64 = 400_000;
 
 enum Event {
     Deliver { from: NodeId, to: NodeId, frame: Encoded },
@@ -93,6 +98,10 @@ pub struct World {
     pub network: Network,
     rules: Vec<(u32, Rule)>,
     next_rule: u32,
+    /// Refused connections: (sender's slot, receiver) → (no attempt before, next wait).
+    refused: BTreeMap<(SlotId, NodeId), (u64, u64)>,
+    /// Frames sent in the present second: (second, how many).
+    rate: (u64, u64),
     held: Vec<(SlotId, SlotId, NodeId, NodeId, Msg)>,
     finished: Vec<Finished>,
     violations: Vec<String>,
@@ -116,6 +125,8 @@ impl World {
             network: Network::new(config),
             rules: Vec::new(),
             next_rule: 0,
+            refused: BTreeMap::new(),
+            rate: (0, 0),
             held: Vec::new(),
             finished: Vec::new(),
             violations: Vec::new(),
@@ -246,7 +257,7 @@ impl World {
                     && let Some((tag, done)) = self.slots[slot.0].disk.complete(number)
                 {
                     self.trace.hash(at, 3, tag.0);
-                    self.work(slot, Work::Input(Input::Disk(tag, done)));
+                    self.work(slot, Work::Input(Box::new(Input::Disk(tag, done))));
                 }
             }
             Event::Turn { slot, life } => self.turn(slot, life),
@@ -254,7 +265,7 @@ impl World {
                 let s = &mut self.slots[slot.0];
                 if s.life == life && s.timer_at == at {
                     s.timer_at = u64::MAX;
-                    self.work(slot, Work::Input(Input::Time));
+                    self.work(slot, Work::Input(Box::new(Input::Time)));
                 }
             }
             Event::Start { slot } => self.start(slot),
@@ -282,6 +293,14 @@ impl World {
     fn send(&mut self, from: SlotId, to: NodeId, msg: Msg) {
         let Some(me) = self.slots[from.0].id else { return };
         let now = self.now;
+        if self.rate.0 != now / S {
+            self.rate = (now / S, 0);
+        }
+        self.rate.1 += 1;
+        if self.rate.1 == RUNAWAY {
+            return self
+                .violation(format!("runaway: {RUNAWAY} frames within a second, the last one from {me} to {to}"));
+        }
         self.slots[from.0].talked.insert(to, now);
         let Some(to_slot) = self.names.get(&to).copied() else {
             self.push(now + 200 * US, Event::Reset { to: me, from: to });
@@ -325,7 +344,9 @@ impl World {
         if s.id != Some(to) || s.node.is_none() {
             // A host without power says nothing; a live one refuses the connection.
             let there = self.hosts[s.host.0].power;
-            if there && !self.network.is_cut(self.now, b, a) && self.rng.percent(90) {
+            let (until, wait) = self.refused.get(&(a, to)).copied().unwrap_or((0, BACKOFF.0));
+            if there && self.now >= until && !self.network.is_cut(self.now, b, a) && self.rng.percent(90) {
+                self.refused.insert((a, to), (self.now + wait, (wait * 2).min(BACKOFF.1)));
                 let at = self.now + self.rng.range(50 * US, 2 * MS);
                 self.push(at, Event::Reset { to: from, from: to });
             }
@@ -333,10 +354,11 @@ impl World {
         }
         match Msg::decode_frame(&frame) {
             Ok(msg) => {
+                self.refused.remove(&(a, to));
                 self.trace.frame(self.now, b.0 as u64, &frame);
                 self.note(|| format!("{to} <- {from} {}", brief(&msg)));
                 self.slots[b.0].talked.insert(from, self.now);
-                self.work(b, Work::Input(Input::Message(from, msg)));
+                self.work(b, Work::Input(Box::new(Input::Message(from, msg))));
             }
             Err(e) if self.network.config.damage == 0 => {
                 self.violation(format!("a message of {from} to {to} cannot be read back: {e}"));
@@ -384,7 +406,7 @@ impl World {
         if let Some(slot) = self.names.get(&to).copied()
             && self.slots[slot.0].id == Some(to)
         {
-            self.work(slot, Work::Input(input));
+            self.work(slot, Work::Input(Box::new(input)));
         }
     }
     /// Puts something into a process's inbox; its event loop turns soon afterwards, or when it thaws.
@@ -421,7 +443,7 @@ impl World {
         let mut stopping = None;
         for work in std::mem::take(&mut s.inbox) {
             match work {
-                Work::Input(input) => node.input(local, input, &mut fx),
+                Work::Input(input) => node.input(local, *input, &mut fx),
                 Work::Submit(ticket, op) => {
                     if let Some(app) = node.app() {
                         app.submit(local, ticket, op, &mut fx);
@@ -519,7 +541,7 @@ impl World {
                 self.names.insert(id, slot);
                 self.trace.hash(now, 4, slot.0 as u64);
                 self.note(|| format!("{id} starts, life {life}"));
-                self.work(slot, Work::Input(Input::Time));
+                self.work(slot, Work::Input(Box::new(Input::Time)));
             }
             Err(why) => {
                 let name = s.name.clone();

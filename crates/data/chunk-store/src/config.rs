@@ -25,6 +25,8 @@ pub struct OpenOptions {
     pub boot: BootVerifier,
     /// Refuse folders of another cluster.
     pub cluster: Option<ClusterId>,
+    /// Refuse folders of another chunk server.
+    pub cs: Option<CsId>,
     /// Journal-resident blocks kept in memory, bytes; what is beyond is read from the journal.
     pub overlay_bytes: usize,
     /// Read cache, bytes; 0 = off.
@@ -35,7 +37,7 @@ pub struct OpenOptions {
 impl OpenOptions {
     /// Usual sizes: 32 MiB of journal-resident blocks, 32 MiB of cache, 16 merges at a time.
     pub fn new(boot: BootVerifier) -> OpenOptions {
-        OpenOptions { boot, cluster: None, overlay_bytes: 32 << 20, cache_bytes: 32 << 20, merge_depth: 16 }
+        OpenOptions { boot, cluster: None, cs: None, overlay_bytes: 32 << 20, cache_bytes: 32 << 20, merge_depth: 16 }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Why the store refused or gave up.
 
 use host::disk::DiskError;
-use types::{ChunkId, ClusterId};
+use types::{ChunkId, ClusterId, CsId};
 
 /// Each names the object, the cause and what to do next.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -18,6 +18,13 @@ pub enum StoreError {
         found: ClusterId,
         /// Whose it should be.
         expected: ClusterId,
+    },
+    /// The folder belongs to another chunk server.
+    WrongServer {
+        /// Whose it is.
+        found: CsId,
+        /// Whose it should be.
+        expected: CsId,
     },
     /// The folder was written by a newer program.
     Incompatible {
@@ -85,6 +92,9 @@ impl std::fmt::Display for StoreError {
             StoreError::Damaged(x) => write!(f, "open: {x}; replace this disk, its copies are rebuilt from others"),
             StoreError::WrongCluster { found, expected } => {
                 write!(f, "open: folder belongs to cluster {:032x}, not {:032x}; check the path", found.0, expected.0)
+            }
+            StoreError::WrongServer { found, expected } => {
+                write!(f, "open: folder belongs to chunk server {found}, not {expected}; check the path and `cs.json`")
             }
             StoreError::Incompatible { bits } => {
                 write!(f, "open: feature bits {bits:#x} are unknown to this program; use a newer one")

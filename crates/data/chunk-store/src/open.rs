@@ -147,7 +147,7 @@ fn write_super(folder: &mut dyn Folder, file: FileId, sb: &Superblock) -> Result
 }
 
 /// Opens the store. `ring` is the host's shared memory for it, with whatever it holds. Rules: `docs/formats/
-/// chunk-store.md`, section on starting. Errors: Missing, Damaged, WrongCluster, Incompatible, NoSpace, Disk.
+/// chunk-store.md`, section on starting. Errors: Missing, Damaged, WrongCluster, WrongServer, Incompatible, NoSpace, Disk.
 pub fn open(
     folder: &mut dyn Folder,
     ring: Option<Box<dyn Ring>>,
@@ -157,6 +157,9 @@ pub fn open(
     let mut report = OpenReport { events, ..OpenReport::default() };
     if let Some(expected) = options.cluster.filter(|c| *c != found.cluster) {
         return Err(StoreError::WrongCluster { found: found.cluster, expected });
+    }
+    if let Some(expected) = options.cs.filter(|c| *c != found.cs) {
+        return Err(StoreError::WrongServer { found: found.cs, expected });
     }
     let geo = found.geometry;
     let events = &mut report.events;

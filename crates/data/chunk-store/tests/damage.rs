@@ -110,6 +110,8 @@ fn superblocks() {
     let e =
         open(&mut d.clone(), None, OpenOptions { cluster: Some(ClusterId(1)), ..OpenOptions::new(BootVerifier(1)) });
     assert!(matches!(e.err(), Some(StoreError::WrongCluster { .. })));
+    let e = open(&mut d.clone(), None, OpenOptions { cs: Some(CsId(9)), ..OpenOptions::new(BootVerifier(1)) });
+    assert!(matches!(e.err(), Some(StoreError::WrongServer { expected: CsId(9), .. })));
     for slot in 0..2 {
         let one = d.fork();
         one.flip("super", slot * 4096 + 100, 1);

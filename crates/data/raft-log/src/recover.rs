@@ -266,6 +266,12 @@ pub fn open(folder: &mut dyn Folder, options: &OpenOptions) -> Result<(Log, Reco
     let segs = read_segments(folder, &files, id)?;
     let Walk { replay, seq, active, at, max_index, torn } = walk(&segs, id)?;
     let from_index = replay.next_index();
+    // A segment has its whole size from its creation on, so no crash cuts one: what is missing may have been durable.
+    if let Some(s) = segs.iter().find(|s| (s.bytes.len() as u64) < sup.segment_bytes) {
+        let what = format!("the segment was cut: segments of this log have {} bytes", sup.segment_bytes);
+        let (file, offset) = (segment_name(s.number), s.bytes.len() as u64);
+        return Err(LogError::Damaged(Damage { file, offset, from_index, what }));
+    }
     let place = |what: String| {
         LogError::Damaged(Damage { file: segment_name(segs[active].number), offset: at as u64, from_index, what })
     };

@@ -121,6 +121,7 @@ impl ChunkServer {
     ) -> Result<ChunkServer, StoreError> {
         let options = OpenOptions {
             cluster: Some(cfg.cluster),
+            cs: Some(cfg.cs),
             overlay_bytes: cfg.overlay_bytes,
             cache_bytes: cfg.cache_bytes,
             ..OpenOptions::new(cfg.boot)

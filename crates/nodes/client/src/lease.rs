@@ -11,6 +11,8 @@ use wire::names::{MetaError, MetaOp};
 use wire::{CopyAns, CopyReport, CopyReq, DataCtl, LeaseKind, Msg, ToMds, WriteMsg};
 
 const ASK_AGAIN: Nanos = Nanos::from_millis(500);
+/// A lease that was asked for and is neither granted nor refused is asked for again.
+const OPEN_AGAIN: Nanos = Nanos::from_millis(1000);
 /// How long all members may take to say where they stand before the group is asked to take the chunk over.
 const SETTLE: Nanos = Nanos::from_millis(300);
 /// Chunks asked for ahead of a read.
@@ -38,6 +40,8 @@ pub(crate) struct Chunk {
     pub since: Nanos,
     /// Blocks that a read-modify-write holds: (first byte, length, token).
     pub locked: Vec<(u32, u32, u64)>,
+    /// A member of this view refused a write because its disk is full.
+    pub full: bool,
 }
 
 /// A part of a write within one chunk, not yet issued.
@@ -60,6 +64,8 @@ pub(crate) struct Limbo {
     pub seq: Seq,
     pub token: u64,
     pub msg: WriteMsg,
+    /// A member had no space for it, and nobody could take that member's place.
+    pub full: bool,
 }
 
 /// A file.
@@ -70,6 +76,8 @@ pub(crate) struct File {
     /// Highest epoch of any grant, recall or Gone seen: grants up to here are ignored (L8).
     pub deaf: LeaseEpoch,
     pub asking: Option<LeaseKind>,
+    /// When it was last asked for; grants get lost with leaders.
+    pub asked: Nanos,
     pub layout: Layout,
     pub inline: bool,
     pub size: u64,
@@ -109,6 +117,7 @@ impl File {
             lease: None,
             deaf: LeaseEpoch::NONE,
             asking: None,
+            asked: Nanos::ZERO,
             layout: Layout::default(),
             inline: false,
             size: 0,
@@ -197,6 +206,7 @@ impl Client {
             }
             if waiting != LeaseKind::None && f.asking.is_none() {
                 f.asking = Some(waiting);
+                f.asked = self.now;
                 self.call(None, MetaOp::Open { ino }, waiting);
             }
             return;
@@ -309,7 +319,7 @@ impl Client {
         for (index, c) in &f.chunks {
             let Some(s) = &c.seq else { continue };
             for (seq, token, msg) in s.unfinished() {
-                f.limbo.push(Limbo { index: *index, chunk: c.id, epoch, seq, token, msg });
+                f.limbo.push(Limbo { index: *index, chunk: c.id, epoch, seq, token, msg, full: c.full });
             }
         }
         f.in_flight = 0;
@@ -343,6 +353,8 @@ impl Client {
                 *u = (*u).max((l.epoch, l.seq));
                 f.indices.insert(l.chunk, l.index);
                 self.write_completed(l.token);
+            } else if l.full {
+                self.write_failed(l.token, ClientError::Meta(MetaError::NoSpace));
             } else {
                 self.issue_again(ino, l);
             }
@@ -437,6 +449,7 @@ impl Client {
                 asked: Nanos::ZERO,
                 since: now,
                 locked: vec![],
+                full: false,
             };
             f.chunks.insert(g.index, c);
             if let Some(last) = g.last {
@@ -582,6 +595,7 @@ impl Client {
             return;
         }
         c.view = view.clone();
+        c.full = false;
         let mut out = SeqOut::default();
         match &mut c.seq {
             Some(s) => s.adopt(view, now, &mut out),
@@ -638,6 +652,33 @@ impl Client {
         }
         for ino in again {
             self.send_return(ino, fx);
+        }
+        let late = |f: &&File| f.asking.is_some() && now.since(f.asked) >= OPEN_AGAIN;
+        let late: Vec<InodeId> = self.files.values().filter(late).map(|f| f.ino).collect();
+        for ino in late {
+            let opening = self.link.opening(ino);
+            if let Some(f) = self.files.get_mut(&ino) {
+                f.asked = now;
+                if !opening {
+                    f.asking = None;
+                    self.dirty.insert(ino);
+                }
+            }
+        }
+    }
+
+    /// A leader cannot settle fences of earlier terms with a session that holds leases from then: they are given back, and
+    /// taken anew where they are needed.
+    pub(crate) fn renew_old_leases(&mut self) {
+        if self.link.fence_seen <= self.link.settled {
+            return;
+        }
+        let term = self.link.term;
+        for (ino, f) in &mut self.files {
+            if f.lease.as_ref().is_some_and(|l| l.epoch.term() < term) {
+                f.recalled = true;
+                self.dirty.insert(*ino);
+            }
         }
     }
 

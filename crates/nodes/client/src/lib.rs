@@ -196,12 +196,14 @@ impl Client {
         }
         let Some(c) = f.chunks.get_mut(&index) else { return };
         let member = c.view.members.iter().any(|m| m.cs == cs && m.copy == ans.copy);
+        c.full |= member && ans.refusal == Some(wire::Refusal::NoSpace);
         if let (Some(fence), true, None) = (ans.promise, member, ans.refusal) {
             let until = Nanos(ans.stamp) + PROMISE;
             let p = self.promises.entry(cs).or_insert(Promise { until, fence });
             p.until = p.until.max(until);
             p.fence = p.fence.max(fence);
             if fence > self.link.settled {
+                self.link.fence_seen = self.link.fence_seen.max(fence);
                 self.link.hurry_renew(now);
             }
         }

@@ -40,6 +40,8 @@ pub(crate) struct Link {
     pub term: Term,
     pub session: SessionId,
     pub settled: LeaseEpoch,
+    /// Highest fence named by a promise; above `settled` it makes promises worthless.
+    pub fence_seen: LeaseEpoch,
     pub session_until: Nanos,
     attach_sent: Nanos,
     attach_tries: u32,
@@ -62,6 +64,7 @@ impl Link {
             term: Term(0),
             session: SessionId::NONE,
             settled: LeaseEpoch::NONE,
+            fence_seen: LeaseEpoch::NONE,
             session_until: Nanos::ZERO,
             attach_sent: Nanos::ZERO,
             attach_tries: 0,
@@ -81,6 +84,11 @@ impl Link {
     /// Fences or the session's end make a renewal urgent.
     pub fn hurry_renew(&mut self, now: Nanos) {
         self.renew_due = self.renew_due.min(self.renew_sent + RENEW_HURRIED).max(now);
+    }
+    /// An Open of this file waits or is under way.
+    pub fn opening(&self, ino: types::InodeId) -> bool {
+        let is = |c: &Call| c.ticket.is_none() && c.op == MetaOp::Open { ino };
+        self.queue.iter().any(is) || self.slots.iter().any(|s| s.call.as_ref().is_some_and(|(c, _)| is(c)))
     }
     pub fn deadline(&self) -> Nanos {
         if self.over {
@@ -266,6 +274,7 @@ impl Client {
                     self.link.settled = self.link.settled.max(settled);
                     self.link.session_until = self.link.session_until.max(Nanos(stamp) + SESSION);
                     Self::addresses(servers, fx);
+                    self.renew_old_leases();
                     self.tick_reads(fx);
                 }
             }
@@ -353,6 +362,7 @@ impl Client {
         self.link.attach_sent = Nanos::ZERO;
         self.link.attach_tries = 0;
         self.link.settled = LeaseEpoch::NONE;
+        self.link.fence_seen = LeaseEpoch::NONE;
         self.promises.clear();
         self.session_lost();
         let mut unknown = vec![];

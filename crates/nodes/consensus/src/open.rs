@@ -34,6 +34,8 @@ pub struct Config {
 pub struct OpenOptions {
     /// Refuse the folder of another cluster.
     pub cluster: Option<ClusterId>,
+    /// Refuse the folder of another member.
+    pub owner: Option<MdsId>,
     /// Decides about election timeouts, with the member's id and the term.
     pub seed: u64,
     /// Ticks without a leader until an election; the real timeout lies between once and twice this. Above
@@ -46,7 +48,7 @@ pub struct OpenOptions {
 }
 impl Default for OpenOptions {
     fn default() -> OpenOptions {
-        OpenOptions { cluster: None, seed: 0, election_ticks: 10, heartbeat_ticks: 1, keep_entries: 4096 }
+        OpenOptions { cluster: None, owner: None, seed: 0, election_ticks: 10, heartbeat_ticks: 1, keep_entries: 4096 }
     }
 }
 
@@ -125,7 +127,8 @@ pub fn open(folder: &mut dyn Folder, options: &OpenOptions) -> Result<(Consensus
             options.election_ticks, options.heartbeat_ticks
         )));
     }
-    let (log, rec) = raft_log::open(folder, &raft_log::OpenOptions { cluster: options.cluster, owner: None })?;
+    let whose = raft_log::OpenOptions { cluster: options.cluster, owner: options.owner };
+    let (log, rec) = raft_log::open(folder, &whose)?;
     let content = |index| move |what| ConsensusError::Content { index, what };
     let (kept, birth) = from_file(&rec.snapshot).map_err(content(rec.snapshot.index))?;
     let mut ram = RamLog {

@@ -232,6 +232,8 @@ fn wrong_settings_and_folders_are_refused() {
     let (disk, _) = member(&[1]);
     let other = OpenOptions { cluster: Some(ClusterId(6)), ..OpenOptions::default() };
     assert!(open(&mut disk.clone(), &other).is_err());
+    let other = OpenOptions { owner: Some(MdsId(6)), ..OpenOptions::default() };
+    assert!(open(&mut disk.clone(), &other).is_err());
     let ticks = OpenOptions { election_ticks: 1, ..OpenOptions::default() };
     assert!(matches!(open(&mut disk.clone(), &ticks), Err(ConsensusError::Config(_))));
 }

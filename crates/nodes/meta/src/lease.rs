@@ -258,6 +258,11 @@ impl MetaServer {
             let v = views::place(self, usize::from(layout.norm), &[], ino.0.wrapping_add(u64::from(i)));
             chunks.push((i, v));
         }
+        // A new leader learns within moments which servers there are; till then the asker asks again.
+        let unheard = self.servers.values().any(|s| !s.known && !s.dead(self.now));
+        if unheard && chunks.iter().any(|(_, v)| v.len() < usize::from(layout.norm)) {
+            return;
+        }
         let enough = chunks.iter().all(|(_, v)| v.len() >= usize::from(layout.min));
         if kind != LeaseKind::Write || !enough {
             let e = if enough { MetaError::NotHeld } else { MetaError::NoSpace };

@@ -190,8 +190,7 @@ impl MetaServer {
             Ok(c) => c,
             Err(e) => {
                 fx.fatal = Some(format!(
-                    "metadata server {}: entry {index} of the log: {e}. Start it with `--skip {index}` only if all \
-                     metadata servers stop at it",
+                    "metadata server {}: entry {index} of the log: {e}; start the version of the program that wrote it",
                     self.cfg.id
                 ));
                 return;

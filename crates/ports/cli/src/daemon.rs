@@ -52,10 +52,13 @@ pub fn mdsd(a: &Daemon) -> Result<()> {
     let dir = a.repository.as_path();
     let desc: MdsRepo = repo::read(dir, "mds.json", "make-mds")?;
     let _lock = FolderLock::take(dir)?;
-    let cluster = repo::cluster_id(&desc.cluster_id)?;
+    let path = dir.join("mds.json");
+    let cluster = repo::cluster_id(&path, &desc.cluster_id)?;
     let disk = open_disk(dir)?;
     let seed = host::random::nonzero_u64()?;
-    let options = consensus::OpenOptions { cluster: Some(cluster), seed, ..consensus::OpenOptions::default() };
+    let owner = Some(MdsId(desc.id));
+    let options =
+        consensus::OpenOptions { cluster: Some(cluster), owner, seed, ..consensus::OpenOptions::default() };
     let (log_core, recovered) = consensus::open(&mut disk.folder(), &options)
         .with_context(|| format!("metadata server {} in `{}`", desc.id, dir.display()))?;
     let state = match &recovered.snapshot {
@@ -64,13 +67,11 @@ pub fn mdsd(a: &Daemon) -> Result<()> {
     };
     let mut peers = vec![];
     for (id, text) in &desc.peers {
-        let a: SocketAddr =
-            text.parse().with_context(|| format!("address `{text}` in `{}/mds.json`", dir.display()))?;
-        peers.push((MdsId(*id), a));
+        peers.push((MdsId(*id), repo::address(&path, text)?));
     }
     let me = MdsId(desc.id);
     let Some(own) = peers.iter().find(|p| p.0 == me).map(|p| p.1) else {
-        bail!("`{}/mds.json` does not list metadata server {} itself", dir.display(), desc.id);
+        bail!("{}: metadata server {} itself is not among the peers", repo::damaged(&path), desc.id);
     };
     let found = Command::Init {
         cluster,
@@ -105,7 +106,8 @@ pub fn csd(a: &Daemon) -> Result<()> {
     let dir = a.repository.as_path();
     let mut desc: CsRepo = repo::read(dir, "cs.json", "make-cs")?;
     let _lock = FolderLock::take(dir)?;
-    let cluster = repo::cluster_id(&desc.cluster_id)?;
+    let path = dir.join("cs.json");
+    let cluster = repo::cluster_id(&path, &desc.cluster_id)?;
     let cs = CsId(desc.id);
     let boot = BootId::read()?;
     let ring = ShmRing::open(Path::new(SHM_FOLDER), cluster, cs, &boot, desc.ring_bytes as usize)
@@ -115,8 +117,7 @@ pub fn csd(a: &Daemon) -> Result<()> {
     let life = incarnation()?;
     let mut lower = vec![];
     for (id, text) in &desc.mds {
-        let a: SocketAddr = text.parse().with_context(|| format!("address `{text}` in `{}/cs.json`", dir.display()))?;
-        lower.push((*id, a));
+        lower.push((*id, repo::address(&path, text)?));
     }
     // The group may have moved; when nobody answers yet, what is written down will do.
     let addresses: Vec<SocketAddr> = lower.iter().map(|l| l.1).collect();
@@ -129,6 +130,7 @@ pub fn csd(a: &Daemon) -> Result<()> {
             desc.cluster_id,
             g.cluster.0
         ),
+        Err(e) if e.is::<probe::Stranger>() => return Err(e).with_context(|| format!("chunk server {cs}")),
         _ => lower.iter().map(|(i, a)| (MdsId(*i), client_address(*a))).collect(),
     };
     let known: Vec<(u32, String)> =
@@ -137,7 +139,7 @@ pub fn csd(a: &Daemon) -> Result<()> {
         desc.mds = known;
         repo::write(dir, "cs.json", &desc)?;
     }
-    let listen: SocketAddr = desc.addr.parse().with_context(|| format!("address `{}` in cs.json", desc.addr))?;
+    let listen = repo::address(&path, &desc.addr)?;
     // A free port is taken before the node is made, because it tells everybody where it is.
     let listen = if listen.port() == 0 { free_port(listen)? } else { listen };
     let cfg = ChunkConfig {
@@ -185,8 +187,11 @@ fn finish<N: Node>(
 fn open_disk(dir: &Path) -> Result<RealDisk> {
     let store = repo::store_folder(dir);
     RealDisk::open(&store, Options::default()).map_err(|e| match e.kind {
-        DiskErrorKind::Missing => anyhow!("`{}` is missing: the repository is incomplete", store.display()),
-        _ => anyhow!("{e}"),
+        DiskErrorKind::Missing => anyhow!(
+            "`{}` is missing: restore it from a copy, or make the repository anew in another folder",
+            store.display()
+        ),
+        _ => anyhow!("{e}; `{}` is the store of this repository: restore it as it was", store.display()),
     })
 }
 /// What the memory of this host is known by.

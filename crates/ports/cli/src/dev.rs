@@ -81,7 +81,11 @@ pub fn dev(a: Dev) -> Result<()> {
     }
     let replicas = parse_replicas(&a.replicas)?;
     let dir = a.dir.clone().map_or_else(|| default_dir(&a.name), Ok)?;
-    std::fs::create_dir_all(&dir).with_context(|| format!("create `{}`", dir.display()))?;
+    repo::make_folder(&dir)?;
+    if !dir.join("dev.json").exists() {
+        // Nothing of ours is left in a folder of somebody else, not even a lock.
+        check_empty(&dir)?;
+    }
     let _lock = FolderLock::take(&dir)?;
     let (folder, fresh) = open_folder(&dir, &a)?;
     let base = Ipv4Addr::from(folder.net);
@@ -345,16 +349,21 @@ fn open_folder(dir: &Path, a: &Dev) -> Result<(DevFolder, bool)> {
         }
         return Ok((more, fresh));
     }
-    for e in std::fs::read_dir(dir).with_context(|| format!("read `{}`", dir.display()))? {
+    check_empty(dir)?;
+    let net = free_net()?;
+    let f = DevFolder { version: repo::REPO_VERSION, name: a.name.clone(), net, mds: a.mds, cs: a.cs };
+    repo::write(dir, "dev.json", &f)?;
+    Ok((f, true))
+}
+
+fn check_empty(dir: &Path) -> Result<()> {
+    for e in std::fs::read_dir(dir).with_context(|| format!("read `{}`; name another --dir", dir.display()))? {
         let name = e?.file_name();
         if name != host::lock::LOCK_NAME && name != "lost+found" {
             bail!("folder `{}` is not empty ({}): name another --dir", dir.display(), name.to_string_lossy());
         }
     }
-    let net = free_net()?;
-    let f = DevFolder { version: repo::REPO_VERSION, name: a.name.clone(), net, mds: a.mds, cs: a.cs };
-    repo::write(dir, "dev.json", &f)?;
-    Ok((f, true))
+    Ok(())
 }
 
 fn host_address(base: Ipv4Addr, host: u32, port: u16) -> SocketAddr {

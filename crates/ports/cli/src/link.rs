@@ -42,7 +42,7 @@ impl Link {
         let group = loop {
             match probe::probe(name, &addresses, me) {
                 Ok(g) => break g,
-                Err(e) if begun.elapsed() >= patience => return Err(e),
+                Err(e) if e.is::<probe::Stranger>() || begun.elapsed() >= patience => return Err(e),
                 Err(_) => std::thread::sleep(Duration::from_millis(30)),
             }
         };

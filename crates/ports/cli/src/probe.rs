@@ -23,14 +23,32 @@ pub struct Group {
     pub mds: Vec<(MdsId, SocketAddr)>,
 }
 
-/// Asks each address (lower ports) in turn until one answers for the cluster `name`.
+/// Who answers belongs to another cluster, or speaks another protocol: asking again changes nothing.
+#[derive(Debug)]
+pub struct Stranger(String);
+impl std::fmt::Display for Stranger {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+impl std::error::Error for Stranger {}
+
+/// Asks each address (lower ports) in turn until one answers for the cluster `name`. The error is a [`Stranger`]
+/// when all of them answer for something else.
 pub fn probe(name: &str, addresses: &[SocketAddr], me: Incarnation) -> Result<Group> {
     let mut why = vec![];
+    let mut strangers = 0;
     for a in addresses {
         match ask(name, client_address(*a), me) {
             Ok(g) => return Ok(g),
-            Err(e) => why.push(format!("{a}: {e:#}")),
+            Err(e) => {
+                strangers += usize::from(e.is::<Stranger>());
+                why.push(format!("{a}: {e:#}"));
+            }
         }
+    }
+    if strangers == addresses.len() {
+        return Err(Stranger(format!("{}; name the cluster that runs there, or other addresses", why.join("; "))).into());
     }
     bail!(
         "no metadata server of cluster `{name}` answers ({}); is it running, and is this its address?",
@@ -51,7 +69,7 @@ fn ask(name: &str, at: SocketAddr, me: Incarnation) -> Result<Group> {
         match receive(&mut s)? {
             Msg::Hello(h) => {
                 if let Err(e) = h.accept(&hello) {
-                    bail!("{e}");
+                    return Err(Stranger(e).into());
                 }
                 if !matches!(h.node, NodeId::Mds(_)) {
                     bail!("{} is no metadata server", h.node);

@@ -59,9 +59,9 @@ pub fn store_folder(repo: &Path) -> PathBuf {
 
 /// Creates the folder of a new repository; it must be empty (a `lost+found` does not count).
 pub fn create_folder(dir: &Path) -> Result<()> {
-    std::fs::create_dir_all(dir).with_context(|| format!("create `{}`", dir.display()))?;
+    make_folder(dir)?;
     let mut found = vec![];
-    for e in std::fs::read_dir(dir).with_context(|| format!("read `{}`", dir.display()))? {
+    for e in std::fs::read_dir(dir).with_context(|| format!("read `{}`; {}", dir.display(), NAME_A_FOLDER))? {
         let name = e?.file_name().to_string_lossy().into_owned();
         if name != "lost+found" {
             found.push(name);
@@ -77,8 +77,14 @@ pub fn create_folder(dir: &Path) -> Result<()> {
         };
         bail!("folder `{}` is not empty ({} …): {what}", dir.display(), found.join(", "));
     }
-    std::fs::create_dir(store_folder(dir)).with_context(|| format!("create `{}`", store_folder(dir).display()))?;
-    Ok(())
+    make_folder(&store_folder(dir))
+}
+/// What to do about a folder that cannot be made or read.
+const NAME_A_FOLDER: &str = "name a new or empty folder where this user may write";
+
+/// Creates a folder and those above it, where they are missing.
+pub fn make_folder(dir: &Path) -> Result<()> {
+    std::fs::create_dir_all(dir).with_context(|| format!("folder `{}` cannot be made; {NAME_A_FOLDER}", dir.display()))
 }
 
 /// Writes a description durably, replacing an older one as a whole.
@@ -105,26 +111,42 @@ pub fn read<T: DeserializeOwned>(dir: &Path, name: &str, command: &str) -> Resul
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             bail!("`{}` is no repository (no `{name}` in it): make one with `pstorage {command}`", dir.display())
         }
-        Err(e) => return Err(e).with_context(|| format!("read `{}`", path.display())),
+        Err(e) if e.kind() == std::io::ErrorKind::InvalidData => return Err(e).with_context(|| damaged(&path)),
+        Err(e) => {
+            return Err(e).with_context(|| {
+                format!("read `{}`; name a repository's folder, and run as the user whom it belongs to", path.display())
+            });
+        }
     };
-    let version: Version = serde_json::from_str(&text).with_context(|| {
-        format!(
-            "`{}` is damaged: restore it from a copy, or make the repository anew and let the cluster refill it",
-            path.display()
-        )
-    })?;
+    let version: Version = serde_json::from_str(&text).with_context(|| damaged(&path))?;
     if version.version != REPO_VERSION {
-        bail!("`{}` is of version {}, this program reads {REPO_VERSION}", path.display(), version.version);
+        bail!(
+            "`{}` is of version {}, this program reads {REPO_VERSION}: start the program that wrote it, or a newer one",
+            path.display(),
+            version.version
+        );
     }
-    serde_json::from_str(&text).with_context(|| format!("`{}` is damaged", path.display()))
+    serde_json::from_str(&text).with_context(|| damaged(&path))
+}
+/// A description that cannot be used, and what to do about it.
+pub fn damaged(path: &Path) -> String {
+    format!(
+        "`{}` is damaged: correct it or restore it from a copy, or make the repository anew in another folder and let the \
+         cluster refill it",
+        path.display()
+    )
 }
 #[derive(Deserialize)]
 struct Version {
     version: u32,
 }
 
-/// A cluster id from its 32 digits.
-pub fn cluster_id(text: &str) -> Result<types::ClusterId> {
+/// The cluster id of a description `path` from its 32 digits.
+pub fn cluster_id(path: &Path, text: &str) -> Result<types::ClusterId> {
     let id = u128::from_str_radix(text, 16).ok().filter(|id| *id != 0);
-    Ok(types::ClusterId(id.with_context(|| format!("`{text}` is no cluster id"))?))
+    Ok(types::ClusterId(id.with_context(|| format!("{}: `{text}` is no cluster id", damaged(path)))?))
+}
+/// An address of a description `path`.
+pub fn address(path: &Path, text: &str) -> Result<std::net::SocketAddr> {
+    text.parse().with_context(|| format!("{}: `{text}` is no address", damaged(path)))
 }

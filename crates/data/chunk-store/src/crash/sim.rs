@@ -52,6 +52,7 @@ fn options(boot: u64, rng: &mut Rng) -> OpenOptions {
     OpenOptions {
         boot: BootVerifier(boot),
         cluster: Some(ClusterId(7)),
+        cs: None,
         overlay_bytes: if rng.percent(50) { 64 << 10 } else { 4 << 20 },
         cache_bytes: if rng.percent(50) { 0 } else { 128 << 10 },
         merge_depth: 1 + rng.below(8) as usize,
