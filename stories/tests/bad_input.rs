@@ -53,7 +53,7 @@ fn folders_that_will_not_do() {
     let before = files(&y.at("mds"));
     for maker in makers {
         let said = y.call(&maker.iter().copied().chain(["mds"]).collect::<Vec<_>>());
-        said.refused(&["`mds` is not empty", "name a"]);
+        said.refused(&["folder `mds` is not empty"]);
     }
     y.call(&["csd", "-r", "mds"]).refused(&["`mds` is no repository"]);
     assert_eq!(files(&y.at("mds")), before);
@@ -159,13 +159,13 @@ fn damaged_repositories() {
 
     let replace = "replace this disk";
     let cs: [(&str, Harm<'_>, &[&str]); 15] = [
-        ("store/super", Harm::Flip(20, 8180), &["chunk server 1025", "both superblocks", replace]),
+        ("store/super", Harm::Flip(20, 8160), &["chunk server 1025", "both superblocks", replace]),
         ("store/super", Harm::Cut(100), &["`super`", "shorter than two slots", replace]),
         ("store/super", Harm::Take, &["super", "No such file", "restore the file"]),
         ("store/journal", Harm::Cut(1_000_000), &["`journal` has 1000000 bytes", "restore the file"]),
         ("store/journal", Harm::Take, &["journal", "No such file", "restore the file"]),
         ("store/seg-00000", Harm::Cut(5000), &["`seg-00000` has 5000 bytes", "restore the file"]),
-        ("store/map", Harm::Flip(4096, 500_000), &["bitmap", "does not match its checksum", replace]),
+        ("store/map", Harm::Flip(4096, 131_072), &["bitmap", "does not match its checksum", replace]),
         ("cs.json", Harm::Flip(30, 1), &["`cs/cs.json` is damaged", "restore it"]),
         ("cs.json", Harm::Cut(40), &["`cs/cs.json` is damaged", "restore it"]),
         ("cs.json", Harm::Cut(0), &["`cs/cs.json` is damaged", "restore it"]),
@@ -435,13 +435,13 @@ fn a_full_disk() {
     for n in 0..=whole {
         y.ask("bad", 0, &["fs", "rm", &format!("/file{n}")]);
     }
-    let put = |to: &str| y.ask("bad", 0, &["fs", "put", "-q", "piece", to]);
-    wait_until("space comes back", PATIENCE, || put("/again").code == Some(0)).unwrap();
+    let put = |y: &Yard, to: &str| y.ask("bad", 0, &["fs", "put", "-q", "piece", to]);
+    wait_until("space comes back", PATIENCE, || put(&y, "/again").code == Some(0)).unwrap();
 
     // Somebody else fills it.
     fs::write(y.at("piece"), noise(77, 6_000_000)).unwrap();
     y.ask("bad", 0, &["fs", "rm", "/again"]).good();
-    wait_until("a file is taken", PATIENCE, || put("/kept").code == Some(0)).unwrap();
+    wait_until("a file is taken", PATIENCE, || put(&y, "/kept").code == Some(0)).unwrap();
     let mut hog = fs::File::create(y.at("disk/hog")).unwrap();
     while hog.write_all(&[1; 1 << 16]).is_ok() {}
     let whole = fill(&y, "bad", "more", &["free space"]);
@@ -456,6 +456,6 @@ fn a_full_disk() {
     for n in 0..=whole {
         y.ask("bad", 0, &["fs", "rm", &format!("/more{n}")]);
     }
-    wait_until("service resumes", PATIENCE, || put("/resumed").code == Some(0)).unwrap();
+    wait_until("service resumes", PATIENCE, || put(&y, "/resumed").code == Some(0)).unwrap();
     same(&y, "bad", "/kept", 77);
 }

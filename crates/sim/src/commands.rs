@@ -5,6 +5,7 @@ use sim::quorum::{Bug, Quorum};
 use sim::run::{Outcome, Plan, run};
 use sim::system::System;
 use std::cell::Cell;
+use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -195,7 +196,8 @@ fn single(choice: &Choice, seed: u64, trace: bool) -> Result<bool, String> {
     Ok(o.failure.is_none())
 }
 
-/// Looks for every mutant in a process of its own, because a mutant may well end in a failed assertion.
+/// Looks for every mutant: the first seed that fails with it and passes without it. A seed that the shipped rules fail as
+/// well says nothing about the mutant and is passed over.
 fn mutants(choice: &Choice, limit: u64, jobs: u64) -> Result<bool, String> {
     let program = std::env::current_exe().map_err(|e| format!("own program: {e}"))?;
     let names = choice.mutants();
@@ -205,15 +207,17 @@ fn mutants(choice: &Choice, limit: u64, jobs: u64) -> Result<bool, String> {
             scope.spawn(|| {
                 while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
                     let start = Instant::now();
-                    let out = Command::new(&program)
-                        .args(["seeds", "--stop", "--jobs", "1", "--count", &limit.to_string()])
-                        .args(["--system", &choice.system, "--mutant", name])
-                        .output();
-                    let text = out.map_or_else(|e| e.to_string(), |o| String::from_utf8_lossy(&o.stdout).into_owned());
-                    let line = text.lines().find(|l| l.starts_with("FAIL "));
-                    found.fetch_add(u64::from(line.is_some()), Ordering::Relaxed);
-                    let what: String = line.unwrap_or("NOT FOUND").chars().take(140).collect();
-                    println!("{name:<24} {:>6.1} s  {what}", start.elapsed().as_secs_f64());
+                    let (what, passed_over) = match look_for(&program, &choice.system, name, limit) {
+                        Ok((Some(line), n)) => {
+                            found.fetch_add(1, Ordering::Relaxed);
+                            (line, n)
+                        }
+                        Ok((None, n)) => ("NOT FOUND".to_string(), n),
+                        Err(e) => (format!("NOT FOUND: {e}"), 0),
+                    };
+                    let what: String = what.chars().take(140).collect();
+                    let seconds = start.elapsed().as_secs_f64();
+                    println!("{name:<24} {seconds:>6.1} s  {passed_over:>4} passed over  {what}");
                 }
             });
         }
@@ -221,6 +225,43 @@ fn mutants(choice: &Choice, limit: u64, jobs: u64) -> Result<bool, String> {
     let (all, found) = (names.len() as u64, found.into_inner());
     println!("{all} mutants, {found} found, {} not found (limit {limit} seeds)", all - found);
     Ok(found == all)
+}
+
+/// The line of the first seed up to `limit` that only the mutant fails, and how many failed without it as well.
+fn look_for(program: &Path, system: &str, mutant: &str, limit: u64) -> Result<(Option<String>, u64), String> {
+    let (mut first, mut passed_over) = (1, 0);
+    while first <= limit {
+        let Some((seed, line)) = first_failure(program, system, Some(mutant), first, limit + 1 - first)? else { break };
+        if first_failure(program, system, None, seed, 1)?.is_none() {
+            return Ok((Some(line), passed_over));
+        }
+        passed_over += 1;
+        first = seed + 1;
+    }
+    Ok((None, passed_over))
+}
+
+/// The first seed from `first` on that fails, in a process of its own, because a mutant may end in a failed assertion.
+fn first_failure(
+    program: &Path,
+    system: &str,
+    mutant: Option<&str>,
+    first: u64,
+    count: u64,
+) -> Result<Option<(u64, String)>, String> {
+    let mut command = Command::new(program);
+    command.args(["seeds", "--stop", "--jobs", "1", "--system", system]);
+    command.args(["--first", &first.to_string(), "--count", &count.to_string()]);
+    if let Some(m) = mutant {
+        command.args(["--mutant", m]);
+    }
+    let out = command.output().map_err(|e| format!("cannot run `{}`: {e}", program.display()))?;
+    let text = String::from_utf8_lossy(&out.stdout);
+    let Some(line) = text.lines().find(|l| l.starts_with("FAIL seed ")) else {
+        return if out.status.success() { Ok(None) } else { Err(format!("`seeds` ended with {}", out.status)) };
+    };
+    let seed = line["FAIL seed ".len()..].split(':').next().and_then(|s| s.parse().ok());
+    Ok(Some((seed.ok_or_else(|| format!("no seed in `{line}`"))?, line.to_string())))
 }
 
 fn scenarios(choice: &Choice, only: Option<&str>) -> bool {

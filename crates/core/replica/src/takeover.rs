@@ -75,6 +75,9 @@ struct Target {
     supersedes: CopyId,
 }
 
+/// A server outside the view: whatever it holds is older than the copy minted for it, and nobody counts on it.
+const OUTSIDE: CopyId = CopyId(u32::MAX);
+
 /// What the leader knows about servers, asked at every step.
 pub trait Servers {
     /// Known to be dead (by certificate, or by long silence): not waited for.
@@ -152,13 +155,22 @@ impl Takeover {
     }
 
     /// Takes a Fenced.
-    pub fn fenced(&mut self, cs: CsId, epoch: LeaseEpoch, report: CopyReport) {
+    pub fn fenced(&mut self, cs: CsId, epoch: LeaseEpoch, mut report: CopyReport) {
         let Some(m) = self.view.on(cs) else { return };
         if epoch != self.epoch || self.phase != Phase::Fence || report.chunk != self.chunk {
             return;
         }
-        if m.copy != report.copy && self.rules.copy_ids && !(report.unclean && !report.copy.is_some()) {
-            return;
+        if m.copy != report.copy && self.rules.copy_ids {
+            if report.copy > m.copy {
+                // A replacement that was made here and never committed took the member's place. It counts as a copy that
+                // lost its memory: it serves nothing, and its content matters only when no clean copy is left.
+                report.unclean = true;
+            } else if report.copy.is_some() {
+                report.unclean = true;
+                report.joining = true; // older than the member: nothing to be crowned
+            } else if !report.unclean {
+                return;
+            }
         }
         if report.unclean && self.rules.unclean {
             // "Unclean" overrides a clean answer of the same copy, whichever came first.
@@ -407,7 +419,7 @@ impl Takeover {
             let unclean = self.unclean.keys().copied().filter(|cs| !servers.dead(*cs));
             let outside = servers.candidates().into_iter().filter(|cs| self.view.on(*cs).is_none());
             let mut list: Vec<Target> = unclean.map(|cs| Target { cs, supersedes: copy_on(cs) }).collect();
-            list.extend(outside.map(|cs| Target { cs, supersedes: CopyId::NONE }));
+            list.extend(outside.map(|cs| Target { cs, supersedes: OUTSIDE }));
             list.truncate(missing);
             if list.len() < missing {
                 return vec![];
@@ -445,13 +457,8 @@ impl Takeover {
                     *w
                 }
             };
-            let msg = MdsToCs::Replace {
-                chunk: self.chunk,
-                epoch: self.epoch,
-                copy: m.copy,
-                supersedes: t.supersedes,
-                source,
-            };
+            let supersedes = if t.supersedes == OUTSIDE { CopyId(m.copy.0 - 1) } else { t.supersedes };
+            let msg = MdsToCs::Replace { chunk: self.chunk, epoch: self.epoch, copy: m.copy, supersedes, source };
             out.push(Action::Send(t.cs, msg));
         }
         out

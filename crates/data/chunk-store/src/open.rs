@@ -259,6 +259,7 @@ pub fn open(
         quarantined: 0,
         limbo: VecDeque::new(),
         growth: Growth::Idle,
+        spare_map: None,
         pending: BTreeMap::new(),
         next_tag: 1,
         failed: None,

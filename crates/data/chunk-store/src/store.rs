@@ -191,6 +191,8 @@ pub struct ChunkStore {
     /// Committed, but reads that started before gather n may still look: (n, runs, journal tail).
     pub(crate) limbo: VecDeque<(u64, Vec<(u32, u32)>, u64)>,
     pub(crate) growth: Growth,
+    /// The map file of a segment for which the disk had no room any more: there for the next attempt.
+    pub(crate) spare_map: Option<FileId>,
 
     pub(crate) pending: BTreeMap<u64, Pending>,
     pub(crate) next_tag: u64,
@@ -276,7 +278,11 @@ impl ChunkStore {
             (Pending::Read { gather, slot }, DiskDone::Failed(e)) => self.gather_part(gather, slot, Err(e), fx),
             (Pending::Create { map }, DiskDone::Created(id)) => self.created(map, id, fx),
             (Pending::Create { .. }, DiskDone::Failed(e)) => match e.kind {
-                host::disk::DiskErrorKind::Full => self.growth = Growth::Blocked,
+                host::disk::DiskErrorKind::Full => {
+                    if let Growth::Segment(map) = std::mem::replace(&mut self.growth, Growth::Blocked) {
+                        self.spare_map = Some(map);
+                    }
+                }
                 _ => self.fail(format!("{e}"), fx),
             },
             (_, DiskDone::Failed(e)) => self.fail(format!("{e}"), fx),
@@ -336,6 +342,9 @@ impl ChunkStore {
         let low = self.alloc.free() < u64::from(self.geo.segment_blocks) / 2;
         if matches!(self.growth, Growth::Idle) && low && n < self.geo.max_segments && !self.stopped {
             self.growth = Growth::Map;
+            if let Some(map) = self.spare_map.take() {
+                return self.created(true, map, fx);
+            }
             let op = DiskOp::Create { name: crate::config::map_name(n), size: self.geo.map_bytes(n) };
             self.submit(Pending::Create { map: true }, op, fx);
         }

@@ -259,6 +259,29 @@ fn a_full_store_refuses_before_it_applies_and_recovers_with_space() {
 }
 
 #[test]
+fn a_disk_that_fills_while_the_store_grows() {
+    let d = new_disk(3);
+    let used: u64 = d.clone().list().unwrap().iter().map(|f| f.1).sum();
+    // Room for the map file of another segment, not for the segment.
+    d.set_capacity(Some(used + (200 << 10)));
+    let (mut s, _) = start(&d, None, 1).unwrap();
+    let mut n = 0;
+    while write(&mut s, &d, 1, n * 16, 16, n as u8).is_ok() {
+        n += 1;
+    }
+    assert!(d.clone().list().unwrap().iter().any(|f| f.0 == "map-00001"), "the map file was made");
+    for _ in 0..3 {
+        checkpoint(&mut s, &d); // each tries to grow again
+        assert!(matches!(write(&mut s, &d, 1, n * 16, 16, 1), Err(StoreError::NoSpace { .. })));
+    }
+    d.set_capacity(None);
+    checkpoint(&mut s, &d);
+    write(&mut s, &d, 1, n * 16, 16, 77).unwrap();
+    assert!(matches!(read(&mut s, &d, 1, n * 16, 1), Done::Read { data, .. } if data[0] == 77));
+    assert!(matches!(read(&mut s, &d, 1, 0, 1), Done::Read { data, .. } if data[0] == 0));
+}
+
+#[test]
 fn a_failed_flush_is_final() {
     let d = new_disk(1);
     let (mut s, _) = start(&d, None, 1).unwrap();

@@ -168,7 +168,7 @@ impl File {
             && !self.closing
             && self.chunks.values().all(|c| {
                 c.seq.as_ref().is_some_and(|s| s.quiet() && s.joiner().is_none() && !s.unannounced())
-                    || c.standing.is_empty()
+                    || (c.standing.is_empty() && c.view.joiner.is_none())
             })
     }
     fn end(&self, epoch: LeaseEpoch) -> FileEnd {
@@ -655,6 +655,15 @@ impl Client {
         }
         let late = |f: &&File| f.asking.is_some() && now.since(f.asked) >= OPEN_AGAIN;
         let late: Vec<InodeId> = self.files.values().filter(late).map(|f| f.ino).collect();
+        // A chunk with a joiner is made ready even if nobody reads or writes it: the holder drives the join.
+        let joining = |c: &Chunk| c.view.joiner.is_some() && c.seq.is_none();
+        let mut ready = vec![];
+        for f in self.files.values().filter(|f| f.writes() && f.returning.is_none() && !f.recalled) {
+            ready.extend(f.chunks.iter().filter(|(_, c)| joining(c)).map(|(i, _)| (f.ino, *i)));
+        }
+        for (ino, index) in ready {
+            self.chunk_ready(ino, index, false, fx);
+        }
         for ino in late {
             let opening = self.link.opening(ino);
             if let Some(f) = self.files.get_mut(&ino) {

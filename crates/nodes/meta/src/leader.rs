@@ -66,6 +66,12 @@ impl FileLease {
     pub fn writer(&self) -> Option<(SessionId, LeaseEpoch)> {
         self.holders.iter().find(|(_, h)| h.kind == LeaseKind::Write).map(|(s, h)| (*s, h.epoch))
     }
+    /// A writer was shut out, and how far it had come is not known before its chunks have been taken over. `busy`: a
+    /// takeover of one of them is under way.
+    pub fn gathering(&self, busy: bool) -> bool {
+        self.deposed.iter().any(|d| !d.fenced_all)
+            || (self.last_writer.is_some() && (busy || (self.holders.is_empty() && !self.suspects.is_empty())))
+    }
     pub fn idle(&self) -> bool {
         self.holders.is_empty()
             && self.queue.is_empty()
@@ -151,11 +157,15 @@ pub(crate) struct Leader {
     pub fences: BTreeMap<SessionId, SessionFence>,
     pub takeovers: BTreeMap<ChunkId, Running>,
     pub takeover_queue: VecDeque<ChunkId>,
+    /// Takeovers that start again: when, and how often they did.
+    pub takeovers_later: BTreeMap<ChunkId, (Nanos, u32)>,
     pub joins: BTreeMap<ChunkId, GroupJoin>,
     /// View changes proposed and not applied, per chunk.
     pub changing: BTreeSet<ChunkId>,
     pub accused: BTreeMap<(ChunkId, Member), Accusation>,
     pub join_began: BTreeMap<ChunkId, Nanos>,
+    /// Files whose ends a takeover or a fence has found, proposed and not applied: how many each.
+    pub ending: BTreeMap<InodeId, u32>,
 }
 
 impl Leader {
@@ -172,10 +182,12 @@ impl Leader {
             fences: BTreeMap::new(),
             takeovers: BTreeMap::new(),
             takeover_queue: VecDeque::new(),
+            takeovers_later: BTreeMap::new(),
             joins: BTreeMap::new(),
             changing: BTreeSet::new(),
             accused: BTreeMap::new(),
             join_began: BTreeMap::new(),
+            ending: BTreeMap::new(),
         }
     }
     /// A fresh epoch, above all before it.
@@ -207,9 +219,15 @@ impl Leader {
         }
         settled
     }
+    /// This chunk is being taken over, or about to be.
+    pub fn taking(&self, chunk: ChunkId) -> bool {
+        self.takeovers.contains_key(&chunk)
+            || self.takeovers_later.contains_key(&chunk)
+            || self.takeover_queue.contains(&chunk)
+    }
     /// Is this file's takeover or fence still under way?
     pub fn busy(&self, ino: InodeId) -> bool {
-        self.takeovers.values().any(|t| t.ino == ino)
+        self.ending.contains_key(&ino) || self.takeovers.values().any(|t| t.ino == ino)
     }
 }
 

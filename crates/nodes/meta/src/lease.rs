@@ -35,8 +35,10 @@ pub(crate) fn recall_for_stat(m: &mut MetaServer, r: &PendingRead) -> bool {
         _ => return false,
     };
     let Some(l) = &mut m.leader else { return false };
+    let busy = l.busy(ino);
     let Some(f) = l.files.get_mut(&ino) else { return false };
-    let taken = f.writer().is_some_and(|(s, _)| s != r.session);
+    // Also while what a writer left behind is still being gathered.
+    let taken = f.writer().map_or(f.gathering(busy), |(s, _)| s != r.session);
     if taken {
         f.stats.push(r.clone());
         l.dirty.insert(ino);
@@ -101,10 +103,13 @@ impl MetaServer {
         let now = self.now;
         let mut grants = vec![];
         let Some(l) = &mut self.leader else { return grants };
+        let busy = l.busy(ino);
         let Some(f) = l.files.get_mut(&ino) else { return grants };
         if !f.stats.is_empty() {
             if f.writer().is_none() {
-                self.new_reads.append(&mut f.stats);
+                if !f.gathering(busy) {
+                    self.new_reads.append(&mut f.stats);
+                }
             } else if let Some((s, _)) = f.writer() {
                 recall(f, &[s], now, ino, fx, &l.attached);
             }
@@ -365,6 +370,31 @@ impl MetaServer {
             }
         }
         self.send_session(session, FromMds::ReturnOk { ino, epoch }, fx);
+    }
+
+    /// Commits ends that a takeover or a fence has found. The files wait for it: a grant names the end.
+    pub(crate) fn find_ends(&mut self, ends: Vec<FileEnd>) {
+        let inos: Vec<InodeId> = ends.iter().map(|e| e.ino).collect();
+        if self.propose(&Command::SetEnds { ends }, Then::Ends { inos: inos.clone() })
+            && let Some(l) = &mut self.leader
+        {
+            for ino in inos {
+                *l.ending.entry(ino).or_default() += 1;
+            }
+        }
+    }
+    /// They are committed.
+    pub(crate) fn ended(&mut self, inos: Vec<InodeId>) {
+        let Some(l) = &mut self.leader else { return };
+        for ino in inos {
+            let left = l.ending.get(&ino).map_or(0, |n| n.saturating_sub(1));
+            if left == 0 {
+                l.ending.remove(&ino);
+                l.dirty.insert(ino);
+            } else {
+                l.ending.insert(ino, left);
+            }
+        }
     }
 
     /// Takes all leases on a file away. They count as gone when their holders say so, or when all chunks are fenced.

@@ -124,7 +124,9 @@ impl MetaServer {
     }
     /// Takeovers, joins and fences under way (leader only).
     pub fn busy(&self) -> usize {
-        self.leader.as_ref().map_or(0, |l| l.takeovers.len() + l.joins.len() + l.takeover_queue.len())
+        self.leader
+            .as_ref()
+            .map_or(0, |l| l.takeovers.len() + l.takeovers_later.len() + l.joins.len() + l.takeover_queue.len())
     }
 
     pub(crate) fn wall(&self) -> i64 {

@@ -32,6 +32,8 @@ pub const GRANT_CHUNKS: usize = 64;
 pub const MAP_CHUNKS: u32 = 256;
 /// A join that does not end within this is cancelled.
 pub const JOIN_TIMEOUT: Nanos = Nanos::from_secs(60);
+/// A joiner whose holder has not finished within this is looked after by the leader.
+pub const JOIN_IDLE: Nanos = Nanos::from_secs(10);
 /// A snapshot of the state is taken after so many entries.
 pub const SNAPSHOT_EVERY: u64 = 20_000;
 /// Deletions asked of one server at a time.

@@ -35,6 +35,7 @@ pub(crate) enum Then {
     Blocked { session: SessionId },
     Settled { session: SessionId },
     JoinCancelled { chunk: ChunkId },
+    Ends { inos: Vec<InodeId> },
 }
 
 /// A read that waits until everything committed before it is applied.
@@ -250,6 +251,7 @@ impl MetaServer {
                 }
             }
             Then::JoinCancelled { chunk } => views::join_cancelled(self, chunk, outcome, fx),
+            Then::Ends { inos } => self.ended(inos),
         }
     }
 

@@ -296,7 +296,7 @@ impl MetaServer {
             }
         }
         if !ends.is_empty() {
-            self.propose(&Command::SetEnds { ends }, Then::Nothing);
+            self.find_ends(ends);
         }
     }
 

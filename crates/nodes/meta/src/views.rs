@@ -2,7 +2,7 @@
 
 use crate::MetaServer;
 use crate::leader::{Accusation, GroupJoin, Running, ServersFor};
-use crate::limits::{ACCUSED, JOIN_TIMEOUT, JOINS_MAX, TAKEOVERS_MAX};
+use crate::limits::{ACCUSED, JOIN_IDLE, JOIN_TIMEOUT, JOINS_MAX, TAKEOVERS_MAX};
 use crate::propose::Then;
 use host::node::Effects;
 use meta_state::{Command, Outcome, ViewChange, ViewResult};
@@ -179,7 +179,7 @@ impl MetaServer {
                             mtime: winner.mtime,
                             truncate_gen: winner.truncate_gen,
                         };
-                        self.propose(&Command::SetEnds { ends: vec![end] }, Then::Nothing);
+                        self.find_ends(vec![end]);
                     }
                 }
                 Action::Restart(why) => {
@@ -189,7 +189,9 @@ impl MetaServer {
                             .push(format!("takeover of chunk {chunk} starts again for the {restarts}th time: {why}"));
                     }
                     l.takeovers.remove(&chunk);
-                    begin(self, chunk, restarts);
+                    // At once the first time, then with longer and longer pauses.
+                    let wait = Nanos::from_millis(if restarts < 3 { 0 } else { u64::from(restarts.min(20)) * 50 });
+                    l.takeovers_later.insert(chunk, (self.now + wait, restarts));
                     return;
                 }
             }
@@ -233,13 +235,8 @@ impl MetaServer {
                 ViewWish::Add(m) if m == j.member => {
                     // Readers must not count on a view that is about to grow: they give back first.
                     let ino = j.ino;
-                    if let Some(f) = l.files.get_mut(&ino)
-                        && !f.holders.is_empty()
-                    {
-                        for h in f.holders.values_mut() {
-                            h.recalled.get_or_insert(self.now);
-                        }
-                        return;
+                    if l.files.get(&ino).is_some_and(|f| !f.holders.is_empty()) {
+                        return self.recall_all(ino);
                     }
                     if j.committing || l.changing.contains(&chunk) {
                         return;
@@ -257,6 +254,7 @@ impl MetaServer {
     pub(crate) fn sweep_views(&mut self, fx: &mut Effects) {
         let now = self.now;
         self.start_queued();
+        self.start_again();
         // Takeovers step.
         let Some(l) = &mut self.leader else { return };
         let chunks: Vec<ChunkId> = l.takeovers.keys().copied().collect();
@@ -287,6 +285,17 @@ impl MetaServer {
         self.begin_joins();
     }
 
+    /// Asks all holders of a file to give back, so that the leader can look after its chunks.
+    fn recall_all(&mut self, ino: InodeId) {
+        let now = self.now;
+        let Some(l) = &mut self.leader else { return };
+        if let Some(f) = l.files.get_mut(&ino) {
+            for h in f.holders.values_mut() {
+                h.recalled.get_or_insert(now);
+            }
+        }
+    }
+
     /// Joiners that nobody drives are cancelled; holders who may not have heard of theirs are told again.
     fn tend_joiners(&mut self, fx: &mut Effects) {
         let now = self.now;
@@ -295,8 +304,9 @@ impl MetaServer {
         l.join_began.retain(|c, _| joining.contains(c));
         let mut cancel = vec![];
         let mut tell = vec![];
+        let mut recall = vec![];
         for c in joining {
-            if l.joins.contains_key(&c) || l.changing.contains(&c) || l.takeovers.contains_key(&c) {
+            if l.joins.contains_key(&c) || l.changing.contains(&c) || l.taking(c) {
                 continue;
             }
             let Some(rec) = self.state.chunk(c) else { continue };
@@ -306,12 +316,17 @@ impl MetaServer {
             let dead = self.servers.get(&j.cs).is_none_or(|s| s.dead(now));
             if !written || dead || now.since(began) >= JOIN_TIMEOUT {
                 cancel.push((c, rec.view.ver, j));
+            } else if now.since(began) >= JOIN_IDLE {
+                recall.push(rec.ino); // its holder has no use for this chunk; the leader drives the next join
             } else if now.since(began).as_millis() % 1000 < 60 && now != began {
                 tell.push(c);
             }
         }
         for c in tell {
             self.tell_view(c, fx);
+        }
+        for ino in recall {
+            self.recall_all(ino);
         }
         for (c, ver, j) in cancel {
             self.change(c, ver, ViewChange::JoinCancel(j));
@@ -324,11 +339,12 @@ impl MetaServer {
         let under_way = l.joins.len() + l.join_began.len();
         let mut begin = vec![];
         let mut take = vec![];
+        let mut recall = vec![];
         for c in self.state.degraded().take(256) {
             if begin.len() + under_way >= JOINS_MAX {
                 break;
             }
-            if l.changing.contains(&c) || l.takeovers.contains_key(&c) || l.takeover_queue.contains(&c) {
+            if l.changing.contains(&c) || l.taking(c) {
                 continue;
             }
             let Some(rec) = self.state.chunk(c) else { continue };
@@ -350,6 +366,8 @@ impl MetaServer {
             if !written && !l.lasts.contains_key(&c) {
                 if f.is_none_or(|f| f.holders.is_empty()) {
                     take.push(c);
+                } else {
+                    recall.push(rec.ino); // only readers hold it; they come back afterwards
                 }
                 continue;
             }
@@ -358,11 +376,26 @@ impl MetaServer {
         for (c, ver, to) in begin {
             self.change(c, ver, ViewChange::JoinBegin(to));
         }
+        for ino in recall {
+            self.recall_all(ino);
+        }
         for c in take.into_iter().take(TAKEOVERS_MAX) {
             start_takeover(self, c);
         }
     }
 
+    fn start_again(&mut self) {
+        let now = self.now;
+        let Some(l) = &mut self.leader else { return };
+        let due: Vec<(ChunkId, u32)> =
+            l.takeovers_later.iter().filter(|(_, (at, _))| *at <= now).map(|(c, (_, r))| (*c, *r)).collect();
+        for (c, restarts) in due {
+            if let Some(l) = &mut self.leader {
+                l.takeovers_later.remove(&c);
+            }
+            begin(self, c, restarts);
+        }
+    }
     fn start_queued(&mut self) {
         loop {
             let Some(l) = &mut self.leader else { return };
@@ -387,7 +420,7 @@ impl MetaServer {
 /// Queues a takeover of a chunk that nobody holds.
 pub(crate) fn start_takeover(m: &mut MetaServer, chunk: ChunkId) {
     let Some(l) = &mut m.leader else { return };
-    if !l.takeovers.contains_key(&chunk) && !l.takeover_queue.contains(&chunk) {
+    if !l.taking(chunk) {
         l.lasts.remove(&chunk);
         l.takeover_queue.push_back(chunk);
         m.start_queued();
@@ -399,7 +432,6 @@ fn begin(m: &mut MetaServer, chunk: ChunkId, restarts: u32) {
     let Some(rec) = m.state.chunk(chunk) else { return };
     let Some(l) = &mut m.leader else { return };
     l.joins.remove(&chunk);
-    l.changing.remove(&chunk);
     let epoch = l.mint();
     let view = rec.view.clone();
     let deposed: Vec<SessionId> =
