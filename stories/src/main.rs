@@ -6,9 +6,9 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
-use stories::forgetfs::{Forgetting, Loss, Options};
 use stories::arguments::Arguments;
 use stories::forget::writer;
+use stories::forgetfs::{Forgetting, Loss, Options};
 use stories::{forget, host, kills, ready, share};
 
 const USAGE: &str = "\

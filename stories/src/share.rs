@@ -1,15 +1,20 @@
-//! Story: a folder tree of a real system put into the cluster and got back without a difference, and what it takes there.
+//! Story: folder trees put into the cluster and got back without a difference, and what they take there: one of a real
+//! system, and one of what such a system happens not to have.
 
 use crate::arguments::Arguments;
+use crate::chance::Chance;
 use crate::dev::Dev;
 use crate::product::Product;
 use crate::stage::Stage;
 use anyhow::{Context, Result, bail};
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::unix::fs::MetadataExt;
+use std::ffi::OsStr;
+use std::fs::{File, Permissions};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 const TREE: &str = "/usr/share";
 const COPY_MAX: Duration = Duration::from_secs(3600);
@@ -32,18 +37,21 @@ pub fn run(a: &Arguments) -> Result<String> {
     let back = stage.dir().join("back");
     let put = dev.must(&["fs", "put", "-q", "-r", TREE, "/share"], COPY_MAX)?.took;
     let get = dev.must(&["fs", "get", "-q", "-r", "/share", &back.to_string_lossy()], COPY_MAX)?.took;
-    let diff = Command::new("diff").args(["-r", "--no-dereference", TREE]).arg(&back).output().context("diff")?;
-    if !diff.status.success() {
-        let said = String::from_utf8_lossy(&diff.stdout);
-        bail!("put and got back, {TREE} differs: {}", said.lines().take(8).collect::<Vec<_>>().join("; "));
+    let one = compare(Path::new(TREE), &back)?;
+    let (odd, odd_back) = (stage.dir().join("odd"), stage.dir().join("odd-back"));
+    make_odd(&odd)?;
+    dev.must(&["fs", "put", "-q", "-r", &odd.to_string_lossy(), "/odd"], COPY_MAX)?;
+    dev.must(&["fs", "get", "-q", "-r", "/odd", &odd_back.to_string_lossy()], COPY_MAX)?;
+    let odd = compare(&odd, &odd_back)?;
+    if odd.groups.is_empty() {
+        bail!("the folder of odd things has no hard links; its file system does not keep them");
     }
-    let (one, other) = (Tree::read(Path::new(TREE))?, Tree::read(&back)?);
-    one.must_equal(&other)?;
 
     let status = dev.status()?;
     let servers = status["report"]["cs"].as_array().context("status lists no chunk servers")?;
     let allocated: u64 = servers.iter().filter_map(|c| c["allocated"].as_u64()).sum();
-    let most = one.large * COPIES * PERCENT / 100;
+    let large = one.large + odd.large;
+    let most = large * COPIES * PERCENT / 100;
     dev.stop()?;
     let mut taken: BTreeMap<&str, u64> = BTreeMap::new();
     for i in 1..=SERVERS {
@@ -61,14 +69,14 @@ pub fn run(a: &Arguments) -> Result<String> {
     let line = format!(
         "{} files, {} hard-linked, {} links, no difference; put {:.1} s, get {:.1} s; {} MiB above 2 KiB take {} MiB on {COPIES} \
          copies ({:.3}), {} MiB of disk (maps {} MiB)",
-        one.files,
-        one.groups.iter().map(|g| g.len()).sum::<usize>(),
-        one.links,
+        one.files + odd.files,
+        one.groups.iter().chain(&odd.groups).map(|g| g.len()).sum::<usize>(),
+        one.links + odd.links,
         put.as_secs_f64(),
         get.as_secs_f64(),
-        mib(one.large),
+        mib(large),
         mib(allocated),
-        allocated as f64 / (one.large * COPIES) as f64,
+        allocated as f64 / (large * COPIES) as f64,
         mib(on_disk),
         mib(maps)
     );
@@ -77,6 +85,45 @@ pub fn run(a: &Arguments) -> Result<String> {
     }
     stage.clear()?;
     Ok(line)
+}
+
+/// Both trees are alike in every way; returns the first.
+fn compare(a: &Path, b: &Path) -> Result<Tree> {
+    let diff = Command::new("diff").args(["-r", "--no-dereference"]).args([a, b]).output().context("diff")?;
+    if !diff.status.success() {
+        let said = String::from_utf8_lossy(&diff.stdout);
+        bail!("put and got back, {} differs: {}", a.display(), said.lines().take(8).collect::<Vec<_>>().join("; "));
+    }
+    let (one, other) = (Tree::read(a)?, Tree::read(b)?);
+    one.must_equal(&other)?;
+    Ok(one)
+}
+
+/// Hard links within and across folders, links to nowhere, modes beyond rwx, names that are no text, holes, times far off.
+fn make_odd(top: &Path) -> Result<()> {
+    let (sub, locked) = (top.join("sub"), top.join("locked"));
+    for dir in [top, &sub, &locked] {
+        std::fs::create_dir(dir).with_context(|| format!("make `{}`", dir.display()))?;
+    }
+    let chance = Chance::seeded(5);
+    for size in [0, 1, SMALL - 1, SMALL, SMALL + 1, 4096, 65_537, 3 << 20] {
+        let bytes: Vec<u8> = (0..size).map(|_| chance.next() as u8).collect();
+        let file = top.join(format!("file-{size}"));
+        std::fs::write(&file, bytes)?;
+        std::fs::hard_link(&file, top.join(format!("again-{size}")))?;
+        std::fs::hard_link(&file, sub.join(format!("there-{size}")))?;
+    }
+    let hole = File::create(top.join("hole"))?;
+    hole.write_all_at(b"end", 9 << 20)?;
+    hole.set_modified(UNIX_EPOCH + Duration::new(1, 1))?;
+    std::fs::write(top.join(OsStr::from_bytes(b"no \xff text\n")), "x")?;
+    std::fs::write(top.join("n".repeat(255)), "x")?;
+    symlink("nowhere/at/all", top.join("dangling"))?;
+    symlink("sub", top.join("folder"))?;
+    for (name, mode) in [("file-1", 0o4711), ("file-4096", 0o000), ("locked", 0o1555)] {
+        std::fs::set_permissions(top.join(name), Permissions::from_mode(mode))?;
+    }
+    Ok(())
 }
 
 /// What `diff` does not look at.

@@ -71,12 +71,16 @@ pub fn run(a: &Arguments) -> Result<String> {
             continue;
         }
         let machines = Machines::new(&product, &stage.dir().join(durability), durability, a.seed)?;
-        let mut t = Table { machines, sync, chance: Chance::of(&[a.seed, u64::from(sync)]), inodes: Vec::new(), round: 0 };
+        let mut t =
+            Table { machines, sync, chance: Chance::of(&[a.seed, u64::from(sync)]), inodes: Vec::new(), round: 0 };
         t.machines.dev().wait_healthy(HEALTHY_MAX)?;
         for turn in 0..a.rounds.unwrap_or(ROUNDS) {
             for (row, name) in ROWS.into_iter().filter(|r| part(&rows, r.1)) {
                 let line = t.round(stage.dir(), row, turn, &mut sums);
-                println!("{durability} {name} {turn}: {}", line.with_context(|| format!("{durability} {name} {turn}"))?);
+                println!(
+                    "{durability} {name} {turn}: {}",
+                    line.with_context(|| format!("{durability} {name} {turn}"))?
+                );
             }
         }
         // A block more than the writer uses: the one that a second client writes.

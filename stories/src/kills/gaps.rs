@@ -76,7 +76,13 @@ impl fmt::Display for Gaps {
         for (i, (who, kind)) in self.0.keys().enumerate() {
             let name = who.map_or("no death".into(), |w| format!("{w:?}"));
             let v = |which| self.value(*who, *kind, which).unwrap_or(0);
-            write!(f, "{}{name} {kind:?} median {} max {}", if i > 0 { ", " } else { "" }, v(Which::Median), v(Which::Longest))?;
+            write!(
+                f,
+                "{}{name} {kind:?} median {} max {}",
+                if i > 0 { ", " } else { "" },
+                v(Which::Median),
+                v(Which::Longest)
+            )?;
         }
         Ok(())
     }

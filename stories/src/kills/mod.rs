@@ -45,7 +45,8 @@ pub fn run(a: &Arguments) -> Result<String> {
     random_file(&file, size, a.seed)?;
     let probe = Probe::start(&dev.place()?)?;
     let chance = Chance::seeded(a.seed);
-    let mut story = Story { probe, dev, chance, times: [Duration::MAX; 2], gaps: Gaps::default(), heal: Duration::ZERO };
+    let mut story =
+        Story { probe, dev, chance, times: [Duration::MAX; 2], gaps: Gaps::default(), heal: Duration::ZERO };
     story.calm(stage.dir(), &file)?;
     let rounds = a.rounds.unwrap_or(ROUNDS);
     for round in 0..rounds {
@@ -125,7 +126,13 @@ impl Story {
         self.end_of_round(dir, file)
     }
     /// Puts (0) or gets (1) the file. `death`: this server is killed at some moment of it, and when that was.
-    fn copy(&mut self, dir: &Path, file: &Path, step: usize, death: Option<(&str, &mut Option<Instant>)>) -> Result<()> {
+    fn copy(
+        &mut self,
+        dir: &Path,
+        file: &Path,
+        step: usize,
+        death: Option<(&str, &mut Option<Instant>)>,
+    ) -> Result<()> {
         let back = dir.join("back");
         let (file, back) = (file.to_string_lossy(), back.to_string_lossy());
         let args = [["fs", "put", "-q", &file, "/file"], ["fs", "get", "-q", "/file", &back]][step];

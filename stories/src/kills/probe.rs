@@ -1,8 +1,8 @@
 //! Two clients that never rest: one writes blocks under a lease it holds, one makes and removes small files. Kept is when
 //! each operation ended.
 
-use super::gaps::longest;
 use super::Waits;
+use super::gaps::longest;
 use crate::chance::Chance;
 use crate::link::{Link, Place, ROOT, create};
 use anyhow::{Context, Result, anyhow, bail};

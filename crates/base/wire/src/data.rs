@@ -130,6 +130,8 @@ pub struct CopyReport {
     pub unclean: bool,
     /// Being filled.
     pub joining: bool,
+    /// There is no copy at all (and `unclean` is set, because there should be one).
+    pub absent: bool,
     /// Its promised epoch.
     pub promised: LeaseEpoch,
     /// Epoch of its newest record.

@@ -426,8 +426,16 @@ impl Seat<'_> {
             }
         } else if !self.reconciled {
             return ReplaceVerdict::Ignore;
-        } else if adopts || !copy.is_some() {
+        } else if !copy.is_some() {
             return ReplaceVerdict::Fail;
+        } else if adopts {
+            // No server of the view has anything: the chunk goes on empty, if that is what the group says.
+            if supersedes.is_some() {
+                return ReplaceVerdict::Fail;
+            }
+            let mut s = CopyState::new(chunk, copy);
+            s.promised = epoch;
+            return ReplaceVerdict::Adopt(s);
         }
         if source.cs == me {
             return ReplaceVerdict::Fail;
@@ -493,6 +501,7 @@ pub fn report(c: &CopyState) -> CopyReport {
         copy: c.copy,
         unclean: c.unclean,
         joining: c.joining.is_some(),
+        absent: false,
         promised: c.promised,
         written: c.written,
         last: c.last,
@@ -512,6 +521,7 @@ pub fn report(c: &CopyState) -> CopyReport {
 pub fn lost(chunk: ChunkId, copy: CopyId) -> CopyReport {
     let mut r = report(&CopyState::new(chunk, copy));
     r.unclean = true;
+    r.absent = true;
     r
 }
 

@@ -402,11 +402,11 @@ impl Takeover {
 
     /// Fewer than `min` clean copies (section 7).
     fn replace_missing(&mut self, silent: &[Member], servers: &dyn Servers) -> Vec<Action> {
-        let copy_on = |cs: CsId| self.unclean.get(&cs).map_or(CopyId::NONE, |r| r.copy);
+        let here = |r: &CopyReport| if r.absent { CopyId::NONE } else { r.copy };
+        let copy_on = |cs: CsId| self.unclean.get(&cs).map_or(CopyId::NONE, here);
         let (targets, crown): (Vec<Target>, bool) = if self.answers.is_empty() {
             // Every member lost its memory: the best one is crowned; a silent one is waited for.
-            let best = self.unclean.values().any(|r| r.copy.is_some() && !r.joining);
-            if !silent.is_empty() || !best {
+            if !silent.is_empty() || self.heir().is_none() {
                 return vec![];
             }
             let all = self.view.members.iter().map(|m| Target { cs: m.cs, supersedes: copy_on(m.cs) });
@@ -430,16 +430,22 @@ impl Takeover {
         self.phase = Phase::Minting { targets, crown };
         vec![Action::Mint(n)]
     }
+    /// Whose copy goes on when every member lost its memory: the furthest one that is whole. Where none is, a member whose
+    /// initial copy never reached its disk shows that nothing of the chunk was ever flushed, and it goes on empty.
+    fn heir(&self) -> Option<CsId> {
+        let whole = self.unclean.iter().filter(|(_, r)| !r.absent && !r.joining);
+        let best = whole.max_by_key(|(_, r)| (r.written, r.last)).map(|(cs, _)| *cs);
+        let initial = |cs: CsId| self.view.on(cs).is_some_and(|m| m.copy <= self.initial_max);
+        let never = self.unclean.iter().find(|(cs, r)| r.absent && initial(**cs)).map(|(cs, _)| *cs);
+        best.or(never)
+    }
     fn send_replaces(&mut self, targets: &[(Target, Member)], crown: bool, now: Nanos) -> Vec<Action> {
         if self.sent != Nanos::ZERO && now.since(self.sent) < AGAIN {
             return vec![];
         }
         self.sent = now;
         let mut out = vec![];
-        let crowned = crown.then(|| {
-            let best = self.unclean.iter().filter(|(_, r)| r.copy.is_some() && !r.joining);
-            *best.max_by_key(|(_, r)| (r.written, r.last)).expect("checked before minting").0
-        });
+        let crowned = if crown { self.heir() } else { None };
         for (t, m) in targets {
             if self.answers.get(&m.cs).is_some_and(|r| r.copy == m.copy) {
                 continue;

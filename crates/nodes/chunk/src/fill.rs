@@ -243,6 +243,9 @@ impl ChunkServer {
         if !mine || source.is_none_or(|m| m.copy != ans.copy) {
             return;
         }
+        if ans.refusal == Some(Refusal::Starting) {
+            return p.source_starts();
+        }
         let valid = extents.iter().all(|&(o, l)| {
             o % BLOCK == 0 && l % BLOCK == 0 && l > 0 && u64::from(o) + u64::from(l) <= 1 << types::CHUNK_LOG2_MAX
         });
@@ -262,6 +265,13 @@ impl ChunkServer {
         let Some(p) = self.pulls.get_mut(&chunk).filter(|p| p.to == to && p.epoch == m.ans.epoch) else { return };
         let Some((offset, length)) = p.piece(id, cs) else { return };
         let whole = m.ans.refusal.is_none() && m.offset == offset && m.payload.len() == length as usize;
+        if m.ans.refusal == Some(Refusal::Starting) {
+            p.source_starts();
+            // The piece goes back to the queue; nobody is to blame.
+            if p.postpone(id).is_ok() {
+                return;
+            }
+        }
         if !whole || !matches_crcs(&m.payload, &m.crcs) {
             if let Err(why) = p.failed(id) {
                 self.pull_failed(chunk, why, fx);
@@ -410,6 +420,9 @@ impl ChunkServer {
         let source = p.current().filter(|m| Some(m.cs) == as_cs(from));
         let mine = p.epoch == ans.epoch && p.phase == Phase::State;
         let Some(source) = source.filter(|m| mine && m.copy == ans.copy) else { return };
+        if ans.refusal == Some(Refusal::Starting) {
+            return p.source_starts();
+        }
         let sound = |r: &CopyReport| r.copy == source.copy && r.chunk == ans.chunk && !r.joining && !r.unclean;
         match (report.filter(sound), &mut p.purpose) {
             (Some(r), Purpose::Replace { state, .. }) => {

@@ -14,6 +14,15 @@ const DEPTH: usize = 4;
 pub(crate) const SOURCE_TIMEOUT: Nanos = Nanos::from_secs(2);
 /// Times a piece is tried before the whole is given up.
 const TRIES: u32 = 8;
+/// A server that has just started is left alone for so long.
+const STARTING: Nanos = Nanos::from_millis(100);
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Rest {
+    No,
+    Asked,
+    Until(Nanos),
+}
 
 /// What the content is for.
 #[derive(Debug)]
@@ -68,6 +77,8 @@ pub(crate) struct Pull {
     source: usize,
     tries: u32,
     until: Nanos,
+    /// A source has just started and answers soon: nothing is asked before then.
+    rest: Rest,
     todo: VecDeque<(u32, u32, u32)>,
     flight: BTreeMap<u32, Flight>,
     /// Blocks to fetch, as far as known.
@@ -92,6 +103,7 @@ impl Pull {
             source: 0,
             tries: 0,
             until: Nanos::ZERO,
+            rest: Rest::No,
             todo: VecDeque::new(),
             flight: BTreeMap::new(),
             total: 0,
@@ -143,6 +155,14 @@ impl Pull {
         out: &mut Vec<(CsId, DataCtl)>,
     ) -> Result<(), &'static str> {
         let Some(source) = self.current() else { return Err("no source") };
+        match self.rest {
+            Rest::Asked => {
+                self.rest = Rest::Until(now + STARTING);
+                return Ok(());
+            }
+            Rest::Until(t) if now < t => return Ok(()),
+            Rest::Until(_) | Rest::No => self.rest = Rest::No,
+        }
         match self.phase {
             Phase::Begin | Phase::Settling => {}
             Phase::State | Phase::List => {
@@ -192,6 +212,11 @@ impl Pull {
             return Err("its sources do not answer");
         }
         Ok(())
+    }
+    /// The source has just started: the same is asked of it again in a moment.
+    pub fn source_starts(&mut self) {
+        self.until = Nanos::ZERO;
+        self.rest = Rest::Asked;
     }
     /// The piece `id` did not come.
     pub fn failed(&mut self, id: u32) -> Result<(), &'static str> {
@@ -247,6 +272,11 @@ impl Pull {
     }
     /// When it wants to look at the time again.
     pub fn deadline(&self) -> Nanos {
+        match self.rest {
+            Rest::Asked => return Nanos::ZERO,
+            Rest::Until(t) => return t,
+            Rest::No => {}
+        }
         match self.phase {
             Phase::State | Phase::List => self.until,
             Phase::Data => self.flight.values().map(|f| f.until).min().unwrap_or(Nanos::NEVER),

@@ -336,7 +336,8 @@ impl ChunkServer {
         let block = u64::from(BLOCK);
         Space {
             capacity: (u.capacity_blocks + u.growable_blocks.unwrap_or(self.cfg.disk_free / block)) * block,
-            allocated: u.allocated_blocks * block,
+            // What the next checkpoint gives back is there for whoever asks: the request makes the checkpoint run.
+            allocated: u.allocated_blocks.saturating_sub(u.quarantined_blocks) * block,
             overhead: u.journal_size,
             copies: self.store.copies().count() as u64,
             unclean: self.store.copies().filter(|c| c.unclean).count() as u64,

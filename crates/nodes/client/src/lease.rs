@@ -106,7 +106,8 @@ pub(crate) struct File {
     pub indices: BTreeMap<ChunkId, u32>,
     /// Writes that were under way when the lease was taken: the next lease tells whether they happened.
     pub limbo: Vec<Limbo>,
-    pub losses_seen: BTreeMap<ChunkId, (LeaseEpoch, Seq)>,
+    /// Losses that have been compared with what this client wrote.
+    pub losses_seen: BTreeSet<(ChunkId, LeaseEpoch, Seq)>,
     pub lost: bool,
 }
 
@@ -140,7 +141,7 @@ impl File {
             unflushed: BTreeMap::new(),
             indices: BTreeMap::new(),
             limbo: vec![],
-            losses_seen: BTreeMap::new(),
+            losses_seen: BTreeSet::new(),
             lost: false,
         }
     }
@@ -420,8 +421,8 @@ impl Client {
         f.truncate_gen = g.attr.truncate_gen;
         f.inline = g.layout.kind == types::LayoutKind::Inline;
         for (chunk, written, last) in g.losses {
-            let seen = f.losses_seen.insert(chunk, (written, last));
-            if seen != Some((written, last)) && f.unflushed.get(&chunk).is_some_and(|u| *u > (written, last)) {
+            let new = f.losses_seen.insert((chunk, written, last));
+            if new && f.unflushed.get(&chunk).is_some_and(|u| *u > (written, last)) {
                 f.unflushed.remove(&chunk);
                 f.lost = true;
             }

@@ -96,8 +96,14 @@ impl World {
         w
     }
     fn start(&mut self, i: usize) {
-        let options =
-            OpenOptions { cluster: Some(CLUSTER), owner: None, seed: 5, election_ticks: 10, heartbeat_ticks: 2, keep_entries: 8 };
+        let options = OpenOptions {
+            cluster: Some(CLUSTER),
+            owner: None,
+            seed: 5,
+            election_ticks: 10,
+            heartbeat_ticks: 2,
+            keep_entries: 8,
+        };
         let (core, rec) = open(&mut self.nodes[i].disk.clone(), &options).expect("a member starts after any crash");
         let n = &mut self.nodes[i];
         (n.index, n.hash) = (1, 0);

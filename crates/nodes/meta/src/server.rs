@@ -159,11 +159,12 @@ impl MetaServer {
     fn reconcile(&mut self, cs: CsId, copies: &[(ChunkId, CopyId)], fx: &mut Effects) {
         let index = self.state.position().index;
         for (chunk, copy) in copies {
-            let busy =
-                self.leader.as_ref().is_some_and(|l| l.takeovers.contains_key(chunk) || l.changing.contains(chunk));
+            let busy = self.leader.as_ref().is_some_and(|l| l.taking(*chunk) || l.changing.contains(chunk));
             let wanted = self.state.chunk(*chunk).is_some_and(|r| {
                 let v = &r.view;
-                v.members.iter().chain(&v.joiner).any(|m| m.cs == cs && m.copy == *copy)
+                let counted = v.members.iter().chain(&v.joiner).any(|m| m.cs == cs && m.copy == *copy);
+                // A replacement that took a member's place and was never committed may hold the only content left.
+                counted || v.on(cs).is_some_and(|m| *copy > m.copy)
             });
             if !wanted && !busy {
                 let m = MdsToCs::Delete { chunk: *chunk, copy: *copy, index };

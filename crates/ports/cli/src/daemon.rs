@@ -57,8 +57,7 @@ pub fn mdsd(a: &Daemon) -> Result<()> {
     let disk = open_disk(dir)?;
     let seed = host::random::nonzero_u64()?;
     let owner = Some(MdsId(desc.id));
-    let options =
-        consensus::OpenOptions { cluster: Some(cluster), owner, seed, ..consensus::OpenOptions::default() };
+    let options = consensus::OpenOptions { cluster: Some(cluster), owner, seed, ..consensus::OpenOptions::default() };
     let (log_core, recovered) = consensus::open(&mut disk.folder(), &options)
         .with_context(|| format!("metadata server {} in `{}`", desc.id, dir.display()))?;
     let state = match &recovered.snapshot {

@@ -48,7 +48,9 @@ pub fn probe(name: &str, addresses: &[SocketAddr], me: Incarnation) -> Result<Gr
         }
     }
     if strangers == addresses.len() {
-        return Err(Stranger(format!("{}; name the cluster that runs there, or other addresses", why.join("; "))).into());
+        return Err(
+            Stranger(format!("{}; name the cluster that runs there, or other addresses", why.join("; "))).into()
+        );
     }
     bail!(
         "no metadata server of cluster `{name}` answers ({}); is it running, and is this its address?",
