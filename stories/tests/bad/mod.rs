@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use stories::loopback::{Block, free_block};
@@ -20,16 +21,23 @@ pub const NOBODY: u32 = 65_534;
 const RINGS: &str = "/dev/shm/pstorage";
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
-/// The program: named by PSTORAGE_BIN, or the release build beside this test's, or that of the workspace.
-pub fn program() -> PathBuf {
-    if let Some(named) = std::env::var_os("PSTORAGE_BIN") {
-        return named.into();
-    }
-    let mine = std::env::current_exe().unwrap();
-    let beside = mine.ancestors().nth(3).unwrap().join("release/pstorage");
-    let standard = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/pstorage");
-    let found = [beside, standard].into_iter().find(|p| p.is_file());
-    found.expect("no program to test: build it with `cargo build --release -p cli`, or name it in PSTORAGE_BIN")
+/// The program: named by PSTORAGE_BIN; or, under cargo, built now, because a test of yesterday's program proves nothing.
+pub fn program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        if let Some(named) = std::env::var_os("PSTORAGE_BIN") {
+            return named.into();
+        }
+        let mine = std::env::current_exe().unwrap();
+        let beside = mine.ancestors().nth(3).unwrap().join("release/pstorage");
+        if let Some(cargo) = std::env::var_os("CARGO") {
+            let build = Command::new(cargo).args(["build", "--release", "-p", "cli"]).status().unwrap();
+            assert!(build.success(), "cargo build --release -p cli: {build}");
+        }
+        let standard = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/pstorage");
+        let found = [beside, standard].into_iter().find(|p| p.is_file());
+        found.expect("no program to test: build it with `cargo build --release -p cli`, or name it in PSTORAGE_BIN")
+    })
 }
 
 /// What a command said and how it ended.

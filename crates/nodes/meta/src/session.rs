@@ -238,14 +238,15 @@ impl MetaServer {
         let mut forget = vec![];
         for (ino, f) in &mut l.files {
             let wrote = f.holders.remove(&session).is_some_and(|h| h.kind == LeaseKind::Write);
-            let deposed = f.deposed.iter().any(|d| d.session == session);
+            // What was fenced chunk by chunk already is settled; others may hold the file by now.
+            let open = f.deposed.iter().any(|d| d.session == session && !d.fenced_all);
             f.queue.retain(|w| w.session != session);
             if wrote {
                 forget.push(*ino);
             }
-            if deposed {
-                // Its word that it is gone will not come; the fence of the session stands for it.
-                f.deposed.retain(|d| d.session != session);
+            // Its word that it is gone will not come; the fence of the session stands for it.
+            f.deposed.retain(|d| d.session != session);
+            if open {
                 f.suspects.extend(self.state.all_chunks(*ino).map(|(_, c, _)| c));
             }
             if f.last_writer == Some(session) {

@@ -127,11 +127,9 @@ impl MetaServer {
     pub(crate) fn suspect(&mut self, chunk: ChunkId) {
         let Some(ino) = self.state.chunk(chunk).map(|r| r.ino) else { return };
         let Some(l) = &mut self.leader else { return };
-        let f = l.file(ino);
-        if f.holders.is_empty() {
-            f.suspects.insert(chunk);
-        }
-        // A holder finds out by itself at its next request.
+        // An idle holder would never find out: it gives back first.
+        l.file(ino).suspects.insert(chunk);
+        self.recall_all(ino);
     }
 
     fn turn_takeover(&mut self, chunk: ChunkId, actions: Vec<Action>, fx: &mut Effects) {
