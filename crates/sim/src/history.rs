@@ -60,19 +60,18 @@ impl History {
     }
 
     /// From when on a write acknowledged at `end` must survive everything: a flush of the same client answered after it.
-    /// A loss between the two is reported by the first flush after it, so success of that one counts for the time
-    /// before the loss as well.
+    /// A loss between the two is reported once: by a flush that was under way and failed, or by the first one after it. So
+    /// success of that first one, with no failure before it, counts for the time before the loss as well.
     fn durable_at(end: u64, flushes: &[FlushSpan], losses: &[u64]) -> u64 {
-        for (i, (start, done, well)) in flushes.iter().enumerate() {
-            if !well || *start < end {
-                continue;
-            }
-            let Some(loss) = losses.iter().rev().find(|t| **t > end && **t < *start) else { return *done };
-            if !flushes[..i].iter().any(|f| f.0 > *loss) {
-                return end;
-            }
+        let loss = losses.iter().copied().find(|t| *t > end).unwrap_or(NEVER);
+        let before = flushes.iter().find(|f| f.2 && f.0 >= end && f.0 < loss);
+        if let Some((_, done, _)) = before {
+            return *done;
         }
-        NEVER
+        match flushes.iter().find(|f| f.0 > loss || (f.1 > loss && !f.2)) {
+            Some((_, _, true)) => end,
+            _ => NEVER,
+        }
     }
 
     /// Per (file, block): its operations and the moments of loss. Indexes refer to `records`.

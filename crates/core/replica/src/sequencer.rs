@@ -415,8 +415,11 @@ impl Sequencer {
             }
         }
     }
-    /// The group knows that this server is dead.
+    /// The group knows that this server is dead: a wish that it could not yet believe is worth repeating at once.
     pub fn down(&mut self, cs: CsId, now: Nanos, out: &mut SeqOut) {
+        if let Some(p) = self.peers.get_mut(&cs) {
+            p.wished = Nanos::ZERO;
+        }
         self.reset(cs, now, out);
     }
 

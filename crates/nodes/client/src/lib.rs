@@ -242,28 +242,34 @@ impl Client {
     fn reset(&mut self, node: NodeId, fx: &mut Effects) {
         match node {
             NodeId::Mds(m) => self.mds_reset(m),
-            NodeId::Cs(cs) => {
-                let now = self.now;
-                let mut outs = vec![];
-                for (ino, f) in &mut self.files {
-                    for c in f.chunks.values_mut() {
-                        if let Some(s) = &mut c.seq {
-                            let mut out = SeqOut::default();
-                            s.reset(cs, now, &mut out);
-                            outs.push((*ino, c.id, out));
-                        }
-                    }
-                }
-                for (ino, chunk, out) in outs {
-                    if !(out.send.is_empty() && out.wishes.is_empty()) {
-                        self.carry_out(ino, chunk, out, fx);
-                    }
-                }
-                self.reads_reset(cs, fx);
-                self.flush_reset(cs, fx);
-            }
+            NodeId::Cs(cs) => self.server_reset(cs, false, fx),
             NodeId::Client(_) => {}
         }
+    }
+    /// Connection to a chunk server broke; `dead`: the group knows that it is gone.
+    pub(crate) fn server_reset(&mut self, cs: CsId, dead: bool, fx: &mut Effects) {
+        let now = self.now;
+        let mut outs = vec![];
+        for (ino, f) in &mut self.files {
+            for c in f.chunks.values_mut() {
+                if let Some(s) = &mut c.seq {
+                    let mut out = SeqOut::default();
+                    if dead {
+                        s.down(cs, now, &mut out)
+                    } else {
+                        s.reset(cs, now, &mut out)
+                    }
+                    outs.push((*ino, c.id, out));
+                }
+            }
+        }
+        for (ino, chunk, out) in outs {
+            if !(out.send.is_empty() && out.wishes.is_empty()) {
+                self.carry_out(ino, chunk, out, fx);
+            }
+        }
+        self.reads_reset(cs, fx);
+        self.flush_reset(cs, fx);
     }
 
     /// Does what has become possible.

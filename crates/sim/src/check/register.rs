@@ -115,7 +115,9 @@ fn check_era(ops: &[RegisterOp], from: u64, to: u64, first: &BTreeSet<u64>) -> R
                     let text = if from == 0 {
                         format!("value {value} was seen and nobody wrote it in time")
                     } else {
-                        format!("value {value} was seen after a loss that it cannot have been the outcome of")
+                        format!(
+                            "value {value} was seen after a loss that it cannot have been the outcome of (possible: {first:?})"
+                        )
                     };
                     return Err(Anomaly { text, indexes: vec![o.index] });
                 }
