@@ -441,10 +441,11 @@ impl Client {
                 continue;
             }
             f.absent.remove(&g.index);
+            let view = as_holder(&l, g.view);
             self.chunks.insert(g.chunk, (ino, g.index));
             let c = Chunk {
                 id: g.chunk,
-                view: g.view,
+                view,
                 seq: None,
                 standing: BTreeMap::new(),
                 asked: Nanos::ZERO,
@@ -595,6 +596,10 @@ impl Client {
         if view.ver <= c.view.ver {
             return;
         }
+        let view = match &f.lease {
+            Some(l) => as_holder(l, view),
+            None => return,
+        };
         c.view = view.clone();
         c.full = false;
         let mut out = SeqOut::default();
@@ -725,6 +730,11 @@ pub(crate) enum Ready {
     Hole,
     /// Asked for.
     Wait,
+}
+
+/// Only the writer drives a join; the group waits for readers to give back before it commits one of its own.
+fn as_holder(l: &Lease, view: View) -> View {
+    View { joiner: view.joiner.filter(|_| l.kind == LeaseKind::Write), ..view }
 }
 
 /// From now on the chunk can be used: all members end at `last`.

@@ -143,7 +143,13 @@ impl Survey {
     pub fn inspect(&self, world: &mut World, ranges: &[(u32, u32)]) -> Result<(), String> {
         for c in &self.chunks {
             let mut first: Option<(Member, Vec<u8>)> = None;
+            let mut gone = 0;
             for m in &c.members {
+                // A server whose disk died for good stays a member of chunks that nobody has written since.
+                if self.slot(*m).is_some_and(|s| world.node::<Chunks>(s).is_none()) && gone == 0 {
+                    gone = 1;
+                    continue;
+                }
                 let data = self.content(world, c, *m, ranges)?;
                 match &first {
                     None => first = Some((*m, data)),
