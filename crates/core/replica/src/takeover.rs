@@ -54,9 +54,12 @@ enum Phase {
         targets: Vec<Target>,
         crown: bool,
     },
+    /// With an heir (every member lost its memory) it alone takes its new copy id first; then the new view is committed
+    /// and the others copy from it. So nothing is destroyed that the group still counts on.
     Replacing {
         targets: Vec<(Target, Member)>,
-        crown: bool,
+        heir: Option<CsId>,
+        committed: bool,
     },
     /// Waiting for the commit of a view.
     Committing,
@@ -104,6 +107,8 @@ pub struct Takeover {
     sent: Nanos,
     answers: BTreeMap<CsId, CopyReport>,
     unclean: BTreeMap<CsId, CopyReport>,
+    /// Copies of a committed view that are still to be filled.
+    rest: Vec<(Target, Member)>,
 }
 
 impl Takeover {
@@ -133,6 +138,7 @@ impl Takeover {
             sent: Nanos::ZERO,
             answers: BTreeMap::new(),
             unclean: BTreeMap::new(),
+            rest: Vec::new(),
         }
     }
     /// Its epoch.
@@ -197,7 +203,7 @@ impl Takeover {
         if epoch != self.epoch {
             return vec![];
         }
-        let Phase::Replacing { targets, crown } = self.phase.clone() else { return vec![] };
+        let Phase::Replacing { targets, heir, committed } = self.phase.clone() else { return vec![] };
         let Some((_, m)) = targets.iter().find(|(t, m)| t.cs == cs && m.copy == report.copy) else { return vec![] };
         if !ok || report.unclean {
             return self.restart("a replacement could not be made");
@@ -205,19 +211,27 @@ impl Takeover {
         let first = !self.answers.contains_key(&m.cs);
         self.answers.insert(m.cs, report);
         self.since = if first { now } else { self.since };
-        if targets.iter().all(|(_, m)| self.answers.get(&m.cs).is_some_and(|r| r.copy == m.copy)) {
-            let added: Vec<Member> = targets.iter().map(|(_, m)| *m).collect();
-            let loss = crown.then(|| {
-                let w = self.winner();
-                (w.written, w.last)
-            });
-            let keep: BTreeSet<CopyId> = self.answers.values().map(|r| r.copy).collect();
-            let drop = self.view.members.iter().filter(|m| !keep.contains(&m.copy)).copied().collect();
+        let made = |m: &Member| self.answers.get(&m.cs).is_some_and(|r| r.copy == m.copy);
+        if heir.is_some() && !committed {
+            // The heir has its new id: from the commit on it is the one clean member, and the others are filled from it.
+            let w = self.winner();
+            let loss = Some((w.written, w.last));
+            self.rest = targets.iter().filter(|(_, m)| !made(m)).copied().collect();
             self.phase = Phase::Committing;
-            return vec![Action::Change { drop, add: added, loss }];
+            let (drop, add) = (self.view.members.clone(), targets.iter().map(|(_, m)| *m).collect());
+            return vec![Action::Change { drop, add, loss }];
         }
-        self.sent = Nanos::ZERO; // the crowned copy is there: the others may copy it now
-        vec![]
+        if !targets.iter().all(|(_, m)| made(m)) {
+            return vec![];
+        }
+        if committed {
+            return self.merge(now);
+        }
+        let add: Vec<Member> = targets.iter().map(|(_, m)| *m).collect();
+        let keep: BTreeSet<CopyId> = self.answers.values().map(|r| r.copy).collect();
+        let drop = self.view.members.iter().filter(|m| !keep.contains(&m.copy)).copied().collect();
+        self.phase = Phase::Committing;
+        vec![Action::Change { drop, add, loss: None }]
     }
     /// The change of the view is committed.
     pub fn committed(&mut self, view: View, now: Nanos) -> Vec<Action> {
@@ -226,9 +240,16 @@ impl Takeover {
         }
         self.view = view;
         self.unclean.clear();
-        let members: BTreeSet<CsId> = self.view.members.iter().map(|m| m.cs).collect();
-        self.answers.retain(|cs, _| members.contains(cs));
-        self.merge(now)
+        let view = &self.view;
+        self.answers.retain(|cs, r| view.has(Member { cs: *cs, copy: r.copy }));
+        let targets = core::mem::take(&mut self.rest);
+        if targets.is_empty() {
+            return self.merge(now);
+        }
+        self.phase = Phase::Replacing { targets: targets.clone(), heir: None, committed: true };
+        self.since = now;
+        self.sent = Nanos::ZERO;
+        self.send_replaces(&targets, None, now)
     }
     /// The copy ids are committed.
     pub fn minted(&mut self, ids: &[CopyId], now: Nanos) -> Vec<Action> {
@@ -237,7 +258,8 @@ impl Takeover {
             return self.restart("fewer copy ids than asked for");
         }
         let targets = targets.iter().zip(ids).map(|(t, id)| (*t, Member { cs: t.cs, copy: *id })).collect();
-        self.phase = Phase::Replacing { targets, crown };
+        let heir = if crown { self.heir() } else { None };
+        self.phase = Phase::Replacing { targets, heir, committed: false };
         self.since = now;
         self.sent = Nanos::ZERO;
         vec![]
@@ -264,11 +286,11 @@ impl Takeover {
     pub fn step(&mut self, now: Nanos, servers: &dyn Servers) -> Vec<Action> {
         match self.phase.clone() {
             Phase::Fence => self.step_fence(now, servers),
-            Phase::Replacing { targets, crown } => {
+            Phase::Replacing { targets, heir, .. } => {
                 if now.since(self.since) > REPLACE_TIMEOUT || targets.iter().any(|(t, _)| servers.dead(t.cs)) {
                     return self.restart("a replacement took too long");
                 }
-                self.send_replaces(&targets, crown, now)
+                self.send_replaces(&targets, heir, now)
             }
             Phase::Converge { winner, last, ranges, waiting } => {
                 if now.since(self.since) > MERGE_TIMEOUT {
@@ -439,26 +461,21 @@ impl Takeover {
         let never = self.unclean.iter().find(|(cs, r)| r.absent && initial(**cs)).map(|(cs, _)| *cs);
         best.or(never)
     }
-    fn send_replaces(&mut self, targets: &[(Target, Member)], crown: bool, now: Nanos) -> Vec<Action> {
+    fn send_replaces(&mut self, targets: &[(Target, Member)], heir: Option<CsId>, now: Nanos) -> Vec<Action> {
         if self.sent != Nanos::ZERO && now.since(self.sent) < AGAIN {
             return vec![];
         }
         self.sent = now;
         let mut out = vec![];
-        let crowned = if crown { self.heir() } else { None };
         for (t, m) in targets {
             if self.answers.get(&m.cs).is_some_and(|r| r.copy == m.copy) {
                 continue;
             }
-            let source = match crowned {
+            let source = match heir {
                 Some(cs) if cs == t.cs => Member { cs, copy: t.supersedes },
-                Some(cs) => match self.answers.get(&cs) {
-                    Some(r) => Member { cs, copy: r.copy },
-                    None => continue,
-                },
+                Some(_) => continue,
                 None => {
-                    let w = self.winner();
-                    let copy = w.copy;
+                    let copy = self.winner().copy;
                     let Some(w) = self.view.members.iter().find(|m| m.copy == copy) else { continue };
                     *w
                 }

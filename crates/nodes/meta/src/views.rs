@@ -10,7 +10,7 @@ use replica::sequencer::{SeqOut, Sequencer};
 use replica::takeover::{Action, Takeover};
 use types::{ChunkId, CopyId, CsId, InodeId, LeaseEpoch, Nanos, NodeId, SessionId, View, ViewVer};
 use wire::meta::{DropReason, FileEnd, ViewWish};
-use wire::{CopyReport, DataCtl, FromMds, Msg};
+use wire::{CopyReport, DataCtl, FromMds, Msg, Refusal};
 
 /// Up to `n` living servers for a new chunk, the emptier ones first, rotated by `seed`; none of `without`. Servers on
 /// hosts that have none yet come before second ones on the same host.
@@ -89,7 +89,14 @@ impl MetaServer {
                     return;
                 }
                 l.accused.remove(&(chunk, m));
-                if view.members.len() > usize::from(rec.min) {
+                // A copy that lost its memory, or another id than the view's, may be all that is left of something only a
+                // fence can see. And who drops a silent member while another one is unclean may drop the last good copy.
+                let lost = matches!(reason, DropReason::Refused(Refusal::Unclean | Refusal::NoCopy))
+                    || view
+                        .members
+                        .iter()
+                        .any(|o| o.cs != m.cs && self.servers.get(&o.cs).is_none_or(|s| s.space.unclean > 0));
+                if view.members.len() > usize::from(rec.min) && !lost {
                     self.change(chunk, ver, ViewChange::Drop(m));
                 } else {
                     // At its smallest the lease is taken back, and the merge or a replacement makes the chunk whole.
