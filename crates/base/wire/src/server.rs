@@ -51,6 +51,8 @@ pub enum CsToMds {
         last: bool,
         /// (chunk, copy).
         copies: Vec<(ChunkId, CopyId)>,
+        /// Of these, unclean or being filled: nobody may count on them.
+        doubtful: Vec<ChunkId>,
     },
     /// Still here. Answer: HeartbeatOk.
     Heartbeat {

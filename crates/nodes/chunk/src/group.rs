@@ -137,13 +137,14 @@ impl ChunkServer {
         let Some(leader) = self.group.leader else { return };
         let start = i.part * PART;
         let end = (start + PART).min(i.copies.len());
-        let msg = CsToMds::Inventory {
-            cs: self.cfg.cs,
-            incarnation: self.cfg.incarnation,
-            part: i.part as u32,
-            last: end == i.copies.len(),
-            copies: i.copies[start..end].to_vec(),
-        };
+        let copies = i.copies[start..end].to_vec();
+        let last = end == i.copies.len();
+        let part = i.part as u32;
+        let store = &self.store;
+        let bad = |c: &ChunkId| store.copy(*c).is_none_or(|s| s.unclean || s.joining.is_some());
+        let doubtful = copies.iter().map(|c| c.0).filter(bad).collect();
+        let msg =
+            CsToMds::Inventory { cs: self.cfg.cs, incarnation: self.cfg.incarnation, part, last, copies, doubtful };
         fx.send.push((NodeId::Mds(leader), Msg::CsToMds(msg)));
     }
 

@@ -17,6 +17,9 @@ const OPEN_AGAIN: Nanos = Nanos::from_millis(1000);
 const SETTLE: Nanos = Nanos::from_millis(300);
 /// Chunks asked for ahead of a read.
 const MAP_AHEAD: u32 = 16;
+/// A lease that is wanted by others serves what waited for it for so long at most: otherwise two hosts could hand a file
+/// back and forth without either getting anything done.
+const TURN: Nanos = Nanos::from_millis(50);
 
 /// A lease held.
 #[derive(Clone, Debug)]
@@ -25,6 +28,8 @@ pub(crate) struct Lease {
     pub epoch: LeaseEpoch,
     /// When the group was last asked to take a chunk over.
     pub unsettled: Nanos,
+    /// When it was granted.
+    pub since: Nanos,
 }
 
 /// A chunk of a held file.
@@ -184,14 +189,18 @@ impl Client {
 
     /// Does what this file allows by now.
     pub(crate) fn pump_file(&mut self, ino: InodeId, fx: &mut Effects) {
+        let now = self.now;
         let Some(f) = self.files.get_mut(&ino) else { return };
         if f.returning.is_some() {
             return;
         }
         let waiting = f.waiting();
         let held = f.lease.as_ref().map_or(LeaseKind::None, |l| l.kind);
-        let give_back =
-            f.recalled || (f.closing && waiting == LeaseKind::None) || (held != LeaseKind::None && held < waiting);
+        let fresh = f.lease.as_ref().is_some_and(|l| now.since(l.since) < TURN);
+        let turn = fresh && waiting != LeaseKind::None && held >= waiting;
+        let give_back = (f.recalled && !turn)
+            || (f.closing && waiting == LeaseKind::None)
+            || (held != LeaseKind::None && held < waiting);
         if held != LeaseKind::None && give_back {
             if f.in_flight == 0 && f.chunks.values().all(|c| c.seq.as_ref().is_none_or(Sequencer::quiet)) {
                 self.give_back(ino, fx);
@@ -400,6 +409,7 @@ impl Client {
 
     /// Takes a grant (L8): only a newer one, for this life and session.
     pub(crate) fn granted(&mut self, g: Grant) {
+        let now = self.now;
         if g.session != self.link.session || g.incarnation != self.cfg.incarnation || g.epoch.term() < self.link.term {
             return;
         }
@@ -414,7 +424,7 @@ impl Client {
         let f = self.file(g.ino);
         f.deaf = g.epoch;
         f.asking = None;
-        f.lease = Some(Lease { kind: g.kind, epoch: g.epoch, unsettled: Nanos::ZERO });
+        f.lease = Some(Lease { kind: g.kind, epoch: g.epoch, unsettled: Nanos::ZERO, since: now });
         f.layout = g.layout;
         f.size = g.attr.size;
         f.mtime = g.attr.mtime;

@@ -164,6 +164,10 @@ pub(crate) struct Leader {
     pub changing: BTreeSet<ChunkId>,
     pub accused: BTreeMap<(ChunkId, Member), Accusation>,
     pub join_began: BTreeMap<ChunkId, Nanos>,
+    /// Copies that were unclean or being filled when their servers last said what they hold.
+    pub doubtful: BTreeSet<(CsId, ChunkId)>,
+    /// Servers that have said so in this term.
+    pub counted: BTreeSet<CsId>,
     /// Files whose ends a takeover or a fence has found, proposed and not applied: how many each.
     pub ending: BTreeMap<InodeId, u32>,
 }
@@ -187,6 +191,8 @@ impl Leader {
             changing: BTreeSet::new(),
             accused: BTreeMap::new(),
             join_began: BTreeMap::new(),
+            doubtful: BTreeSet::new(),
+            counted: BTreeSet::new(),
             ending: BTreeMap::new(),
         }
     }

@@ -47,7 +47,19 @@ impl MetaServer {
                 let cmd = Command::RegisterCs { cs, incarnation, boot, lost_memory, addr, host, capacity, time };
                 self.propose(&cmd, Then::Register { cs, incarnation, lost_memory });
             }
-            CsToMds::Inventory { cs, incarnation, part, copies, .. } if cs == from && self.current(cs, incarnation) => {
+            CsToMds::Inventory { cs, incarnation, part, last, copies, doubtful }
+                if cs == from && self.current(cs, incarnation) =>
+            {
+                if let Some(l) = &mut self.leader {
+                    if part == 0 {
+                        l.doubtful.retain(|(c, _)| *c != cs);
+                        l.counted.remove(&cs);
+                    }
+                    l.doubtful.extend(doubtful.into_iter().map(|c| (cs, c)));
+                    if last {
+                        l.counted.insert(cs);
+                    }
+                }
                 self.reconcile(cs, &copies, fx);
                 fx.send.push((NodeId::Cs(cs), Msg::MdsToCs(MdsToCs::InventoryOk { incarnation, part })));
             }

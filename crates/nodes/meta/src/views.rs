@@ -95,7 +95,7 @@ impl MetaServer {
                     || view
                         .members
                         .iter()
-                        .any(|o| o.cs != m.cs && self.servers.get(&o.cs).is_none_or(|s| s.space.unclean > 0));
+                        .any(|o| o.cs != m.cs && (!l.counted.contains(&o.cs) || l.doubtful.contains(&(o.cs, chunk))));
                 if view.members.len() > usize::from(rec.min) && !lost {
                     self.change(chunk, ver, ViewChange::Drop(m));
                 } else {
