@@ -128,7 +128,7 @@ pub struct CopyReport {
     pub copy: CopyId,
     /// Lost memory, damaged, or absent where it should not be.
     pub unclean: bool,
-    /// Being filled.
+    /// Being filled, and not everything is there yet.
     pub joining: bool,
     /// There is no copy at all (and `unclean` is set, because there should be one).
     pub absent: bool,

@@ -500,7 +500,7 @@ pub fn report(c: &CopyState) -> CopyReport {
         chunk: c.chunk,
         copy: c.copy,
         unclean: c.unclean,
-        joining: c.joining.is_some(),
+        joining: c.joining.is_some_and(|j| !j.copied),
         absent: false,
         promised: c.promised,
         written: c.written,

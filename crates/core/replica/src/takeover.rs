@@ -178,6 +178,8 @@ impl Takeover {
                 return;
             }
         }
+        // A copy that is half filled holds nothing that counts, whatever view names it.
+        report.unclean |= report.joining;
         if report.unclean && self.rules.unclean {
             // "Unclean" overrides a clean answer of the same copy, whichever came first.
             self.answers.remove(&cs);
