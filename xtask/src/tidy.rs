@@ -93,7 +93,7 @@ fn rust(path: &Path, text: &str, wrong: &mut Vec<String>) {
             wrong.push(format!("{name}:{n}: {code}…): finish it"));
         }
     }
-    let is_test = stem == "tests" || path.iter().any(|p| p == "tests" || p == "benches");
+    let is_test = stem == "tests" || stem.ends_with("_tests") || path.iter().any(|p| p == "tests" || p == "benches");
     if is_test {
         return;
     }
