@@ -27,6 +27,24 @@ pub struct Daemon {
     /// Its repository.
     #[arg(short = 'r', long = "repository", value_name = "DIR")]
     pub repository: PathBuf,
+    /// Stop in order when the process that started this one ends.
+    #[arg(long)]
+    pub with_parent: bool,
+}
+
+impl Daemon {
+    /// From now on the end of the parent is a request to stop.
+    fn follow_parent(&self) -> Result<()> {
+        if self.with_parent {
+            let parent = rustix::process::getppid();
+            rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))
+                .context("watch the parent process")?;
+            if rustix::process::getppid() != parent || parent.is_none_or(|p| p.is_init()) {
+                bail!("the process that started this one has ended already");
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A stop in order may take so long before the process ends without it.
@@ -49,6 +67,7 @@ fn run<N: Node>(looped: &mut Loop<N>) -> Result<()> {
 }
 
 pub fn mdsd(a: &Daemon) -> Result<()> {
+    a.follow_parent()?;
     let dir = a.repository.as_path();
     let desc: MdsRepo = repo::read(dir, "mds.json", "make-mds")?;
     let _lock = FolderLock::take(dir)?;
@@ -102,6 +121,7 @@ pub fn mdsd(a: &Daemon) -> Result<()> {
 }
 
 pub fn csd(a: &Daemon) -> Result<()> {
+    a.follow_parent()?;
     let dir = a.repository.as_path();
     let mut desc: CsRepo = repo::read(dir, "cs.json", "make-cs")?;
     let _lock = FolderLock::take(dir)?;

@@ -105,7 +105,7 @@ pub fn dev(a: Dev) -> Result<()> {
     for (id, _) in &mds {
         let repo = dir.join(format!("mds{id}"));
         let _: MdsRepo = repo::read(&repo, "mds.json", "dev")?;
-        let args = vec!["mdsd".into(), "-r".into(), repo.display().to_string()];
+        let args = vec!["mdsd".into(), "-r".into(), repo.display().to_string(), "--with-parent".into()];
         all.push(start(&exe, NodeId::Mds(MdsId(*id)), args, dir.join(format!("mds{id}.log")))?);
     }
     let stop = stop_flag()?;
@@ -175,7 +175,7 @@ pub fn dev(a: Dev) -> Result<()> {
 
 fn start_cs(exe: &Path, dir: &Path, i: u32, id: CsId) -> Result<Process> {
     let repo = dir.join(format!("cs{i}"));
-    let args = vec!["csd".into(), "-r".into(), repo.display().to_string()];
+    let args = vec!["csd".into(), "-r".into(), repo.display().to_string(), "--with-parent".into()];
     start(exe, NodeId::Cs(id), args, dir.join(format!("cs{i}.log")))
 }
 
