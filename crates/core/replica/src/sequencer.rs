@@ -176,7 +176,7 @@ impl Sequencer {
     }
     /// Is there room for a record of `length` bytes?
     pub fn room(&self, length: u32) -> bool {
-        self.next.0 - self.done.0 <= TAIL_MAX as u64 - 1
+        self.next.0 - self.done.0 < TAIL_MAX as u64
             && (self.quiet() || self.outstanding_bytes + u64::from(length) <= TAIL_BYTES_MAX)
     }
     /// Does a write in flight (not yet acknowledged) touch this range? (R1, R2)

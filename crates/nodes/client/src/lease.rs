@@ -269,7 +269,7 @@ impl Client {
         };
         let end = (wrote && f.end_dirty).then(|| f.end(l.epoch));
         let m = ToMds::Return { session, incarnation, ino, epoch: l.epoch, keep: LeaseKind::None, end, lasts };
-        self.to_leader(m, fx);
+        self.tell_leader(m, fx);
     }
     pub(crate) fn returned(&mut self, ino: InodeId, epoch: LeaseEpoch) {
         let Some(f) = self.files.get_mut(&ino) else { return };
@@ -320,7 +320,7 @@ impl Client {
             self.stats.gone += 1;
             self.suspend(ino);
         }
-        self.to_leader(ToMds::GoneOk { session, incarnation, ino, epoch }, fx);
+        self.tell_leader(ToMds::GoneOk { session, incarnation, ino, epoch }, fx);
     }
     /// Drops a lease but keeps what is under way until the next lease tells what became of it.
     fn suspend(&mut self, ino: InodeId) {
@@ -402,7 +402,7 @@ impl Client {
                 self.dirty.insert(ino);
                 let keep = LeaseKind::None;
                 let m = ToMds::Return { session, incarnation, ino, epoch, keep, end: None, lasts: vec![] };
-                self.to_leader(m, fx);
+                self.tell_leader(m, fx);
             }
         }
     }
@@ -483,7 +483,7 @@ impl Client {
         let count = if allocate { 1 } else { MAP_AHEAD };
         f.mapping = Some((id, first, count, allocate, now));
         let epoch = l.epoch;
-        self.to_leader(ToMds::Map { session, incarnation, ino, epoch, first, count, allocate, id }, fx);
+        self.tell_leader(ToMds::Map { session, incarnation, ino, epoch, first, count, allocate, id }, fx);
     }
     pub(crate) fn mapped(&mut self, ino: InodeId, epoch: LeaseEpoch, id: u64, got: Result<Vec<ChunkGrant>, MetaError>) {
         let Some(f) = self.files.get_mut(&ino) else { return };

@@ -170,7 +170,7 @@ impl Client {
         let changes = wishes.into_iter().map(|w| (chunk, ver, w)).collect();
         let (session, incarnation) = (self.link.session, self.cfg.incarnation);
         let m = ToMds::ViewChange { session, incarnation, ino, epoch: l.epoch, changes };
-        self.to_leader(m, fx);
+        self.tell_leader(m, fx);
     }
     /// Something is wrong with a chunk that only the group can mend.
     fn unsettled(&mut self, ino: InodeId, chunk: ChunkId, fx: &mut Effects) {
@@ -183,7 +183,7 @@ impl Client {
         l.unsettled = now;
         let epoch = l.epoch;
         let (session, incarnation) = (self.link.session, self.cfg.incarnation);
-        self.to_leader(ToMds::Unsettled { session, incarnation, ino, epoch, chunk }, fx);
+        self.tell_leader(ToMds::Unsettled { session, incarnation, ino, epoch, chunk }, fx);
     }
 
     /// An answer of a copy: promise, progress, refusals.
@@ -216,7 +216,7 @@ impl Client {
 
     fn message(&mut self, from: NodeId, msg: Msg, fx: &mut Effects) {
         match (from, msg) {
-            (NodeId::Mds(m), Msg::FromMds(x)) => self.from_mds(m, x, fx),
+            (NodeId::Mds(m), Msg::FromMds(x)) => self.mds_says(m, x, fx),
             (NodeId::Cs(cs), Msg::Data(DataCtl::Ack(ans))) => self.copy_answer(cs, &ans, fx),
             (NodeId::Cs(cs), Msg::Read(d)) => self.read_answer(cs, d, fx),
             (NodeId::Cs(cs), Msg::Data(DataCtl::FlushAck { answers, .. })) => {

@@ -112,7 +112,7 @@ impl Link {
 
 impl Client {
     /// Sends to the leader while attached; otherwise the sender's own timer repeats it later.
-    pub(crate) fn to_leader(&mut self, m: ToMds, fx: &mut Effects) {
+    pub(crate) fn tell_leader(&mut self, m: ToMds, fx: &mut Effects) {
         if self.link.attached {
             self.link.awaiting.get_or_insert(self.now);
             fx.send.push((self.link.leader(), Msg::ToMds(m)));
@@ -148,7 +148,7 @@ impl Client {
         let Some((c, sent)) = &mut s.call else { return };
         *sent = now;
         let (op, want, seq) = (c.op.clone(), c.want, s.seq);
-        self.to_leader(ToMds::Meta { session, incarnation, slot: i as u16, seq, op, want }, fx);
+        self.tell_leader(ToMds::Meta { session, incarnation, slot: i as u16, seq, op, want }, fx);
     }
 
     fn attach(&mut self, fx: &mut Effects) {
@@ -199,7 +199,7 @@ impl Client {
             self.link.renew_sent = now;
             let ends = self.file_ends();
             let (session, incarnation) = (self.link.session, self.cfg.incarnation);
-            self.to_leader(ToMds::Renew { session, incarnation, ends, stamp: now.0 }, fx);
+            self.tell_leader(ToMds::Renew { session, incarnation, ends, stamp: now.0 }, fx);
         }
         for i in 0..SLOTS {
             if self.link.slots[i].call.as_ref().is_some_and(|(_, sent)| now.since(*sent) >= CALL_AGAIN) {
@@ -217,7 +217,7 @@ impl Client {
             && self.link.slots.iter().all(|s| s.call.is_none())
         {
             let (session, incarnation) = (self.link.session, self.cfg.incarnation);
-            self.to_leader(ToMds::Detach { session, incarnation }, fx);
+            self.tell_leader(ToMds::Detach { session, incarnation }, fx);
             self.link.over = true;
             self.link.detaching = None;
             self.op_part_done(ticket, None);
@@ -237,7 +237,7 @@ impl Client {
         fx.address.extend(servers.into_iter().map(|(cs, a)| (NodeId::Cs(cs), a)));
     }
 
-    pub(crate) fn from_mds(&mut self, from: MdsId, m: FromMds, fx: &mut Effects) {
+    pub(crate) fn mds_says(&mut self, from: MdsId, m: FromMds, fx: &mut Effects) {
         let leader = self.link.leader() == NodeId::Mds(from);
         if leader {
             self.link.awaiting = None;
@@ -313,11 +313,10 @@ impl Client {
             FromMds::Status { id, report } => {
                 // The leader's own report is preferred; another one is taken when none comes.
                 let sent = self.link.status.get(&id).copied();
-                if sent.is_some() && (report.current || report.answered_by != 0 && self.ops.contains_key(&id)) {
-                    if report.current || self.link.status_patience(id, self.now) {
-                        self.link.status.remove(&id);
-                        self.answer(id, Ok(ClientAnswer::Status(report)));
-                    }
+                let known = report.current || self.link.status_patience(id, self.now);
+                if sent.is_some() && known {
+                    self.link.status.remove(&id);
+                    self.answer(id, Ok(ClientAnswer::Status(report)));
                 }
             }
         }
