@@ -1,5 +1,7 @@
 //! The program: parses the command line, runs one command, turns what came of it into an exit code.
 #![forbid(unsafe_code)]
+// Help texts print optional parts in brackets, which are no links.
+#![allow(rustdoc::broken_intra_doc_links)]
 
 mod bench;
 mod cluster;
