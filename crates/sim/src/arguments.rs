@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 const VALUES: [&str; 8] = ["only", "count", "first", "jobs", "mutant", "seed", "limit", "system"];
-const SWITCHES: [&str; 2] = ["trace", "stop"];
+const SWITCHES: [&str; 3] = ["all", "trace", "stop"];
 
 /// A parsed command line.
 #[derive(Clone, PartialEq, Eq, Debug)]

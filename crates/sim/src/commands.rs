@@ -88,7 +88,7 @@ pub fn carry_out(a: &Arguments) -> Result<bool, String> {
             seeds(&choice, first, count, a.number("jobs", 2)?.max(1), a.has("stop"))
         }
         "run" => single(&choice, a.number("seed", 1)?, a.has("trace")),
-        "mutants" => mutants(&choice, a.number("limit", 2_000)?, a.number("jobs", 2)?.max(1)),
+        "mutants" => mutants(&choice, a.number("limit", 300)?, a.number("jobs", 2)?.max(1), a.has("all")),
         "scenarios" => {
             if a.has("trace") {
                 sim::scenario::print_traces();
@@ -196,28 +196,52 @@ fn single(choice: &Choice, seed: u64, trace: bool) -> Result<bool, String> {
     Ok(o.failure.is_none())
 }
 
-/// Looks for every mutant: the first seed that fails with it and passes without it. A seed that the shipped rules fail as
-/// well says nothing about the mutant and is passed over.
-fn mutants(choice: &Choice, limit: u64, jobs: u64) -> Result<bool, String> {
+/// Mutants that must be found; the others are looked for with `--all`.
+#[cfg(feature = "cluster")]
+const REQUIRED: [&str; 8] = [
+    "ack_by_all",
+    "epochs",
+    "merge_tails",
+    "reads_wait_for_writes",
+    "copy_ids",
+    "unclean",
+    "stable_equals_last",
+    "join_barrier",
+];
+
+/// Looks for mutants: the first kept scenario, or else the first seed, that fails with the mutant and passes without it. One
+/// that the shipped rules fail as well says nothing about the mutant and is passed over. True: all were found.
+fn mutants(choice: &Choice, limit: u64, jobs: u64, all: bool) -> Result<bool, String> {
     let program = std::env::current_exe().map_err(|e| format!("own program: {e}"))?;
-    let names = choice.mutants();
+    let mut names = choice.mutants();
+    #[cfg(feature = "cluster")]
+    names.retain(|n| all || choice.system != "cluster" || REQUIRED.contains(n));
+    #[cfg(not(feature = "cluster"))]
+    let _ = all;
+    let mut scripts = Vec::new();
+    for (name, ..) in sim::kept::scenarios(&choice.system) {
+        match scenario_failure(&program, &choice.system, None, name)? {
+            None => scripts.push(name),
+            Some(why) => println!("scenario {name} fails without a mutant and is passed over: {why}"),
+        }
+    }
+    println!("{:<24} {:>8}  first find", "mutant", "time");
     let (next, found) = (AtomicU64::new(0), AtomicU64::new(0));
     std::thread::scope(|scope| {
         for _ in 0..jobs {
             scope.spawn(|| {
                 while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
                     let start = Instant::now();
-                    let (what, passed_over) = match look_for(&program, &choice.system, name, limit) {
-                        Ok((Some(line), n)) => {
+                    let what = match look_for(&program, &choice.system, name, &scripts, limit) {
+                        Ok((Some(find), passed_over)) => {
                             found.fetch_add(1, Ordering::Relaxed);
-                            (line, n)
+                            if passed_over > 0 { format!("{find} ({passed_over} seeds passed over)") } else { find }
                         }
-                        Ok((None, n)) => ("NOT FOUND".to_string(), n),
-                        Err(e) => (format!("NOT FOUND: {e}"), 0),
+                        Ok((None, n)) => format!("NOT FOUND ({n} seeds passed over)"),
+                        Err(e) => format!("NOT FOUND: {e}"),
                     };
-                    let what: String = what.chars().take(140).collect();
-                    let seconds = start.elapsed().as_secs_f64();
-                    println!("{name:<24} {seconds:>6.1} s  {passed_over:>4} passed over  {what}");
+                    let what: String = what.chars().take(160).collect();
+                    println!("{name:<24} {:>6.1} s  {what}", start.elapsed().as_secs_f64());
                 }
             });
         }
@@ -227,18 +251,49 @@ fn mutants(choice: &Choice, limit: u64, jobs: u64) -> Result<bool, String> {
     Ok(found == all)
 }
 
-/// The line of the first seed up to `limit` that only the mutant fails, and how many failed without it as well.
-fn look_for(program: &Path, system: &str, mutant: &str, limit: u64) -> Result<(Option<String>, u64), String> {
+/// What only the mutant fails: the first of `scripts`, else the first seed up to `limit`; and how many seeds failed without
+/// the mutant as well.
+fn look_for(
+    program: &Path,
+    system: &str,
+    mutant: &str,
+    scripts: &[&str],
+    limit: u64,
+) -> Result<(Option<String>, u64), String> {
+    for name in scripts {
+        if let Some(why) = scenario_failure(program, system, Some(mutant), name)? {
+            return Ok((Some(format!("scenario {name}: {why}")), 0));
+        }
+    }
     let (mut first, mut passed_over) = (1, 0);
     while first <= limit {
         let Some((seed, line)) = first_failure(program, system, Some(mutant), first, limit + 1 - first)? else { break };
         if first_failure(program, system, None, seed, 1)?.is_none() {
-            return Ok((Some(line), passed_over));
+            return Ok((Some(line.trim_start_matches("FAIL ").to_string()), passed_over));
         }
         passed_over += 1;
         first = seed + 1;
     }
     Ok((None, passed_over))
+}
+
+/// Why a scenario fails, if it does; in a process of its own, because a mutant may end in a failed assertion.
+fn scenario_failure(program: &Path, system: &str, mutant: Option<&str>, name: &str) -> Result<Option<String>, String> {
+    let mut command = Command::new(program);
+    command.args(["scenarios", "--system", system, "--only", name]);
+    if let Some(m) = mutant {
+        command.args(["--mutant", m]);
+    }
+    let out = command.output().map_err(|e| format!("cannot run `{}`: {e}", program.display()))?;
+    if out.status.success() {
+        return Ok(None);
+    }
+    let text = String::from_utf8_lossy(&out.stdout);
+    let why = text.lines().find_map(|l| l.strip_prefix(WHY).or(l.find("panic: ").map(|at| &l[at..])));
+    match why {
+        Some(why) => Ok(Some(why.to_string())),
+        None => Err(format!("`scenarios --only {name}` ended with {} and said nothing", out.status)),
+    }
 }
 
 /// The first seed from `first` on that fails, in a process of its own, because a mutant may end in a failed assertion.
@@ -264,6 +319,9 @@ fn first_failure(
     Ok(Some((seed.ok_or_else(|| format!("no seed in `{line}`"))?, line.to_string())))
 }
 
+/// How the line begins that says why a scenario failed.
+const WHY: &str = "    because: ";
+
 fn scenarios(choice: &Choice, only: Option<&str>) -> bool {
     let (mut all, mut failed) = (0, 0);
     for (name, what, script) in sim::kept::scenarios(&choice.system) {
@@ -274,9 +332,9 @@ fn scenarios(choice: &Choice, only: Option<&str>) -> bool {
         let result = script(choice.mutant.as_deref());
         all += 1;
         failed += u64::from(result.is_err());
-        println!("{name:<28} {:>5.1} s  {}", start.elapsed().as_secs_f64(), if result.is_ok() { "ok" } else { "FAIL" });
+        println!("{name:<32} {:>5.1} s  {}", start.elapsed().as_secs_f64(), if result.is_ok() { "ok" } else { "FAIL" });
         if let Err(e) = result {
-            println!("    {what}\n    {e}");
+            println!("    {what}\n{WHY}{e}");
         }
     }
     println!("{all} scenarios, {failed} failed");

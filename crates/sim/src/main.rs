@@ -11,9 +11,10 @@ usage: sim COMMAND [--system cluster|quorum] ...
   seeds --count N [--first S] [--jobs J] [--mutant NAME] [--stop]   run N seeds (--stop: until the first failure)
   run --seed N [--mutant NAME] [--trace]                            run one seed, with every event if wanted
   scenarios [--mutant NAME] [--only NAME] [--trace]                 run the steered scenarios
-  mutants [--limit N] [--jobs J]                                    first seed that finds each mutant
+  mutants [--limit N] [--jobs J] [--all]                            first scenario or seed that finds each mutant that
+                                                                    must be found (--all: of all there are)
   images --count N [--first SEED]                                   crash images of the stores
-Exit code 0: nothing was found wrong (mutants: every mutant was found).";
+Exit code 0: nothing was found wrong (mutants: every one looked for was found).";
 
 fn main() -> std::process::ExitCode {
     let arguments = match Arguments::parse(std::env::args().skip(1)) {

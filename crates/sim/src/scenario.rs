@@ -10,12 +10,18 @@ use crate::run::judge;
 use crate::system::System;
 use crate::workload::Workload;
 use crate::world::{Envelope, MS, S, Verdict, World};
+use std::cell::Cell;
+use std::rc::Rc;
 
 /// How long an operation may take before a script gives it up.
 pub const PATIENCE: u64 = 60 * S;
 
+/// How long nothing must be left to repair before a script is judged: processes that were just started have not yet said
+/// what they know, and until then it looks as if all were well.
+const QUIET: u64 = 2 * S;
+
 thread_local! {
-    static PRINT: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+    static PRINT: Cell<bool> = const { Cell::new(false) };
 }
 
 /// From now on stages made on this thread print every event.
@@ -134,6 +140,16 @@ impl<Sys: System> Stage<Sys> {
     pub fn rule(&mut self, rule: impl FnMut(&Envelope<'_>) -> Verdict + 'static) -> u32 {
         self.world.add_rule(Box::new(rule))
     }
+    /// Counts, from now on, the messages that `which` picks and no earlier rule took; it changes nothing.
+    pub fn rule_count(&mut self, which: impl Fn(&Envelope<'_>) -> bool + 'static) -> Rc<Cell<u32>> {
+        let count = Rc::new(Cell::new(0));
+        let counted = Rc::clone(&count);
+        self.rule(move |m| {
+            counted.set(counted.get() + u32::from(which(m)));
+            Verdict::Pass
+        });
+        count
+    }
     /// Power loss of these hosts at one moment; blocks whose copies all lose their memory are noted for the judgement.
     pub fn power_off(&mut self, hosts: &[HostId], tear: Tear) {
         let regions = self.system.losses(&mut self.world, hosts);
@@ -149,20 +165,26 @@ impl<Sys: System> Stage<Sys> {
     pub fn finish(mut self) -> Result<(), String> {
         self.world.calm();
         self.work.refresh_all(&self.world);
-        let (mut last, mut next) = (String::new(), 0);
+        let (mut last, mut next, mut since) = (String::new(), 0, None);
         let done = self.run_until("repair", 2 * PATIENCE, |s| {
-            if s.world.now() < next {
+            let now = s.world.now();
+            if now < next {
                 return false;
             }
-            next = s.world.now() + 50 * MS;
-            s.work.outstanding() == 0
-                && match s.system.settled(&mut s.world) {
-                    Ok(()) => true,
-                    Err(e) => {
-                        last = e;
-                        false
-                    }
+            next = now + 50 * MS;
+            // Where nothing happens any more, time passes all the same.
+            s.world.mark(next, 0);
+            match s.system.settled(&mut s.world) {
+                Ok(()) if s.work.outstanding() == 0 => now - *since.get_or_insert(now) >= QUIET,
+                Ok(()) => {
+                    since = None;
+                    false
                 }
+                Err(e) => {
+                    (last, since) = (e, None);
+                    false
+                }
+            }
         });
         if let Some(v) = self.world.violations().first() {
             return Err(v.clone());

@@ -1,17 +1,22 @@
 //! Steered scenarios for the shipped cluster, after the counterexamples that shaped the replication rules.
 
-use super::{Cluster, Shape};
-use crate::actor::{AppAnswer, Role, SlotId};
-use crate::block::Seen;
+mod cast;
+mod joins;
+mod power;
+mod takeover;
+
+use self::cast::{cast, same};
+use crate::actor::AppAnswer;
 use crate::disks::Tear;
 use crate::kept::Script;
-use crate::scenario::Stage;
 use crate::world::{MS, S, Verdict};
-use replica::rules::Rules;
 
 /// (name, what happens, script) of every scenario.
 pub fn all() -> Vec<(&'static str, &'static str, Script)> {
-    vec![
+    let mut all = takeover::all();
+    all.extend(power::all());
+    all.extend(joins::all());
+    all.extend([
         ("write-read", "one client writes, the other reads: the lease moves", write_read as Script),
         (
             "replaced-behind-a-reader",
@@ -30,34 +35,8 @@ pub fn all() -> Vec<(&'static str, &'static str, Script)> {
             power_of_one as Script,
         ),
         ("leader-change", "the leader is killed while a client writes", leader_change as Script),
-    ]
-}
-
-struct Cast {
-    stage: Stage<Cluster>,
-    mds: Vec<SlotId>,
-    cs: Vec<SlotId>,
-    clients: Vec<SlotId>,
-}
-
-/// The cluster of the standard shape, up and with both clients attached: each has read block 0 of file 0 once.
-fn cast(mutant: Option<&str>) -> Result<Cast, String> {
-    let rules = match mutant {
-        None => Rules::ALL,
-        Some(m) => Rules::without(m).ok_or_else(|| format!("no mutant `{m}`"))?,
-    };
-    let mut stage = Stage::new(Cluster::new(Shape { rules, ..Shape::default() }), 1);
-    stage.run_for(5 * S);
-    let w = &stage.world;
-    let (mds, cs, clients) = (w.slots_of(Role::Mds), w.slots_of(Role::Cs), w.slots_of(Role::Client));
-    for c in clients.clone() {
-        stage.read(c, 0, 0)?;
-    }
-    Ok(Cast { stage, mds, cs, clients })
-}
-
-fn same(what: &str, seen: Seen, value: u64) -> Result<(), String> {
-    if seen == Seen::Value(value) { Ok(()) } else { Err(format!("{what}: {seen:?} instead of value {value}")) }
+    ]);
+    all
 }
 
 fn write_read(mutant: Option<&str>) -> Result<(), String> {
@@ -157,4 +136,32 @@ fn leader_change(mutant: Option<&str>) -> Result<(), String> {
         c.stage.read(c.clients[1], 0, 0)?;
     }
     c.stage.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::all;
+
+    /// A script that no mutant fails may have stopped doing what it says.
+    #[test]
+    fn each_rule_has_a_scenario_that_misses_it() {
+        let finds = [
+            ("ack_by_all", "acknowledged-then-one-left"),
+            ("epochs", "late-write-of-a-live-session"),
+            ("merge_tails", "tail-on-one-member"),
+            ("merge_tails", "two-tails-one-number"),
+            ("reads_wait_for_writes", "own-write-read-early"),
+            ("copy_ids", "replacement-never-committed"),
+            ("unclean", "first-records-lost"),
+            ("unclean", "all-forget-and-the-leader-dies"),
+            ("stable_equals_last", "silent-member-ahead"),
+            ("join_barrier", "joiner-behind-at-commit"),
+            ("copy_only_missing", "copied-data-after-newer-write"),
+        ];
+        let all = all();
+        for (mutant, name) in finds {
+            let script = all.iter().find(|s| s.0 == name).unwrap_or_else(|| panic!("no scenario {name}")).2;
+            assert!(script(Some(mutant)).is_err(), "{name} passes without the rule {mutant}");
+        }
+    }
 }

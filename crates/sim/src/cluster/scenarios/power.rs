@@ -1,0 +1,149 @@
+//! Scenarios about hosts that lose their memory, one or all of them.
+
+use super::cast::{cast, same};
+use crate::actor::{AppOp, HostId};
+use crate::disks::Tear;
+use crate::kept::Script;
+use crate::world::{MS, S};
+use wire::{CsToMds, Msg};
+
+/// (name, what happens, script) of every scenario of this file.
+pub fn all() -> Vec<(&'static str, &'static str, Script)> {
+    vec![
+        (
+            "first-records-lost",
+            "a member loses a new chunk's first records with its power and comes back before the takeover",
+            first_records_lost as Script,
+        ),
+        (
+            "flushed-then-forgotten",
+            "a member forgets what was written after the last flush and comes back before the takeover",
+            flushed_then_forgotten as Script,
+        ),
+        (
+            "all-forget-and-the-leader-dies",
+            "all hosts lose power; the leader dies while the crowned copy is copied to the others",
+            all_forget_and_the_leader_dies as Script,
+        ),
+        (
+            "replacement-never-committed",
+            "a server holds a replacement that its leader did not live to commit",
+            replacement_never_committed as Script,
+        ),
+    ]
+}
+
+/// A member that lost all of a new chunk has no mark that says so. Taken for an empty copy that merely lags, it is merged:
+/// it gets the tail, its number, and holes where the older records should be.
+fn first_records_lost(mutant: Option<&str>) -> Result<(), String> {
+    let mut c = cast(mutant)?;
+    let (writer, reader) = (c.clients[0], c.clients[1]);
+    let mut values = Vec::new();
+    for block in 0..3 {
+        values.push((block, c.settled_write(writer, block)?));
+    }
+    let [first, _, last] = c.three()?;
+    c.lose_writes(writer, &[last]);
+    c.stage.begin_write(writer, 0, 3)?;
+    c.stage.run_for(5 * MS);
+    c.kill(&[writer]);
+    let host = c.stage.world.slot(first).host;
+    c.stage.power_off(&[host], Tear::None);
+    c.stage.world.power_on(host);
+    c.stage.run_for(1500 * MS);
+    for (block, value) in values {
+        let seen = c.stage.read(reader, 0, block)?;
+        same("a record from before the power loss", seen, value)?;
+    }
+    c.stage.finish()
+}
+
+/// The same with a copy whose map survived at its last flush: it looks like a member that lags by a few records.
+fn flushed_then_forgotten(mutant: Option<&str>) -> Result<(), String> {
+    let mut c = cast(mutant)?;
+    let (writer, reader) = (c.clients[0], c.clients[1]);
+    c.settled_write(writer, 0)?;
+    c.stage.flush(writer, 0)?;
+    let newer = c.settled_write(writer, 0)?;
+    let [first, _, last] = c.three()?;
+    c.lose_writes(writer, &[last]);
+    c.stage.begin_write(writer, 0, 1)?;
+    c.stage.run_for(5 * MS);
+    c.kill(&[writer]);
+    let host = c.stage.world.slot(first).host;
+    c.stage.power_off(&[host], Tear::None);
+    c.stage.world.power_on(host);
+    c.stage.run_for(1500 * MS);
+    let seen = c.stage.read(reader, 0, 0)?;
+    same("a write that two hosts still remember", seen, newer)?;
+    c.stage.finish()
+}
+
+/// Every member is unclean, one is crowned, the others are committed as members and filled from it. A leader that comes
+/// in the middle hears answers of copies that are named by the view and half empty: none of them may count, and an answer
+/// to the leader before must not either.
+fn all_forget_and_the_leader_dies(mutant: Option<&str>) -> Result<(), String> {
+    let mut c = cast(mutant)?;
+    let (writer, reader) = (c.clients[0], c.clients[1]);
+    let value = c.settled_write(writer, 0)?;
+    let other = c.settled_write(writer, 1)?;
+    c.stage.flush(writer, 0)?;
+    let hosts: Vec<HostId> = c.stage.world.server_hosts();
+    c.stage.power_off(&hosts, Tear::None);
+    c.stage.run_for(S);
+    for h in hosts {
+        c.stage.world.power_on(h);
+    }
+    c.kill(&[writer]);
+    let pieces = c.hold(|_, _, m| matches!(m, Msg::Copy(_)));
+    let index = c.stage.begin(reader, AppOp::Read { file: 0, block: 0, count: 1 })?;
+    c.stage.run_until("a copy that is being filled", 60 * S, |s| s.world.held() > 0)?;
+    let answers = c.hold(|_, _, m| matches!(m, Msg::CsToMds(CsToMds::Fenced { .. })));
+    let leader = c.leader()?;
+    c.kill(&[leader]);
+    c.start(&[leader]);
+    c.stage.run_for(5 * S);
+    // Answers to fences that are over by now arrive with the pieces of the copies that were begun under them.
+    c.stage.world.remove_rule(answers);
+    c.stage.world.remove_rule(pieces);
+    c.stage.world.release(true, |_, _, _| true);
+    c.stage.wait(index)?;
+    for (block, value) in [(0, value), (1, other)] {
+        let seen = c.stage.read(reader, 0, block)?;
+        same("what was flushed", seen, value)?;
+    }
+    c.stage.finish()
+}
+
+/// A replacement that was made and never committed stands where the view names another copy. An answer counts only for
+/// the copy that gave it: otherwise the member is never what the group believes it to be.
+fn replacement_never_committed(mutant: Option<&str>) -> Result<(), String> {
+    let mut c = cast(mutant)?;
+    let (writer, reader) = (c.clients[0], c.clients[1]);
+    let value = c.settled_write(writer, 0)?;
+    c.stage.flush(writer, 0)?;
+    // The writer gives back: nobody has to be waited for.
+    let seen = c.stage.read(reader, 0, 0)?;
+    same("after the hand-over", seen, value)?;
+    let members = c.three()?;
+    let [a, _, forgets] = members;
+    let outside = c.outsider(&members)?;
+    c.kill(&[a, outside]);
+    let host = c.stage.world.slot(forgets).host;
+    c.stage.power_off(&[host], Tear::None);
+    c.stage.world.power_on(host);
+    let made = c.hold(|_, _, m| matches!(m, Msg::CsToMds(CsToMds::Replaced { .. })));
+    c.stage.run_until("a replacement", 30 * S, |s| s.world.held() > 0)?;
+    let leader = c.leader()?;
+    c.kill(&[leader]);
+    c.start(&[leader, a]);
+    c.stage.run_for(5 * S);
+    c.stage.world.remove_rule(made);
+    c.stage.world.release(true, |_, _, _| true);
+    // Nobody writes from here on, so nobody but the fences of the new leader can find out.
+    for client in [reader, writer] {
+        let seen = c.stage.read(client, 0, 0)?;
+        same("after the change of the leader", seen, value)?;
+    }
+    c.stage.finish()
+}
