@@ -9,6 +9,8 @@ use types::{ChunkId, CsId, InodeId, Nanos, NodeId, Seq};
 use wire::{CopyReq, DataCtl, Msg};
 
 const AGAIN: Nanos = Nanos::from_millis(500);
+/// Chunks that were not ready are tried again after this.
+const SOON: Nanos = Nanos::from_millis(5);
 const REQUESTS_MAX: usize = 512;
 
 /// A flush under way.
@@ -22,6 +24,8 @@ pub(crate) struct Flushing {
     lost: bool,
     sent: Nanos,
     rounds: u32,
+    /// Some chunks were not ready when it was sent.
+    incomplete: bool,
 }
 
 impl Client {
@@ -36,7 +40,16 @@ impl Client {
             .filter(|(_, o)| matches!(o.kind, OpKind::Write { ino } if files.contains(&ino)))
             .map(|(t, _)| *t)
             .collect();
-        let f = Flushing { ticket, files, before, targets: None, lost: false, sent: Nanos::ZERO, rounds: 0 };
+        let f = Flushing {
+            ticket,
+            files,
+            before,
+            targets: None,
+            lost: false,
+            sent: Nanos::ZERO,
+            rounds: 0,
+            incomplete: false,
+        };
         self.flushes.push(f);
     }
 
@@ -100,22 +113,25 @@ impl Client {
             self.op_part_done(fl.ticket, fl.lost.then_some(ClientError::WritesLost));
             return true;
         }
-        if fl.sent == Nanos::ZERO || self.now.since(fl.sent) >= AGAIN {
+        let again = if fl.incomplete { SOON } else { AGAIN };
+        if fl.sent == Nanos::ZERO || self.now.since(fl.sent) >= again {
             fl.sent = self.now;
-            fl.rounds += 1;
+            fl.rounds += u32::from(!fl.incomplete);
             let (targets, rounds) = (targets.clone(), fl.rounds);
-            self.send_flushes(&targets, rounds, fx);
+            fl.incomplete = self.send_flushes(&targets, rounds, fx);
         }
         false
     }
-    fn send_flushes(&mut self, targets: &BTreeMap<ChunkId, (InodeId, Seq)>, rounds: u32, fx: &mut Effects) {
+    fn send_flushes(&mut self, targets: &BTreeMap<ChunkId, (InodeId, Seq)>, rounds: u32, fx: &mut Effects) -> bool {
         let now = self.now;
         let mut by_cs: BTreeMap<CsId, Vec<CopyReq>> = BTreeMap::new();
         let mut need_map = vec![];
+        let mut waiting = false;
         let mut outs = vec![];
         for (chunk, (ino, _)) in targets {
             let Some(f) = self.files.get_mut(ino) else { continue };
             if f.lease.is_none() {
+                waiting = true;
                 continue;
             }
             let Some(c) = f.chunks.values_mut().find(|c| c.id == *chunk) else {
@@ -138,6 +154,7 @@ impl Client {
         for (ino, chunk, out) in outs {
             self.carry_out(ino, chunk, out, fx);
         }
+        waiting |= !need_map.is_empty();
         for (ino, index) in need_map {
             self.chunk_ready(ino, index, false, fx);
         }
@@ -147,7 +164,14 @@ impl Client {
                 fx.send.push((NodeId::Cs(cs), Msg::Data(DataCtl::Flush { reqs: part.to_vec(), id })));
             }
         }
-        self.wake = self.wake.min(now + Nanos::from_millis(20));
+        self.wake = self.wake.min(now + Nanos::from_millis(if waiting { 5 } else { 20 }));
+        waiting
+    }
+    /// A lease has come: what waited for it is sent at once, because its turn may be short.
+    pub(crate) fn flush_granted(&mut self, ino: InodeId) {
+        for f in self.flushes.iter_mut().filter(|f| f.files.contains(&ino)) {
+            f.sent = Nanos::ZERO;
+        }
     }
     /// A server is gone: its part of every flush is asked for again, and it is reported.
     pub(crate) fn flush_reset(&mut self, _cs: CsId, fx: &mut Effects) {

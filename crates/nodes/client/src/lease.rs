@@ -90,7 +90,10 @@ pub(crate) struct File {
     pub truncate_gen: u32,
     pub end_dirty: bool,
     pub chunks: BTreeMap<u32, Chunk>,
-    pub absent: BTreeSet<u32>,
+    /// Places without a chunk, and when the group was asked about them: an answer counts only for reads begun before.
+    pub absent: BTreeMap<u32, Nanos>,
+    /// When the group was last asked anything about this lease that it answered: the lease held at that time.
+    pub checked: Nanos,
     pub mapping: Option<(u64, u32, u32, bool, Nanos)>,
     pub waiting_writes: VecDeque<(u64, u64, Bytes)>,
     pub pieces: VecDeque<Piece>,
@@ -131,7 +134,8 @@ impl File {
             truncate_gen: 0,
             end_dirty: false,
             chunks: BTreeMap::new(),
-            absent: BTreeSet::new(),
+            absent: BTreeMap::new(),
+            checked: Nanos::ZERO,
             mapping: None,
             waiting_writes: VecDeque::new(),
             pieces: VecDeque::new(),
@@ -440,6 +444,7 @@ impl Client {
         f.continued = g.continued;
         self.install_chunks(g.ino, g.chunks);
         self.resolve_limbo(g.ino, g.continued);
+        self.flush_granted(g.ino);
         self.dirty.insert(g.ino);
     }
     fn install_chunks(&mut self, ino: InodeId, chunks: Vec<ChunkGrant>) {
@@ -487,15 +492,16 @@ impl Client {
     }
     pub(crate) fn mapped(&mut self, ino: InodeId, epoch: LeaseEpoch, id: u64, got: Result<Vec<ChunkGrant>, MetaError>) {
         let Some(f) = self.files.get_mut(&ino) else { return };
-        let Some((want, first, count, allocate, _)) = f.mapping else { return };
+        let Some((want, first, count, allocate, asked)) = f.mapping else { return };
         if want != id || f.lease.as_ref().map(|l| l.epoch) != Some(epoch) {
             return;
         }
         f.mapping = None;
         match got {
             Ok(chunks) => {
+                f.checked = asked;
                 if !allocate {
-                    f.absent.extend(first..first.saturating_add(count));
+                    f.absent.extend((first..first.saturating_add(count)).map(|i| (i, asked)));
                 }
                 self.install_chunks(ino, chunks);
             }
@@ -580,6 +586,18 @@ impl Client {
     }
     /// The chunk at `index` is ready for use; otherwise what it needs is asked for.
     pub(crate) fn chunk_ready(&mut self, ino: InodeId, index: u32, allocate: bool, fx: &mut Effects) -> Ready {
+        self.chunk_ready_since(ino, index, allocate, self.now, fx)
+    }
+    /// As [`Self::chunk_ready`] for something begun at `since`: that a chunk does not exist must be confirmed by the group
+    /// after that, because no server's promise vouches for a hole (R3).
+    pub(crate) fn chunk_ready_since(
+        &mut self,
+        ino: InodeId,
+        index: u32,
+        allocate: bool,
+        since: Nanos,
+        fx: &mut Effects,
+    ) -> Ready {
         let Some(f) = self.files.get(&ino) else { return Ready::Wait };
         match f.chunks.get(&index) {
             Some(c) if c.seq.is_some() => Ready::Yes,
@@ -587,7 +605,7 @@ impl Client {
                 self.ask_standing(ino, index, fx);
                 Ready::Wait
             }
-            None if !allocate && f.absent.contains(&index) => Ready::Hole,
+            None if !allocate && f.absent.get(&index).is_some_and(|asked| *asked >= since) => Ready::Hole,
             None => {
                 self.map(ino, index, allocate, fx);
                 Ready::Wait

@@ -3,7 +3,7 @@
 use crate::Client;
 use bytes::Bytes;
 use host::node::Effects;
-use types::{Incarnation, InodeId, NodeId};
+use types::{Incarnation, InodeId, Nanos, NodeId};
 use wire::LeaseKind;
 use wire::names::{MetaError, MetaOp, MetaOutcome};
 use wire::status::ClusterReport;
@@ -117,6 +117,8 @@ pub(crate) enum OpKind {
     Read {
         offset: u64,
         length: u32,
+        /// When the program asked.
+        since: Nanos,
         parts: Vec<(usize, Bytes)>,
     },
     /// Waits for a call, a flush or a return.
@@ -151,7 +153,7 @@ impl Client {
                 self.dirty.insert(ino);
             }
             ClientOp::Read { ino, offset, length } => {
-                let kind = OpKind::Read { offset, length, parts: vec![] };
+                let kind = OpKind::Read { offset, length, since: self.now, parts: vec![] };
                 self.ops.insert(ticket, Op { left: 0, kind, error: None });
                 self.file(ino).waiting_reads.push_back(ticket);
                 self.dirty.insert(ino);

@@ -31,6 +31,8 @@ pub(crate) struct Reading {
     /// Place of this part in what the program asked for.
     at: usize,
     asked: Vec<CsId>,
+    /// When the program asked.
+    begun: Nanos,
     since: Nanos,
     asked_at: Nanos,
     promised_at: Nanos,
@@ -63,7 +65,9 @@ impl Client {
                 self.call(Some(ticket), MetaOp::ReadBody { ino }, LeaseKind::None);
                 continue;
             }
-            self.plan_read(ino, ticket);
+            if !self.plan_read(ino, ticket, fx) {
+                return;
+            }
         }
         let Some(f) = self.files.get(&ino) else { return };
         let stalled: Vec<u64> = f.stalled_reads.iter().copied().collect();
@@ -71,18 +75,26 @@ impl Client {
             self.try_read(id, fx);
         }
     }
-    fn plan_read(&mut self, ino: InodeId, ticket: u64) {
-        let Some(f) = self.files.get(&ino) else { return };
+    /// Cuts a read into parts. False = not now: where the file ends must be confirmed first, because no server's promise
+    /// vouches for it (R3).
+    fn plan_read(&mut self, ino: InodeId, ticket: u64, fx: &mut Effects) -> bool {
+        let Some(f) = self.files.get_mut(&ino) else { return true };
         let (size, log2, record_max) = (f.size, f.layout.chunk_log2, u64::from(self.cfg.record_max));
-        let Some(op) = self.ops.get_mut(&ticket) else { return };
-        let OpKind::Read { offset, length, .. } = &mut op.kind else { return };
+        let Some(op) = self.ops.get_mut(&ticket) else { return true };
+        let OpKind::Read { offset, length, since, .. } = &mut op.kind else { return true };
         let real = u64::from(*length).min(size.saturating_sub(*offset));
+        if real < u64::from(*length) && f.checked < *since {
+            f.waiting_reads.push_front(ticket);
+            self.map(ino, 0, false, fx);
+            return false;
+        }
         *length = real as u32;
         let block = u64::from(BLOCK);
         let start = *offset / block * block;
         let end = (*offset + real).div_ceil(block) * block;
         if real == 0 {
-            return self.empty_read(ticket);
+            self.empty_read(ticket);
+            return true;
         }
         let mut at = start;
         while at < end {
@@ -98,6 +110,7 @@ impl Client {
                 length: (to - at) as u32,
                 at: (at - start) as usize,
                 asked: vec![],
+                begun: self.now,
                 since: self.now,
                 asked_at: Nanos::ZERO,
                 promised_at: Nanos::ZERO,
@@ -110,6 +123,7 @@ impl Client {
                 op.left += 1;
             }
         }
+        true
     }
     fn add_reading(&mut self, part: Reading) -> u64 {
         let id = self.id();
@@ -132,6 +146,7 @@ impl Client {
             length: BLOCK,
             at: 0,
             asked: vec![],
+            begun: self.now,
             since: self.now,
             asked_at: Nanos::ZERO,
             promised_at: Nanos::ZERO,
@@ -144,8 +159,8 @@ impl Client {
 
     fn try_read(&mut self, id: u64, fx: &mut Effects) {
         let Some(r) = self.reads.get(&id) else { return };
-        let (ino, index, offset, length) = (r.ino, r.index, r.offset, r.length);
-        match self.chunk_ready(ino, index, false, fx) {
+        let (ino, index, offset, length, begun) = (r.ino, r.index, r.offset, r.length, r.begun);
+        match self.chunk_ready_since(ino, index, false, begun, fx) {
             Ready::Wait => {}
             Ready::Hole => {
                 self.part_read(id, Bytes::from(vec![0; length as usize]), fx);

@@ -2,7 +2,7 @@
 
 use crate::leader::{Deposed, Held, Waiter};
 use crate::limits::{AGAIN, ATTACH, GONE, GRANT_CHUNKS, MAP_CHUNKS, RECALL, RECALL_RESET};
-use crate::propose::{PendingRead, Then};
+use crate::propose::{PendingMap, PendingRead, Then};
 use crate::{MetaServer, views};
 use host::node::Effects;
 use meta_state::{Command, Outcome};
@@ -254,7 +254,12 @@ impl MetaServer {
         let count = count.clamp(1, MAP_CHUNKS);
         let missing: Vec<u32> =
             (first..first.saturating_add(count)).filter(|i| self.state.chunk_at(ino, *i).is_none()).collect();
-        if !allocate || missing.is_empty() {
+        if !allocate {
+            // Answered behind a read index: that the lease is held and a chunk is not there is as of now.
+            self.new_maps.push(PendingMap { session, ino, epoch, id, first, count });
+            return;
+        }
+        if missing.is_empty() {
             return self.send_map(session, ino, epoch, id, first, count, fx);
         }
         let Some(layout) = self.state.inode(ino).map(|i| i.layout) else { return };
@@ -275,6 +280,17 @@ impl MetaServer {
         }
         let cmd = Command::AllocChunks { ino, chunks };
         self.propose(&cmd, Then::Alloc { session, ino, epoch, id, first, count });
+    }
+    /// The read index has come.
+    pub(crate) fn map_now(&mut self, m: PendingMap, fx: &mut Effects) {
+        let Some(l) = &self.leader else { return };
+        let held = l.files.get(&m.ino).and_then(|f| f.holders.get(&m.session)).is_some_and(|h| h.epoch == m.epoch);
+        if held {
+            return self.send_map(m.session, m.ino, m.epoch, m.id, m.first, m.count, fx);
+        }
+        let (ino, epoch, id) = (m.ino, m.epoch, m.id);
+        self.send_session(m.session, FromMds::Mapped { ino, epoch, id, chunks: Err(MetaError::NotHeld) }, fx);
+        self.send_session(m.session, FromMds::Gone { ino, epoch }, fx);
     }
     #[allow(clippy::too_many_arguments)]
     fn send_map(

@@ -23,7 +23,7 @@ use host::node::{Effects, Input, Node};
 use leader::{Leader, Server};
 use limits::TICK;
 use meta_state::{Command, State};
-use propose::{PendingRead, Then};
+use propose::{PendingMap, PendingRead, Then};
 use replica::rules::Rules;
 use std::collections::BTreeMap;
 use types::{CsId, MdsId, Nanos, NodeId, SessionId};
@@ -59,6 +59,8 @@ pub struct MetaServer {
     next_proposal: u64,
     reads: BTreeMap<u64, Vec<PendingRead>>,
     new_reads: Vec<PendingRead>,
+    maps: BTreeMap<u64, Vec<PendingMap>>,
+    new_maps: Vec<PendingMap>,
     next_read: u64,
     ready_reads: Vec<(u64, u64)>,
     next_tick: Nanos,
@@ -87,6 +89,8 @@ impl MetaServer {
             next_proposal: 1,
             reads: BTreeMap::new(),
             new_reads: Vec::new(),
+            maps: BTreeMap::new(),
+            new_maps: Vec::new(),
             next_read: 1,
             ready_reads: Vec::new(),
             next_tick: now + TICK,

@@ -49,6 +49,17 @@ pub(crate) struct PendingRead {
     pub want: LeaseKind,
 }
 
+/// A question about a held file's chunks that waits likewise.
+#[derive(Clone, Debug)]
+pub(crate) struct PendingMap {
+    pub session: SessionId,
+    pub ino: InodeId,
+    pub epoch: LeaseEpoch,
+    pub id: u64,
+    pub first: u32,
+    pub count: u32,
+}
+
 impl MetaServer {
     /// Hands a command to the log. False = this server does not lead any more.
     pub(crate) fn propose(&mut self, cmd: &Command, then: Then) -> bool {
@@ -73,15 +84,17 @@ impl MetaServer {
     /// One turn of the consensus: what is committed is applied, what is ready is read, what must be sent or written goes
     /// out. Repeats until nothing new comes.
     pub(crate) fn turn_consensus(&mut self, fx: &mut Effects) {
-        if !self.new_reads.is_empty() {
+        if !self.new_reads.is_empty() || !self.new_maps.is_empty() {
             let ctx = self.next_read;
             self.next_read += 1;
             let reads = std::mem::take(&mut self.new_reads);
+            let maps = std::mem::take(&mut self.new_maps);
             match self.consensus.read_index(ctx) {
                 Ok(()) => {
                     self.reads.insert(ctx, reads);
+                    self.maps.insert(ctx, maps);
                 }
-                Err(_) if self.leader.is_some() => self.new_reads = reads, // in a moment
+                Err(_) if self.leader.is_some() => (self.new_reads, self.new_maps) = (reads, maps), // in a moment
                 Err(_) => {}
             }
         }
@@ -177,6 +190,8 @@ impl MetaServer {
         self.pending.clear();
         self.reads.clear();
         self.new_reads.clear();
+        self.maps.clear();
+        self.new_maps.clear();
         self.ready_reads.clear();
     }
 
@@ -259,6 +274,9 @@ impl MetaServer {
         let applied = self.state.position().index;
         let ready: Vec<(u64, u64)> = self.ready_reads.extract_if(.., |r| r.1 <= applied).collect();
         for (ctx, _) in ready {
+            for m in self.maps.remove(&ctx).unwrap_or_default() {
+                self.map_now(m, fx);
+            }
             for r in self.reads.remove(&ctx).unwrap_or_default() {
                 if self.leader.is_none() {
                     continue;
