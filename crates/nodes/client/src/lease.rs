@@ -200,7 +200,10 @@ impl Client {
         }
         let waiting = f.waiting();
         let held = f.lease.as_ref().map_or(LeaseKind::None, |l| l.kind);
-        let fresh = f.lease.as_ref().is_some_and(|l| now.since(l.since) < TURN);
+        // Whether all members stand alike must come out, one way or the other, or no turn would ever get anywhere.
+        let checking = f.chunks.values().any(|c| c.seq.is_none() && c.asked != Nanos::ZERO);
+        let limit = if checking { SETTLE + SETTLE } else { TURN };
+        let fresh = f.lease.as_ref().is_some_and(|l| now.since(l.since) < limit);
         let turn = fresh && waiting != LeaseKind::None && held >= waiting;
         let give_back = (f.recalled && !turn)
             || (f.closing && waiting == LeaseKind::None)
