@@ -1,4 +1,6 @@
 //! Tables of the state: numbers, keys (table, then big-endian fields) and how a row becomes bytes (version, then postcard).
+// Keys are written with their fields in brackets, which are no links.
+#![allow(rustdoc::broken_intra_doc_links)]
 
 use crate::kv::Kv;
 use serde::de::{DeserializeOwned, Error, Visitor};

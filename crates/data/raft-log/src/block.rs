@@ -57,7 +57,7 @@ pub(crate) fn put(b: &mut [u8], at: usize, bytes: &[u8]) {
     b[at..at + bytes.len()].copy_from_slice(bytes);
 }
 
-/// Writes head and checksum around the fields that `fill` puts at [`fields`].
+/// Writes head and checksum around the fields that `fill` puts at `fields`.
 pub(crate) fn encode(kind: Kind, id: Identity, fill: impl FnOnce(&mut [u8])) -> [u8; BLOCK] {
     let mut b = [0u8; BLOCK];
     put(&mut b, 0, &kind.magic().to_le_bytes());

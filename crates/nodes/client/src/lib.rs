@@ -1,7 +1,7 @@
 //! The client library: a session with the metadata group, leases on files, sequenced writes to all members, reads under
 //! promises. A [`Client`] is a [`host::node::Node`]; a program submits [`ClientOp`]s and collects what came of them.
 //!
-//! Rooms: [`session`] talks to the metadata servers, [`lease`] keeps files and grants, [`write`] and [`read`] move bytes,
+//! Rooms: [`session`] talks to the metadata servers, [`lease`] keeps files and grants, `write` and `read` move bytes,
 //! [`flush`] makes them durable. All are parts of one state machine without clock, socket or randomness.
 #![forbid(unsafe_code)]
 
