@@ -158,6 +158,10 @@ impl Sequencer {
     pub fn chunk(&self) -> ChunkId {
         self.chunk
     }
+    /// Highest record given a number.
+    fn issued(&self) -> Seq {
+        Seq(self.next.0 - 1)
+    }
     /// Highest acknowledged record.
     pub fn done(&self) -> Seq {
         self.done
@@ -274,6 +278,7 @@ impl Sequencer {
             return;
         }
         let is_joiner = self.join.as_ref().is_some_and(|j| j.member.cs == cs);
+        let issued = self.issued();
         let Some(p) = self.peers.get_mut(&cs) else { return };
         if p.member.copy != ans.copy && self.rules.copy_ids {
             return;
@@ -302,7 +307,7 @@ impl Sequencer {
         p.boot = ans.boot;
         p.incarnation = ans.incarnation;
         if ans.last > p.last {
-            p.last = ans.last.min(Seq(self.next.0 - 1));
+            p.last = ans.last.min(issued);
             p.progress = now;
         }
         p.sent = p.sent.max(p.last);
@@ -397,7 +402,7 @@ impl Sequencer {
         if self.join.is_some() || self.view.has(member) {
             return;
         }
-        let base = Seq(self.next.0 - 1);
+        let base = self.issued();
         self.peers.insert(member.cs, Peer::new(member, base, now));
         self.join =
             Some(Join { member, base, started: false, copied: false, barrier: None, asked: false, again: Nanos::ZERO });
@@ -405,12 +410,12 @@ impl Sequencer {
 
     /// A connection broke.
     pub fn reset(&mut self, cs: CsId, now: Nanos, out: &mut SeqOut) {
-        let owes = self.next.0 - 1;
+        let owes = self.issued();
         if let Some(p) = self.peers.get_mut(&cs) {
             p.sent = p.last;
             p.resent = now;
             p.reset = true;
-            if p.last.0 < owes {
+            if p.last < owes {
                 self.wish(cs, now, out);
             }
         }
@@ -493,7 +498,7 @@ impl Sequencer {
             }
         }
         if j.copied && self.done >= j.base {
-            let barrier = j.barrier.unwrap_or(Seq(self.next.0 - 1));
+            let barrier = j.barrier.unwrap_or(self.issued());
             let last = self.peers.get(&j.member.cs).map_or(Seq(0), |p| p.last);
             let ready = last >= barrier || !self.rules.join_barrier;
             if let Some(j) = &mut self.join {
@@ -509,7 +514,7 @@ impl Sequencer {
 
     /// Time has passed: resends, announcements, wishes, the join.
     pub fn tick(&mut self, now: Nanos, out: &mut SeqOut) {
-        let last_issued = Seq(self.next.0 - 1);
+        let last_issued = self.issued();
         let ids: Vec<CsId> = self.peers.keys().copied().collect();
         for cs in ids {
             let p = self.peers[&cs].clone();

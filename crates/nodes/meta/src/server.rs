@@ -2,7 +2,7 @@
 
 use crate::MetaServer;
 use crate::leader::Server;
-use crate::limits::{AGAIN, DELETES_MAX};
+use crate::limits::DELETES_MAX;
 use crate::propose::Then;
 use crate::views;
 use host::node::Effects;
@@ -234,6 +234,5 @@ impl MetaServer {
                 fx.send.push((NodeId::Cs(*cs), Msg::MdsToCs(MdsToCs::Delete { chunk, copy, index })));
             }
         }
-        let _ = AGAIN;
     }
 }
