@@ -10,6 +10,7 @@ use consensus::Apply;
 use host::node::Effects;
 use meta_state::{Command, Outcome, State};
 use types::{ChunkId, CsId, Incarnation, InodeId, LeaseEpoch, Nanos, NodeId, OpId, SessionId, Term};
+use wire::meta::HeldLease;
 use wire::names::{MetaError, MetaOp, MetaOutcome};
 use wire::{FromMds, LeaseKind, Msg};
 
@@ -26,7 +27,7 @@ pub fn entry_payload(data: &[u8]) -> Option<&[u8]> {
 pub(crate) enum Then {
     Nothing,
     Op { client: Incarnation, id: OpId, op: MetaOp, want: LeaseKind },
-    Attach { client: Incarnation, held: Vec<wire::meta::HeldLease>, stamp: u64 },
+    Attach { client: Incarnation, held: Vec<HeldLease>, stamp: u64 },
     Register { cs: CsId, incarnation: Incarnation, lost_memory: bool },
     Alloc { session: SessionId, ino: InodeId, epoch: LeaseEpoch, id: u64, first: u32, count: u32 },
     Return { session: SessionId, ino: InodeId, epoch: LeaseEpoch, lasts: Vec<(ChunkId, types::Seq)> },
@@ -35,7 +36,7 @@ pub(crate) enum Then {
     Blocked { session: SessionId },
     Settled { session: SessionId },
     JoinCancelled { chunk: ChunkId },
-    Ends { inos: Vec<InodeId> },
+    Ends { ends: Vec<(InodeId, LeaseEpoch)>, tell: Option<SessionId> },
 }
 
 /// A read that waits until everything committed before it is applied.
@@ -266,7 +267,7 @@ impl MetaServer {
                 }
             }
             Then::JoinCancelled { chunk } => views::join_cancelled(self, chunk, outcome, fx),
-            Then::Ends { inos } => self.ended(inos),
+            Then::Ends { ends, tell } => self.ended(&ends, tell, fx),
         }
     }
 

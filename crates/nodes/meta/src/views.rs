@@ -184,7 +184,7 @@ impl MetaServer {
                             mtime: winner.mtime,
                             truncate_gen: winner.truncate_gen,
                         };
-                        self.find_ends(vec![end]);
+                        self.find_ends(vec![end], None);
                     }
                 }
                 Action::Restart(why) => {
