@@ -224,6 +224,7 @@ impl MetaServer {
             chunks,
             losses: self.state.losses(ino).map(|l| (l.chunk, l.written, l.last)).collect(),
             continued,
+            zero: None,
         })
     }
     fn chunk_grant(&self, index: u32, chunk: ChunkId) -> Option<ChunkGrant> {

@@ -293,6 +293,7 @@ impl MetaServer {
                     size: r.file_end,
                     mtime: r.mtime,
                     truncate_gen: r.truncate_gen,
+                    zeroed: false,
                 });
             }
         }

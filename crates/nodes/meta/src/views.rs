@@ -183,6 +183,7 @@ impl MetaServer {
                             size: winner.file_end,
                             mtime: winner.mtime,
                             truncate_gen: winner.truncate_gen,
+                            zeroed: false,
                         };
                         self.find_ends(vec![end]);
                     }

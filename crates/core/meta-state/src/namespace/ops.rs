@@ -6,7 +6,7 @@ use crate::kv::Kv;
 use crate::table::{self, Blob, COUNTER_END, system};
 use types::{CHUNK_LOG2_MAX, CHUNK_LOG2_MIN, INLINE_MAX, InodeId, Layout, LayoutKind, NAME_MAX};
 use wire::meta::FileEnd;
-use wire::names::{FileKind, MetaError, MetaOp, MetaOutcome, NewInode, SetAttr};
+use wire::names::{FileKind, MetaError, MetaOp, MetaOutcome, NewInode, RenameMode, SetAttr, SetTime};
 
 /// What an operation did, for those who keep what hangs on inodes.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -119,10 +119,10 @@ impl Namespace {
                 self.make(kv, *parent, name, born, time).map(|(_, o)| Applied::of(o))
             }
             MetaOp::Link { ino, parent, name } => self.link(kv, *ino, *parent, name, time),
-            MetaOp::Unlink { parent, name } => self.unlink(kv, *parent, name, time),
+            MetaOp::Unlink { parent, name, .. } => self.unlink(kv, *parent, name, time),
             MetaOp::Rmdir { parent, name } => self.rmdir(kv, *parent, name, time),
-            MetaOp::Rename { parent, name, to_parent, to_name, noreplace } => {
-                self.rename(kv, (*parent, name), (*to_parent, to_name), *noreplace, time)
+            MetaOp::Rename { parent, name, to_parent, to_name, mode, .. } => {
+                self.rename(kv, (*parent, name), (*to_parent, to_name), *mode == RenameMode::NoReplace, time)
             }
             MetaOp::Setattr { ino, set } => self.setattr(kv, *ino, set, time, mapped_end),
             MetaOp::SetLayout { ino, layout } => {
@@ -135,7 +135,19 @@ impl Namespace {
                 self.rewrite(kv, *ino, inode.size, &inode);
                 Ok(Applied::of(MetaOutcome::Done))
             }
+            MetaOp::Mknod { .. }
+            | MetaOp::Tmpfile { .. }
+            | MetaOp::Forget { .. }
+            | MetaOp::Truncate { .. }
+            | MetaOp::SetBody { .. }
+            | MetaOp::Unbody { .. }
+            | MetaOp::Setxattr { .. }
+            | MetaOp::Removexattr { .. } => Err(MetaError::Unsupported),
             MetaOp::Lookup { .. }
+            | MetaOp::Parent { .. }
+            | MetaOp::Getxattr { .. }
+            | MetaOp::Listxattr { .. }
+            | MetaOp::Statfs
             | MetaOp::Getattr { .. }
             | MetaOp::Readdir { .. }
             | MetaOp::ReadBody { .. }
@@ -343,8 +355,13 @@ impl Namespace {
         inode.mode = set.mode.map_or(inode.mode, |m| m & 0o7777);
         inode.uid = set.uid.unwrap_or(inode.uid);
         inode.gid = set.gid.unwrap_or(inode.gid);
-        inode.atime = set.atime.unwrap_or(inode.atime);
-        inode.mtime = set.mtime.unwrap_or(inode.mtime);
+        let stamp = |t: Option<SetTime>, old| match t {
+            None => old,
+            Some(SetTime::Now) => time,
+            Some(SetTime::At(t)) => t,
+        };
+        inode.atime = stamp(set.atime, inode.atime);
+        inode.mtime = stamp(set.mtime, inode.mtime);
         inode.ctime = time;
         self.rewrite(kv, ino, before, &inode);
         Ok(Applied::of(inode.outcome(ino)))

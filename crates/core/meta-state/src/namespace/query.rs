@@ -28,7 +28,18 @@ pub fn query<K: Kv>(kv: &K, op: &MetaOp) -> Result<MetaOutcome, MetaError> {
             let i = get(kv, *ino).ok_or(MetaError::NotFound)?;
             Ok(MetaOutcome::Info { attr: i.attr(*ino), layout: i.layout, inline: i.body.is_some(), chunks: Vec::new() })
         }
+        MetaOp::Parent { .. } | MetaOp::Getxattr { .. } | MetaOp::Listxattr { .. } | MetaOp::Statfs => {
+            Err(MetaError::Unsupported)
+        }
         MetaOp::Create { .. }
+        | MetaOp::Mknod { .. }
+        | MetaOp::Tmpfile { .. }
+        | MetaOp::Forget { .. }
+        | MetaOp::Truncate { .. }
+        | MetaOp::SetBody { .. }
+        | MetaOp::Unbody { .. }
+        | MetaOp::Setxattr { .. }
+        | MetaOp::Removexattr { .. }
         | MetaOp::Mkdir { .. }
         | MetaOp::Symlink { .. }
         | MetaOp::Link { .. }

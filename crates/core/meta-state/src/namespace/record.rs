@@ -68,7 +68,7 @@ impl Inode {
     }
     /// As an outcome.
     pub fn outcome(&self, ino: InodeId) -> MetaOutcome {
-        MetaOutcome::Attr { attr: self.attr(ino), layout: self.layout, inline: self.body.is_some() }
+        MetaOutcome::Attr { attr: self.attr(ino), layout: self.layout, inline: self.body.is_some(), zero: None }
     }
     fn bytes(&self) -> u128 {
         if self.kind == FileKind::File { self.size.into() } else { 0 }
