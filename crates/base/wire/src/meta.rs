@@ -351,6 +351,12 @@ pub enum FromMds {
         /// Which.
         cs: CsId,
     },
+    /// This inode has lost its last name and is kept for the session, which forgets it when it has it open no more; at
+    /// once if it does not, unless an operation that may have made or kept it is still unanswered. Repeated with Renew.
+    Nameless {
+        /// Which.
+        ino: InodeId,
+    },
     /// Answer to Status.
     Status {
         /// The request's.

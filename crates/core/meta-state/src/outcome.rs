@@ -17,7 +17,7 @@ pub enum Outcome {
         result: Result<MetaOutcome, MetaError>,
         /// The operation was applied before; this is the answer of then.
         replayed: bool,
-        /// Inodes that ceased to exist, for whoever keeps leases.
+        /// Inodes that nobody can reach any more, for whoever keeps leases.
         gone: Vec<InodeId>,
     },
     /// The session has gone on to operation `last` of this slot; the answer to an older one is no longer known.
@@ -27,9 +27,9 @@ pub enum Outcome {
     },
     /// Of opening or resuming.
     Session(Result<SessionId, SessionRefusal>),
-    /// A session has ended, or an orphan was released.
+    /// Inodes without a name were given up or removed.
     Ended {
-        /// Inodes that ceased to exist.
+        /// Inodes that nobody can reach any more.
         gone: Vec<InodeId>,
     },
     /// Of a registration.

@@ -208,8 +208,7 @@ impl MetaServer {
     fn grant_message(&self, ino: InodeId, session: SessionId, kind: LeaseKind, epoch: LeaseEpoch) -> Option<Grant> {
         let l = self.leader.as_ref()?;
         let incarnation = l.attached.get(&session)?.incarnation;
-        let attr = self.state.inode(ino).map(|i| i.attr)?;
-        let layout = self.state.inode(ino).map(|i| i.layout)?;
+        let meta_state::InodeView { attr, layout, zero, .. } = self.state.inode(ino)?;
         let chunks = self.state.all_chunks(ino).take(GRANT_CHUNKS);
         let chunks = chunks.filter_map(|(index, chunk, _)| self.chunk_grant(index, chunk)).collect();
         let continued = l.files.get(&ino).and_then(|f| f.holders.get(&session)).is_some_and(|h| h.continued);
@@ -224,7 +223,7 @@ impl MetaServer {
             chunks,
             losses: self.state.losses(ino).map(|l| (l.chunk, l.written, l.last)).collect(),
             continued,
-            zero: None,
+            zero,
         })
     }
     fn chunk_grant(&self, index: u32, chunk: ChunkId) -> Option<ChunkGrant> {
@@ -362,7 +361,7 @@ impl MetaServer {
         let writer = held == Some((epoch, LeaseKind::Write));
         match end {
             Some(e) if writer && e.ino == ino => {
-                let cmd = Command::SetEnds { ends: vec![e] };
+                let cmd = Command::SetEnds { ends: vec![e], fenced: false, time: self.wall() };
                 self.propose(&cmd, Then::Return { session, ino, epoch, lasts });
             }
             _ => self.return_now(session, ino, epoch, if writer { lasts } else { vec![] }, fx),
@@ -392,7 +391,8 @@ impl MetaServer {
     /// Commits ends that a takeover or a fence has found. The files wait for it: a grant names the end.
     pub(crate) fn find_ends(&mut self, ends: Vec<FileEnd>) {
         let inos: Vec<InodeId> = ends.iter().map(|e| e.ino).collect();
-        if self.propose(&Command::SetEnds { ends }, Then::Ends { inos: inos.clone() })
+        let time = self.wall();
+        if self.propose(&Command::SetEnds { ends, fenced: true, time }, Then::Ends { inos: inos.clone() })
             && let Some(l) = &mut self.leader
         {
             for ino in inos {

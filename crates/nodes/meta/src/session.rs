@@ -1,13 +1,13 @@
 //! Sessions: attach, renew, end, and the fence of one that is gone (protocol 4.4 and 5.1).
 
+use crate::MetaServer;
 use crate::leader::{Attached, Deposed, Held, SessionFence};
 use crate::limits::{AGAIN, ATTACH, SESSION_KEPT};
 use crate::propose::{PendingRead, Then};
-use crate::{MetaServer, lease};
 use host::node::Effects;
 use meta_state::Command;
 use std::collections::BTreeSet;
-use types::{CsId, Incarnation, LeaseEpoch, Nanos, NodeId, OpId, SessionId};
+use types::{CsId, Incarnation, LeaseEpoch, Nanos, NodeId, SessionId};
 use wire::meta::{FileEnd, HeldLease};
 use wire::{CopyReport, FromMds, LeaseKind, MdsToCs, Msg, ToMds};
 
@@ -60,7 +60,9 @@ impl MetaServer {
         match m {
             ToMds::Renew { ends, stamp, .. } => self.renew(session, ends, stamp, fx),
             ToMds::Detach { .. } => self.detach(session, fx),
-            ToMds::Meta { slot, seq, op, want, .. } => self.meta_op(c, session, slot, seq, op, want, fx),
+            ToMds::Meta { slot, seq, op, want, .. } => {
+                self.meta_op(PendingRead { client: c, session, slot, seq, op, want }, fx);
+            }
             ToMds::Map { ino, epoch, first, count, allocate, id, .. } => {
                 self.map(session, ino, epoch, first, count, allocate, id, fx);
             }
@@ -165,8 +167,10 @@ impl MetaServer {
             .collect();
         let servers = self.addresses();
         self.send_session(session, FromMds::RenewOk { term, settled, servers, stamp }, fx);
+        self.tell_nameless(session, fx);
         if !ends.is_empty() {
-            self.propose(&Command::SetEnds { ends }, Then::Nothing);
+            let time = self.wall();
+            self.propose(&Command::SetEnds { ends, fenced: false, time }, Then::Nothing);
         }
     }
 
@@ -188,26 +192,6 @@ impl MetaServer {
         } else {
             self.propose(&Command::CloseSession { session, time }, Then::Nothing);
         }
-    }
-
-    #[allow(clippy::too_many_arguments)]
-    fn meta_op(
-        &mut self,
-        c: Incarnation,
-        session: SessionId,
-        slot: u16,
-        seq: u32,
-        op: wire::names::MetaOp,
-        want: LeaseKind,
-        _fx: &mut Effects,
-    ) {
-        if !op.is_write() {
-            return self.read(PendingRead { client: c, session, slot, seq, op, want });
-        }
-        let id = OpId { session, slot, seq };
-        let place = lease::place_for(self, &op);
-        let cmd = Command::Op { id, time: self.wall(), op: op.clone(), place, keep_orphan: false };
-        self.propose(&cmd, Then::Op { client: c, id, op, want });
     }
 
     /// Ends a session that does not answer: refused for ever, from the commit on.
