@@ -65,6 +65,11 @@ impl<K: Kv> State<K> {
         Ok(State { kv, names, chunks, sessions })
     }
 
+    /// For tests: goes on without one of [`crate::NAME_RULES`]. Panics if there is no such rule.
+    pub fn switch_off(&mut self, rule: &str) {
+        assert!(self.names.switch_off(rule), "no rule is called `{rule}`");
+    }
+
     /// Where in the log the state stands.
     pub fn position(&self) -> Applied {
         table::get(&self.kv, &system_key(system::APPLIED)).unwrap_or_default()

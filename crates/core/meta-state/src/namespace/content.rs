@@ -76,11 +76,12 @@ impl Namespace {
         if pending.is_some_and(|(start, _)| cut.size > start) {
             return Err(MetaError::Unzeroed);
         }
-        inode.truncate_gen = inode.truncate_gen.checked_add(1).ok_or(MetaError::Unsupported)?;
+        let step = u32::from(self.rules.generations);
+        inode.truncate_gen = inode.truncate_gen.checked_add(step).ok_or(MetaError::Unsupported)?;
         // The holder may have written further than it told so far.
         let end = before.max(cut.end);
         inode.zero = match cut.size < end {
-            true if stored.cut => inode.left_behind(cut.size, end, pending),
+            true if stored.cut && self.rules.zero_ranges => inode.left_behind(cut.size, end, pending),
             true => None,
             false => pending,
         };
