@@ -161,10 +161,11 @@ pub enum Command {
         /// When.
         time: i64,
     },
-    /// The content of a file stands in its chunks now: forget the body in the inode. Outcome: Done or Refused.
-    DropInline {
-        /// Which file.
-        ino: InodeId,
+    /// Go on removing: inodes without a name that were kept only for sessions that are over, and chunks of those that
+    /// nobody can reach any more. Outcome: Ended.
+    Reap {
+        /// Most rows and chunks to remove.
+        steps: u32,
     },
     /// After every member lost its memory, this is where a chunk goes on. Outcome: Done or Refused.
     Loss {
@@ -213,19 +214,6 @@ pub enum Command {
     /// Several at once, under one index; not nested. Outcome: Batch.
     #[serde(with = "flat")]
     Batch(Vec<Command>),
-    /// An inode kept without a name is not open any more. Outcome: Ended.
-    ReleaseOrphan {
-        /// Kept for this session.
-        session: SessionId,
-        /// Which.
-        ino: InodeId,
-    },
-    /// Go on removing: inodes without a name that were kept only for sessions that are over, and chunks of those that
-    /// nobody can reach any more. Outcome: Ended.
-    Reap {
-        /// Most rows and chunks to remove.
-        steps: u32,
-    },
 }
 
 /// Number of [`Command::Batch`] in the format.

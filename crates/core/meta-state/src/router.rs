@@ -134,13 +134,6 @@ impl<K: Kv> State<K> {
             Command::BlockSession { session, epoch, time } => done(self.sessions.block(kv, *session, *epoch, *time)),
             Command::SettleSession { session } => done(self.sessions.settle(kv, *session)),
             Command::CloseSession { session, time: _ } => done(self.sessions.close(kv, *session)),
-            Command::ReleaseOrphan { session, ino } => {
-                let mut gone = Vec::new();
-                if self.names.forget_orphan(kv, *session, *ino) {
-                    self.discard(*ino, index, &mut gone);
-                }
-                Outcome::Ended { gone }
-            }
             Command::Reap { steps } => Outcome::Ended { gone: self.reap(*steps, index) },
             Command::RegisterCs { cs, incarnation, boot, lost_memory, addr, host, capacity, time } => {
                 let r = Registration {
@@ -176,16 +169,6 @@ impl<K: Kv> State<K> {
             Command::SetEnds { ends, fenced, time } => {
                 let source = if *fenced { Source::Fence } else { Source::Holder };
                 Outcome::Ends(ends.iter().map(|e| self.set_end(e, source, *time)).collect())
-            }
-            Command::DropInline { ino } => {
-                let Some((inode, true)) = namespace::view(kv, *ino) else {
-                    return Outcome::Refused(Refused::NoFile(*ino));
-                };
-                let holds = inode.body.is_some_and(|b| !b.0.is_empty());
-                if holds && chunks::mapped(kv, *ino, 0).is_none() {
-                    return Outcome::Refused(Refused::BodyNeeded(*ino));
-                }
-                done(self.names.drop_body(kv, *ino).map_err(|_| Refused::NoFile(*ino)))
             }
             Command::Loss { chunk, written, last, time } => {
                 let loss = Loss { chunk: *chunk, written: *written, last: *last, time: *time };

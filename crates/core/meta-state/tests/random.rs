@@ -444,10 +444,8 @@ fn command(r: &mut Rng, w: &World) -> Command {
             fenced: r.one_in(2),
             time,
         },
-        27 => match r.below(4) {
-            3 => Command::Reap { steps: r.below(4) as u32 },
-            0 => Command::DropInline { ino: ids(r) },
-            1 => Command::ReleaseOrphan { session, ino: ids(r) },
+        27 => match r.below(2) {
+            0 => Command::Reap { steps: r.below(4) as u32 },
             _ => Command::LowWater { session },
         },
         28 => {

@@ -144,7 +144,7 @@ fn unlink_kept(name: &str) -> MetaOp {
 #[test]
 fn an_orphan_stays_until_its_session_ends_or_lets_go() {
     let mut w = World::new();
-    for (how, name) in ["close", "block", "release", "forget"].into_iter().zip(["a", "b", "c", "d"]) {
+    for (how, name) in ["close", "block", "forget"].into_iter().zip(["a", "b", "c"]) {
         w.session = w.open(name.as_bytes()[0].into());
         let f = w.file(name, None);
         let c = alloc(&w, f, &[(0, &[0, 1])]);
@@ -165,10 +165,6 @@ fn an_orphan_stays_until_its_session_ends_or_lets_go() {
                 assert_eq!(w.apply(Command::BlockSession { session: w.session, epoch, time: 6 }), Outcome::Done);
                 reap(&mut w, 9)
             }
-            "release" => match w.apply(Command::ReleaseOrphan { session: w.session, ino: f }) {
-                Outcome::Ended { gone } => gone,
-                other => panic!("{other:?}"),
-            },
             _ => {
                 let c = w.command(MetaOp::Forget { ino: f });
                 let Outcome::Op { result: Ok(MetaOutcome::Done), gone, .. } = w.apply(c) else { panic!() };
@@ -179,8 +175,6 @@ fn an_orphan_stays_until_its_session_ends_or_lets_go() {
         assert_eq!(gone, [f], "{how}");
         assert_eq!((w.state.inode(f), w.state.counts().chunks), (None, 0));
     }
-    let c = Command::ReleaseOrphan { session: w.session, ino: types::InodeId(1) };
-    assert_eq!(w.apply(c), Outcome::Ended { gone: vec![] });
 }
 
 #[test]
@@ -375,23 +369,16 @@ fn create_brings_its_first_chunk() {
 }
 
 #[test]
-fn a_body_moves_out() {
+fn only_regular_files_have_chunks() {
     let mut w = World::new();
     let f = w.file("f", Some(b"hello"));
-    assert_eq!(w.apply(Command::DropInline { ino: f }), Outcome::Refused(Refused::BodyNeeded(f)));
-    let c = alloc(&w, f, &[(0, &[0, 1])]);
-    assert!(matches!(w.apply(c), Outcome::Chunks(Ok(_))));
-    assert!(w.state.inode(f).unwrap().inline);
-    assert_eq!(w.apply(Command::DropInline { ino: f }), Outcome::Done);
-    let i = w.state.inode(f).unwrap();
-    assert_eq!((i.inline, i.attr.size), (false, 5));
-    assert_eq!(w.apply(Command::DropInline { ino: f }), Outcome::Done);
     let root = meta_state::ROOT;
-    assert_eq!(w.apply(Command::DropInline { ino: root }), Outcome::Refused(Refused::NoFile(root)));
     let c = alloc(&w, root, &[]);
     assert_eq!(w.apply(c), Outcome::Chunks(Err(AllocError::NotRegular)));
     let c = alloc(&w, types::InodeId(88), &[]);
     assert_eq!(w.apply(c), Outcome::Chunks(Err(AllocError::NoFile)));
+    let c = alloc(&w, f, &[(0, &[0, 1])]);
+    assert!(matches!(w.apply(c), Outcome::Chunks(Ok(_))));
     let cut = wire::names::SetAttr { size: Some(2), ..Default::default() };
     assert_eq!(w.op(MetaOp::Setattr { ino: f, set: cut }), Err(MetaError::Unsupported), "bytes stand in chunk 0");
 }
