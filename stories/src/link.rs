@@ -119,6 +119,6 @@ impl Link {
 
 /// Creation of a file in the root folder.
 pub fn create(name: &str, body: Option<Vec<u8>>) -> MetaOp {
-    let new = NewInode { mode: 0o600, uid: 0, gid: 0, mtime: None };
+    let new = NewInode { mode: 0o600, uid: 0, gid: 0, mtime: None, exact: true };
     MetaOp::Create { parent: ROOT, name: name.as_bytes().to_vec(), new, body, layout: None, exclusive: true }
 }

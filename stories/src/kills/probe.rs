@@ -136,7 +136,7 @@ fn names(link: &mut Link, shared: &Shared) -> Result<()> {
     while !shared.stop.load(Ordering::Relaxed) {
         ask(link, create(&format!("probe-{n}"), Some(n.to_le_bytes().to_vec())))?;
         if n >= NAMES {
-            ask(link, MetaOp::Unlink { parent: ROOT, name: format!("probe-{}", n - NAMES).into_bytes() })?;
+            ask(link, MetaOp::Unlink { parent: ROOT, name: format!("probe-{}", n - NAMES).into_bytes(), keep: false })?;
         }
         n += 1;
     }

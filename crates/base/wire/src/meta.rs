@@ -40,8 +40,11 @@ pub struct FileEnd {
     pub size: u64,
     /// Nanoseconds since 1970.
     pub mtime: i64,
-    /// Truncations so far.
+    /// Truncations so far; an end of another generation than the file's does not count.
     pub truncate_gen: u32,
+    /// Zeros stand in the file's pending zero range, durable everywhere. A length past the start of such a range counts
+    /// only together with this.
+    pub zeroed: bool,
 }
 
 /// One chunk of a granted file.
@@ -81,6 +84,9 @@ pub struct Grant {
     /// The lease was taken from this very session and nobody else held one since: its writes that were under way up to
     /// a chunk's `last` have happened, the others never will.
     pub continued: bool,
+    /// Pending zero range, (start, end) in bytes within one chunk: nothing is written past its start before zeros stand
+    /// there.
+    pub zero: Option<(u64, u64)>,
 }
 
 /// Why a holder wants a member out.
@@ -351,6 +357,12 @@ pub enum FromMds {
     Down {
         /// Which.
         cs: CsId,
+    },
+    /// This inode has lost its last name and is kept for the session, which forgets it when it has it open no more; at
+    /// once if it does not, unless an operation that may have made or kept it is still unanswered. Repeated with Renew.
+    Nameless {
+        /// Which.
+        ino: InodeId,
     },
     /// Answer to Status.
     Status {

@@ -2,7 +2,7 @@
 //! its time stamped by the leader.
 
 use serde::{Deserialize, Serialize};
-use types::{InodeId, Layout};
+use types::{InodeId, Layout, LeaseEpoch};
 
 /// Kinds of inode.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -56,7 +56,17 @@ pub struct Attr {
     pub generation: u32,
 }
 
-/// Attributes to change; None = leave.
+/// A time to set.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum SetTime {
+    /// The leader's clock when it takes the operation.
+    Now,
+    /// Nanoseconds since 1970.
+    At(i64),
+}
+
+/// Attributes to change; None = leave. The time of the inode's last change moves in any case. A new owner or group takes
+/// set-user-ID, and set-group-ID where the group may execute, from a regular file unless a mode comes along.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct SetAttr {
     /// Permission bits.
@@ -66,10 +76,14 @@ pub struct SetAttr {
     /// Group.
     pub gid: Option<u32>,
     /// Access time.
-    pub atime: Option<i64>,
+    pub atime: Option<SetTime>,
     /// Modification time.
-    pub mtime: Option<i64>,
-    /// Length; only growth (a hole at the end) and files without chunks past the new end.
+    pub mtime: Option<SetTime>,
+    /// Somebody without privileges wrote: take set-user-ID, and set-group-ID where the group may execute, from a regular
+    /// file.
+    pub clear_privileges: bool,
+    /// Length; only growth (a hole at the end) and files without chunks past the new end. See also
+    /// [`MetaOp::Truncate`].
     pub size: Option<u64>,
 }
 
@@ -84,7 +98,43 @@ pub struct NewInode {
     pub gid: u32,
     /// Modification time to set; None = now.
     pub mtime: Option<i64>,
+    /// Mode and group exactly as given. Otherwise a set-group-ID directory gives its group to everything made in it, and
+    /// the bit to directories.
+    pub exact: bool,
 }
+
+/// What a rename does when the new name exists.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum RenameMode {
+    /// What it named loses that name.
+    #[default]
+    Replace,
+    /// Fail.
+    NoReplace,
+    /// The two names swap what they name; both must exist.
+    Exchange,
+}
+
+/// What setting an extended attribute does when the name exists, or does not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum XattrMode {
+    /// Make it or replace it.
+    #[default]
+    Either,
+    /// Fail if it exists.
+    Create,
+    /// Fail if it does not.
+    Replace,
+}
+
+/// Longest name of an extended attribute, in bytes.
+pub const XATTR_NAME_MAX: usize = 255;
+/// Longest value of an extended attribute, in bytes.
+pub const XATTR_VALUE_MAX: usize = 64 << 10;
+/// Most bytes of all names and values of the extended attributes of one inode.
+pub const XATTR_ALL_MAX: usize = 256 << 10;
+/// Most bytes of all names of the extended attributes of one inode, one more for each: what a list may hold on Linux.
+pub const XATTR_LIST_MAX: usize = 64 << 10;
 
 /// A namespace operation.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -101,7 +151,12 @@ pub enum MetaOp {
         /// Inode.
         ino: InodeId,
     },
-    /// Names after `after` in byte order. Outcome: Names.
+    /// The directory that a directory stands in; of the root, itself. Outcome: Attr.
+    Parent {
+        /// Directory.
+        ino: InodeId,
+    },
+    /// Names after `after` in byte order, as many as fit into about 256 KiB. Outcome: Names.
     Readdir {
         /// Directory.
         ino: InodeId,
@@ -155,7 +210,29 @@ pub enum MetaOp {
         /// Where it points.
         target: Vec<u8>,
     },
-    /// Another name for a file. Outcome: Attr.
+    /// Create an inode of any kind but directory and symbolic link. Outcome: Attr.
+    Mknod {
+        /// Directory.
+        parent: InodeId,
+        /// Name.
+        name: Vec<u8>,
+        /// Attributes.
+        new: NewInode,
+        /// What it is.
+        kind: FileKind,
+        /// Device number; kept for device files only.
+        rdev: u64,
+    },
+    /// Create a regular file without a name, kept for the asking session until it forgets it or links it. Outcome: Attr.
+    Tmpfile {
+        /// Directory whose layout and group it inherits.
+        parent: InodeId,
+        /// Attributes.
+        new: NewInode,
+        /// Other than inherited.
+        layout: Option<Layout>,
+    },
+    /// Another name for a file. One without any name can be given one by a session that it is kept for. Outcome: Attr.
     Link {
         /// File.
         ino: InodeId,
@@ -164,12 +241,19 @@ pub enum MetaOp {
         /// Name.
         name: Vec<u8>,
     },
-    /// Remove a name of a file. Outcome: Done.
+    /// Remove a name of anything but a directory. Outcome: Removed.
     Unlink {
         /// Directory.
         parent: InodeId,
         /// Name.
         name: Vec<u8>,
+        /// The asking session may have it open: if that was the last name, the inode is kept for it until [`MetaOp::Forget`].
+        keep: bool,
+    },
+    /// The asking session has this inode, which has no name, open no more. The same again does nothing. Outcome: Done.
+    Forget {
+        /// Inode.
+        ino: InodeId,
     },
     /// Remove an empty directory. Outcome: Done.
     Rmdir {
@@ -178,7 +262,7 @@ pub enum MetaOp {
         /// Name.
         name: Vec<u8>,
     },
-    /// Rename, replacing what the new name named. Outcome: Done.
+    /// Rename. Two names of one inode: nothing happens. Outcome: Removed.
     Rename {
         /// From directory.
         parent: InodeId,
@@ -188,8 +272,10 @@ pub enum MetaOp {
         to_parent: InodeId,
         /// To name.
         to_name: Vec<u8>,
-        /// Fail if the new name exists.
-        noreplace: bool,
+        /// What happens when the new name exists.
+        mode: RenameMode,
+        /// The asking session may have the inode open that loses its last name: see Unlink.
+        keep: bool,
     },
     /// Change attributes. Outcome: Attr.
     Setattr {
@@ -198,6 +284,73 @@ pub enum MetaOp {
         /// What.
         set: SetAttr,
     },
+    /// Set where a file ends, down or up. Only for the holder of the W lease, with nothing outstanding past `size`. Chunks
+    /// wholly past a lower end leave the map; what the last chunk keeps past it becomes the file's pending zero range,
+    /// and nothing may be written past its start before zeros stand there. Outcome: Attr.
+    Truncate {
+        /// File.
+        ino: InodeId,
+        /// Length.
+        size: u64,
+        /// Under which lease; otherwise NotHeld.
+        epoch: LeaseEpoch,
+        /// Where the file ended before, as the holder knows it.
+        end: u64,
+        /// The pending zero range, if there is one, has been zeroed, and that is durable everywhere.
+        zeroed: bool,
+    },
+    /// The content of a file without chunks, at most 2 KiB, goes into the inode; its length is the file's. Only for the
+    /// holder of the W lease. Outcome: Attr.
+    SetBody {
+        /// File.
+        ino: InodeId,
+        /// Content.
+        body: Vec<u8>,
+        /// Modification time by the holder's clock, never falling; None = the leader's.
+        mtime: Option<i64>,
+        /// Under which lease; otherwise NotHeld.
+        epoch: LeaseEpoch,
+    },
+    /// The content that stood in the inode stands in chunks now, and was written there before this: the inode's copy goes,
+    /// its size stays. Only for the holder of the W lease. Outcome: Attr.
+    Unbody {
+        /// File.
+        ino: InodeId,
+        /// Under which lease; otherwise NotHeld.
+        epoch: LeaseEpoch,
+    },
+    /// Set an extended attribute. Outcome: Done.
+    Setxattr {
+        /// Inode.
+        ino: InodeId,
+        /// Name, 1 to 255 bytes without NUL.
+        name: Vec<u8>,
+        /// Value, at most 64 KiB.
+        value: Vec<u8>,
+        /// What happens when the name exists, or does not.
+        mode: XattrMode,
+    },
+    /// Value of an extended attribute. Outcome: Body.
+    Getxattr {
+        /// Inode.
+        ino: InodeId,
+        /// Name.
+        name: Vec<u8>,
+    },
+    /// Names of all extended attributes. Outcome: List.
+    Listxattr {
+        /// Inode.
+        ino: InodeId,
+    },
+    /// Remove an extended attribute. Outcome: Done.
+    Removexattr {
+        /// Inode.
+        ino: InodeId,
+        /// Name.
+        name: Vec<u8>,
+    },
+    /// How much there is and how much is free. Outcome: Statfs.
+    Statfs,
     /// Change the layout that new files below a directory inherit. Outcome: Done.
     SetLayout {
         /// Directory.
@@ -224,6 +377,10 @@ impl MetaOp {
             self,
             MetaOp::Lookup { .. }
                 | MetaOp::Getattr { .. }
+                | MetaOp::Parent { .. }
+                | MetaOp::Getxattr { .. }
+                | MetaOp::Listxattr { .. }
+                | MetaOp::Statfs
                 | MetaOp::Readdir { .. }
                 | MetaOp::ReadBody { .. }
                 | MetaOp::Open { .. }
@@ -254,6 +411,14 @@ pub enum MetaOutcome {
         layout: Layout,
         /// The content (or link target) stands in the inode.
         inline: bool,
+        /// Pending zero range of a file, (start, end) in bytes within one chunk: nothing is written past its start before
+        /// zeros stand there.
+        zero: Option<(u64, u64)>,
+    },
+    /// A name is gone.
+    Removed {
+        /// The inode that lost it, as it is afterwards; no names = it was the last one. None = nothing lost a name.
+        gone: Option<Attr>,
     },
     /// Names.
     Names {
@@ -262,8 +427,19 @@ pub enum MetaOutcome {
         /// There are no more.
         end: bool,
     },
-    /// Content kept in the inode.
+    /// Content kept in the inode, or the value of an extended attribute.
     Body(Vec<u8>),
+    /// Names of extended attributes, in byte order.
+    List(Vec<Vec<u8>>),
+    /// Space as files under the root's layout can use it, in bytes: what servers reported last, divided by its copies.
+    Statfs {
+        /// Of the servers that are there.
+        total: u64,
+        /// What can still be written.
+        free: u64,
+        /// Inodes.
+        files: u64,
+    },
     /// Everything about a file.
     Info {
         /// Attributes.
@@ -308,6 +484,16 @@ pub enum MetaError {
     TooLarge,
     /// The session is over.
     SessionGone,
+    /// No such extended attribute.
+    NoAttr,
+    /// The value of an extended attribute is longer than 64 KiB.
+    TooLong,
+    /// The name of an extended attribute is empty, longer than 255 bytes, or holds NUL.
+    Range,
+    /// The extended attributes of the inode would be more than 256 KiB, or their names more than 64 KiB.
+    AttrsFull,
+    /// The file has a pending zero range; zeros have to stand there before it grows past its start.
+    Unzeroed,
 }
 impl core::error::Error for MetaError {}
 impl core::fmt::Display for MetaError {
@@ -326,6 +512,13 @@ impl core::fmt::Display for MetaError {
             MetaError::NotHeld => "the lease on the file was lost",
             MetaError::TooLarge => "file too large",
             MetaError::SessionGone => "the session is over",
+            MetaError::NoAttr => "no such extended attribute",
+            MetaError::TooLong => "the value of an extended attribute is at most 64 KiB",
+            MetaError::Range => "not a valid name of an extended attribute (1 to 255 bytes without NUL)",
+            MetaError::AttrsFull => {
+                "no space for another extended attribute (all of one inode: 256 KiB, their names: 64 KiB)"
+            }
+            MetaError::Unzeroed => "the file was cut and has to be zeroed past its end before it grows",
         })
     }
 }

@@ -5,9 +5,9 @@ use crate::events;
 use crate::kv::Kv;
 use crate::namespace;
 use crate::router::State;
-use crate::sessions;
-use crate::table::{KeyReader, ORPHAN, prefix_end};
-use types::SessionId;
+use crate::table::{self, KeyReader, ORPHAN, prefix_end, system};
+use types::{InodeId, SessionId};
+use wire::names::FileKind;
 
 impl<K: Kv> State<K> {
     /// Verifies every module and what holds between them. Err says what is wrong with which object.
@@ -24,9 +24,13 @@ impl<K: Kv> State<K> {
         self.sessions.check(&self.kv)?;
         events::check(&self.kv)?;
         for ino in Chunks::files(&self.kv) {
-            let Some((inode, true)) = namespace::view(&self.kv, ino) else {
+            // Also of one that is being removed.
+            let Some(inode) = namespace::get(&self.kv, ino).filter(|i| i.kind == FileKind::File) else {
                 return Err(format!("chunks of inode {ino}, which is no regular file"));
             };
+            if inode.zero.is_some_and(|(at, _)| !self.is_mapped(ino, at >> inode.layout.chunk_log2)) {
+                return Err(format!("inode {ino}: the range {:?} to be zeroed lies in no chunk", inode.zero));
+            }
             for (index, chunk, c) in self.all_chunks(ino) {
                 if (c.norm, c.min) != (inode.layout.norm, inode.layout.min) {
                     return Err(format!("chunk {chunk} at {ino}:{index} wants other copies than its file"));
@@ -35,10 +39,14 @@ impl<K: Kv> State<K> {
         }
         for (k, _) in self.kv.range(&[ORPHAN], prefix_end(&[ORPHAN]).as_deref()) {
             let session = SessionId(KeyReader::new(&k).u64().unwrap_or_default());
-            if sessions::get(&self.kv, session).is_none_or(|s| s.block.is_some()) {
-                return Err(format!("an orphan of session {session}, which does not live"));
+            if session.0 >= table::counter(&self.kv, system::NEXT_SESSION, 1) {
+                return Err(format!("an orphan of session {session}, which was never opened"));
             }
         }
         Ok(())
+    }
+
+    fn is_mapped(&self, ino: InodeId, index: u64) -> bool {
+        u32::try_from(index).is_ok_and(|i| self.chunk_at(ino, i).is_some())
     }
 }

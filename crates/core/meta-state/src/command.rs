@@ -68,8 +68,8 @@ pub enum Command {
         op: MetaOp,
         /// Servers for chunk 0 of a file that the operation creates without a body; a wish, ignored when it does not fit.
         place: Option<Vec<CsId>>,
-        /// A file that loses its last name stays until the session ends or releases it.
-        keep_orphan: bool,
+        /// Who else may have the inode open that the operation takes a name from: without any name it is kept for them.
+        keepers: Vec<(InodeId, SessionId)>,
     },
     /// Open a session; the same life gets the same session while it lives. Outcome: Session.
     OpenSession {
@@ -89,7 +89,7 @@ pub enum Command {
         /// When.
         time: i64,
     },
-    /// Refuse a session for ever. Its orphans go. Outcome: Ended.
+    /// Refuse a session for ever. What was kept for it goes by [`Command::Reap`]. Outcome: Done or Refused.
     BlockSession {
         /// Which.
         session: SessionId,
@@ -103,7 +103,7 @@ pub enum Command {
         /// Which.
         session: SessionId,
     },
-    /// A session ends in order. Its orphans go. Outcome: Ended.
+    /// A session ends in order. What was kept for it goes by [`Command::Reap`]. Outcome: Done or Refused.
     CloseSession {
         /// Which.
         session: SessionId,
@@ -156,11 +156,16 @@ pub enum Command {
     SetEnds {
         /// What holders or fences say.
         ends: Vec<FileEnd>,
+        /// Copies said it when they were fenced; otherwise the holders of the files' W leases.
+        fenced: bool,
+        /// When.
+        time: i64,
     },
-    /// The content of a file stands in its chunks now: forget the body in the inode. Outcome: Done or Refused.
-    DropInline {
-        /// Which file.
-        ino: InodeId,
+    /// Go on removing: inodes without a name that were kept only for sessions that are over, and chunks of those that
+    /// nobody can reach any more. Outcome: Ended.
+    Reap {
+        /// Most rows and chunks to remove.
+        steps: u32,
     },
     /// After every member lost its memory, this is where a chunk goes on. Outcome: Done or Refused.
     Loss {
@@ -209,12 +214,13 @@ pub enum Command {
     /// Several at once, under one index; not nested. Outcome: Batch.
     #[serde(with = "flat")]
     Batch(Vec<Command>),
-    /// A file kept without a name is not open any more. Outcome: Ended.
-    ReleaseOrphan {
-        /// Kept for this session.
-        session: SessionId,
-        /// Which.
+    /// Leases on a file below this epoch are over: one was taken from a holder that does not answer, and may be declared to
+    /// a later leader that knows nothing of it. Outcome: Done.
+    LeaseFloor {
+        /// Which file.
         ino: InodeId,
+        /// One more than the lease that was taken.
+        epoch: LeaseEpoch,
     },
 }
 
@@ -253,6 +259,7 @@ impl Command {
             | Command::CloseSession { time, .. }
             | Command::RegisterCs { time, .. }
             | Command::Loss { time, .. }
+            | Command::SetEnds { time, .. }
             | Command::Event { time, .. } => Some(*time),
             Command::Batch(list) => {
                 list.iter().filter_map(|c| if matches!(c, Command::Batch(_)) { None } else { c.time() }).max()

@@ -17,7 +17,7 @@ pub enum Outcome {
         result: Result<MetaOutcome, MetaError>,
         /// The operation was applied before; this is the answer of then.
         replayed: bool,
-        /// Inodes that ceased to exist, for whoever keeps leases.
+        /// Inodes that nobody can reach any more, for whoever keeps leases.
         gone: Vec<InodeId>,
     },
     /// The session has gone on to operation `last` of this slot; the answer to an older one is no longer known.
@@ -27,9 +27,9 @@ pub enum Outcome {
     },
     /// Of opening or resuming.
     Session(Result<SessionId, SessionRefusal>),
-    /// A session has ended, or an orphan was released.
+    /// Of cleaning up.
     Ended {
-        /// Inodes that ceased to exist.
+        /// Inodes that nobody can reach any more.
         gone: Vec<InodeId>,
     },
     /// Of a registration.
@@ -64,10 +64,6 @@ pub enum Refused {
     SessionGone,
     /// A session that lives has nothing to settle: block it first.
     SessionLives,
-    /// No such inode, or none of the kind the command is for.
-    NoFile(InodeId),
-    /// The body holds bytes and no chunk 0 exists to hold them instead.
-    BodyNeeded(InodeId),
     /// No such chunk.
     NoChunk(ChunkId),
     /// An argument outside its limits; which.
@@ -81,10 +77,6 @@ impl fmt::Display for Refused {
             Refused::Nested => write!(f, "a batch within a batch; send them one after the other"),
             Refused::SessionGone => write!(f, "the session is over; open a new one"),
             Refused::SessionLives => write!(f, "the session lives; block it first"),
-            Refused::NoFile(ino) => write!(f, "inode {ino} does not exist or is not a regular file"),
-            Refused::BodyNeeded(ino) => {
-                write!(f, "the content of inode {ino} stands only in its record; write it to chunk 0 first")
-            }
             Refused::NoChunk(chunk) => write!(f, "chunk {chunk} does not exist (any more)"),
             Refused::Argument(which) => write!(f, "{which} is outside its limits"),
         }

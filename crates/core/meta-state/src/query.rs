@@ -5,9 +5,9 @@ use crate::events::{self, Event};
 use crate::kv::Kv;
 use crate::namespace::{self, Inode};
 use crate::router::State;
-use crate::sessions::{self, Block, Session};
+use crate::sessions::{self, Admission, Block, Session};
 use crate::settings::{self, Cluster};
-use types::{ChunkId, CopyId, CsId, Incarnation, InodeId, Layout, SessionId};
+use types::{ChunkId, CopyId, CsId, Incarnation, InodeId, Layout, LeaseEpoch, OpId, SessionId};
 use wire::names::{Attr, MetaError, MetaOp, MetaOutcome};
 
 /// Most chunks that one Info lists; the rest comes by [`State::file_chunks`].
@@ -22,6 +22,10 @@ pub struct InodeView {
     pub layout: Layout,
     /// The content (or link target) stands in the inode.
     pub inline: bool,
+    /// Pending zero range of a file.
+    pub zero: Option<(u64, u64)>,
+    /// Leases below this epoch are over.
+    pub lease_floor: LeaseEpoch,
 }
 
 /// Sums over the state, all kept up to date by every command.
@@ -62,8 +66,14 @@ impl<K: Kv> State<K> {
     }
     /// An inode; O(log n).
     pub fn inode(&self, ino: InodeId) -> Option<InodeView> {
-        let i: Inode = namespace::get(&self.kv, ino)?;
-        Some(InodeView { attr: i.attr(ino), layout: i.layout, inline: i.body.is_some() })
+        let i: Inode = namespace::live(&self.kv, ino)?;
+        Some(InodeView {
+            attr: i.attr(ino),
+            layout: i.layout,
+            inline: i.body.is_some(),
+            zero: i.zero,
+            lease_floor: i.lease_floor,
+        })
     }
     /// A chunk's record; O(log n).
     pub fn chunk(&self, chunk: ChunkId) -> Option<ChunkRecord> {
@@ -158,9 +168,13 @@ impl<K: Kv> State<K> {
     pub fn low_water(&self) -> SessionId {
         sessions::low_water(&self.kv)
     }
-    /// Files kept without a name for a session.
+    /// Inodes kept without a name for a session; of no session, those being removed.
     pub fn orphans(&self, session: SessionId) -> Vec<InodeId> {
-        namespace::last_orphans(&self.kv, session)
+        namespace::orphans(&self.kv, session).collect()
+    }
+    /// Was this very operation applied? Then proposing it again is answered from memory.
+    pub fn answered(&self, id: OpId) -> bool {
+        matches!(sessions::admit(&self.kv, id), Admission::Replay(_))
     }
     /// Id, name and first metadata servers of the cluster; None before Init.
     pub fn cluster(&self) -> Option<Cluster> {

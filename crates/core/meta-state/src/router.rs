@@ -4,13 +4,14 @@ use crate::chunks::{self, Chunks, Loss, MINT_MAX, Registration};
 use crate::command::Command;
 use crate::events;
 use crate::kv::{Kv, MemoryKv};
-use crate::namespace::{self, FILE_MAX, Namespace, layout_error};
+use crate::namespace::{self, Asked, FILE_MAX, Namespace, Source, Stored, layout_error};
 use crate::outcome::{AllocError, Outcome, Refused, RegisterResult};
 use crate::sessions::{self, Admission, Sessions};
 use crate::settings::{self, Cluster, TEXT_MAX};
 use crate::table::{self, Row, RowError, system, system_key};
 use serde::{Deserialize, Serialize};
 use types::{CsId, InodeId, OpId, SessionId};
+use wire::meta::FileEnd;
 use wire::names::{MetaError, MetaOp, MetaOutcome};
 
 /// Where in the log the state stands.
@@ -62,6 +63,11 @@ impl<K: Kv> State<K> {
         let chunks = Chunks::open(&kv)?;
         let sessions = Sessions::open(&kv)?;
         Ok(State { kv, names, chunks, sessions })
+    }
+
+    /// For tests: goes on without one of [`crate::NAME_RULES`]. Panics if there is no such rule.
+    pub fn switch_off(&mut self, rule: &str) {
+        assert!(self.names.switch_off(rule), "no rule is called `{rule}`");
     }
 
     /// Where in the log the state stands.
@@ -116,8 +122,8 @@ impl<K: Kv> State<K> {
                 self.names.found(kv, *layout, *time);
                 Outcome::Done
             }
-            Command::Op { id, time, op, place, keep_orphan } => {
-                self.operation(index, *id, *time, op, place.as_deref(), *keep_orphan)
+            Command::Op { id, time, op, place, keepers } => {
+                self.operation(&Request { index, id: *id, time: *time, op, place: place.as_deref(), keepers })
             }
             Command::OpenSession { incarnation, may_cache, time } => {
                 Outcome::Session(self.sessions.open_session(kv, *incarnation, *may_cache, *time))
@@ -125,22 +131,10 @@ impl<K: Kv> State<K> {
             Command::ResumeSession { session, incarnation, time } => {
                 Outcome::Session(self.sessions.resume(kv, *session, *incarnation, *time))
             }
-            Command::BlockSession { session, epoch, time } => match self.sessions.block(kv, *session, *epoch, *time) {
-                Ok(()) => Outcome::Ended { gone: self.free_orphans(*session, index) },
-                Err(e) => Outcome::Refused(e),
-            },
+            Command::BlockSession { session, epoch, time } => done(self.sessions.block(kv, *session, *epoch, *time)),
             Command::SettleSession { session } => done(self.sessions.settle(kv, *session)),
-            Command::CloseSession { session, time: _ } => match self.sessions.close(kv, *session) {
-                Ok(()) => Outcome::Ended { gone: self.free_orphans(*session, index) },
-                Err(e) => Outcome::Refused(e),
-            },
-            Command::ReleaseOrphan { session, ino } => {
-                let kept = namespace::orphan_of(kv, *session, *ino);
-                if kept {
-                    self.free_orphan(*session, *ino, index);
-                }
-                Outcome::Ended { gone: if kept { vec![*ino] } else { Vec::new() } }
-            }
+            Command::CloseSession { session, time: _ } => done(self.sessions.close(kv, *session)),
+            Command::Reap { steps } => Outcome::Ended { gone: self.reap(*steps, index) },
             Command::RegisterCs { cs, incarnation, boot, lost_memory, addr, host, capacity, time } => {
                 let r = Registration {
                     incarnation: *incarnation,
@@ -172,16 +166,14 @@ impl<K: Kv> State<K> {
                 }
                 Outcome::Copies(self.chunks.mint_copies(kv, *chunk, *count))
             }
-            Command::SetEnds { ends } => Outcome::Ends(ends.iter().map(|e| self.names.set_end(kv, e)).collect()),
-            Command::DropInline { ino } => {
-                let Some((inode, true)) = namespace::view(kv, *ino) else {
-                    return Outcome::Refused(Refused::NoFile(*ino));
-                };
-                let holds = inode.body.is_some_and(|b| !b.0.is_empty());
-                if holds && chunks::mapped(kv, *ino, 0).is_none() {
-                    return Outcome::Refused(Refused::BodyNeeded(*ino));
-                }
-                done(self.names.drop_body(kv, *ino).map_err(|_| Refused::NoFile(*ino)))
+            Command::SetEnds { ends, fenced, time } => {
+                let source = if *fenced { Source::Fence } else { Source::Holder };
+                Outcome::Ends(ends.iter().map(|e| self.set_end(e, source, *time)).collect())
+            }
+            Command::LeaseFloor { ino, epoch } => {
+                // Of a file that is gone nobody can hold anything.
+                let _ = self.names.raise_lease_floor(kv, *ino, *epoch);
+                Outcome::Done
             }
             Command::Loss { chunk, written, last, time } => {
                 let loss = Loss { chunk: *chunk, written: *written, last: *last, time: *time };
@@ -205,17 +197,9 @@ impl<K: Kv> State<K> {
         }
     }
 
-    fn operation(
-        &mut self,
-        index: u64,
-        id: OpId,
-        time: i64,
-        op: &MetaOp,
-        place: Option<&[CsId]>,
-        keep_orphan: bool,
-    ) -> Outcome {
+    fn operation(&mut self, r: &Request<'_>) -> Outcome {
         let plain = |result| Outcome::Op { result, replayed: false, gone: Vec::new() };
-        match sessions::admit(&self.kv, id) {
+        match sessions::admit(&self.kv, r.id) {
             Admission::Gone => return plain(Err(MetaError::SessionGone)),
             Admission::NoSlot => return plain(Err(MetaError::Invalid)),
             Admission::Stale(last) => return Outcome::Stale { last },
@@ -223,75 +207,93 @@ impl<K: Kv> State<K> {
             Admission::New => {}
         }
         // A question needs no log and no memory of its answer; one that comes this way is answered all the same.
-        if !op.is_write() {
-            return plain(self.query(op));
+        if !r.op.is_write() {
+            return plain(self.query(r.op));
         }
         let mut gone = Vec::new();
-        let result = self.write_op(index, id.session, time, op, place, keep_orphan, &mut gone);
-        sessions::answer(&mut self.kv, id, &result);
+        let result = self.write_op(r, &mut gone);
+        sessions::answer(&mut self.kv, r.id, &result);
         Outcome::Op { result, replayed: false, gone }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one command's fields and where its effects go")]
-    fn write_op(
-        &mut self,
-        index: u64,
-        session: SessionId,
-        time: i64,
-        op: &MetaOp,
-        place: Option<&[CsId]>,
-        keep_orphan: bool,
-        gone: &mut Vec<InodeId>,
-    ) -> Result<MetaOutcome, MetaError> {
-        if let MetaOp::NewCs { nonce } = op {
+    fn write_op(&mut self, r: &Request<'_>, gone: &mut Vec<InodeId>) -> Result<MetaOutcome, MetaError> {
+        if let MetaOp::NewCs { nonce } = r.op {
             let cluster = settings::cluster(&self.kv).ok_or(MetaError::Invalid)?;
             let cs = chunks::new_server(&mut self.kv, *nonce).ok_or(MetaError::NoSpace)?;
             return Ok(MetaOutcome::Cs(cs, cluster.id));
         }
-        let mapped_end = match op {
-            MetaOp::Setattr { ino, set } if set.size.is_some() => self.mapped_end(*ino),
-            _ => 0,
-        };
-        let done = self.names.apply(&mut self.kv, op, time, mapped_end)?;
-        if let (Some(ino), Some(place)) = (done.created, place)
+        let asked = Asked { session: r.id.session, time: r.time, stored: self.stored(r.op) };
+        let done = self.names.apply(&mut self.kv, r.op, &asked)?;
+        if let (Some(ino), Some(place)) = (done.created, r.place)
             && let Some((inode, true)) = namespace::view(&self.kv, ino)
         {
             // A server may have gone since the leader chose: then the file begins without chunks, as without a wish.
             let _ = self.chunks.allocate(&mut self.kv, ino, &inode.layout, FILE_MAX, &[(0, place.to_vec())]);
         }
+        if let Some((ino, first)) = done.cut {
+            self.chunks.cut(&mut self.kv, ino, first, r.index);
+        }
         if let Some(ino) = done.nameless {
-            if keep_orphan {
-                self.names.keep_orphan(&mut self.kv, session, ino);
-            } else {
-                self.names.remove(&mut self.kv, ino);
-                self.chunks.free_file(&mut self.kv, ino, index);
-                gone.push(ino);
+            self.keep(ino, r);
+            if !self.names.is_kept(ino) {
+                self.discard(ino, r.index, gone);
             }
         }
         gone.extend(done.removed);
         Ok(done.outcome)
     }
 
-    /// First byte behind the last chunk of a file; 0 if it has none.
-    fn mapped_end(&self, ino: InodeId) -> u64 {
-        let Some(last) = chunks::last_index(&self.kv, ino) else { return 0 };
-        let log2 = namespace::get(&self.kv, ino).map_or(0, |i| i.layout.chunk_log2);
-        (u64::from(last) + 1).checked_shl(log2.into()).unwrap_or(u64::MAX)
-    }
-
-    fn free_orphans(&mut self, session: SessionId, index: u64) -> Vec<InodeId> {
-        let list = namespace::last_orphans(&self.kv, session);
-        for ino in &list {
-            self.free_orphan(session, *ino, index);
+    /// An inode has no name any more: it is kept for those who may have it open and live.
+    fn keep(&mut self, ino: InodeId, r: &Request<'_>) {
+        let asks = matches!(r.op, MetaOp::Unlink { keep: true, .. } | MetaOp::Rename { keep: true, .. });
+        let others = r.keepers.iter().filter(|(i, _)| *i == ino).map(|(_, s)| *s);
+        for s in others.chain(asks.then_some(r.id.session)) {
+            if sessions::get(&self.kv, s).is_some_and(|s| s.block.is_none()) {
+                self.names.keep_orphan(&mut self.kv, s, ino);
+            }
         }
-        list
     }
 
-    fn free_orphan(&mut self, session: SessionId, ino: InodeId, index: u64) {
-        self.names.forget_orphan(&mut self.kv, session, ino);
-        self.names.remove(&mut self.kv, ino);
-        self.chunks.free_file(&mut self.kv, ino, index);
+    /// What the operation has to know of its file's chunks.
+    fn stored(&self, op: &MetaOp) -> Stored {
+        let (ino, cut) = match op {
+            MetaOp::Setattr { ino, set } if set.size.is_some() => (*ino, 0),
+            MetaOp::Truncate { ino, size, .. } => (*ino, *size),
+            MetaOp::SetBody { ino, .. } | MetaOp::Unbody { ino, .. } => (*ino, 0),
+            _ => return Stored::default(),
+        };
+        let Some(inode) = namespace::live(&self.kv, ino) else { return Stored::default() };
+        let log2 = inode.layout.chunk_log2;
+        let mapped = |index: u64| u32::try_from(index).is_ok_and(|i| chunks::mapped(&self.kv, ino, i).is_some());
+        let end = |last: u32| (u64::from(last) + 1).checked_shl(log2.into()).unwrap_or(u64::MAX);
+        Stored {
+            end: chunks::last_index(&self.kv, ino).map_or(0, end),
+            first: mapped(0),
+            cut: mapped(cut.checked_shr(log2.into()).unwrap_or(0)),
+        }
     }
+
+    fn set_end(&mut self, end: &FileEnd, source: Source, time: i64) -> Result<u64, MetaError> {
+        let taken = self.names.set_end(&mut self.kv, end, source)?;
+        if taken.unzeroed {
+            let text = format!(
+                "inode {}: an end at {} was reported before the file was zeroed past {}; it does not count",
+                end.ino, end.size, taken.size
+            );
+            events::append(&mut self.kv, time, &text);
+        }
+        Ok(taken.size)
+    }
+}
+
+/// A namespace operation as the log has it.
+struct Request<'a> {
+    index: u64,
+    id: OpId,
+    time: i64,
+    op: &'a MetaOp,
+    place: Option<&'a [CsId]>,
+    keepers: &'a [(InodeId, SessionId)],
 }
 
 fn done(result: Result<(), Refused>) -> Outcome {

@@ -182,10 +182,11 @@ fn row(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
 /// Every row stands in a table that this version knows, and the counters can be read. Rows of the other tables are read
 /// by the modules they belong to.
 pub(crate) fn check_tables<K: Kv>(kv: &K) -> Result<(), RowError> {
-    const KNOWN: [u8; 14] = [
+    const KNOWN: [u8; 15] = [
         SYSTEM,
         table::INODE,
         table::DIRENT,
+        table::XATTR,
         table::MAP,
         table::CHUNK,
         table::CS,

@@ -15,6 +15,8 @@ pub const SYSTEM: u8 = 0;
 pub const INODE: u8 = 1;
 /// Directory entry: [parent][name].
 pub const DIRENT: u8 = 2;
+/// Extended attribute: [ino][name].
+pub const XATTR: u8 = 3;
 /// Chunk of a file: [ino][index u32].
 pub const MAP: u8 = 4;
 /// Chunk: [chunk].
@@ -31,7 +33,7 @@ pub const SETTING: u8 = 11;
 pub const EVENT: u8 = 12;
 /// Copy to be deleted: [cs u32][chunk][copy u32].
 pub const TOMBSTONE: u8 = 14;
-/// File without a name, kept for a session: [session][ino].
+/// Inode without a name, kept for a session: [session][ino]. Session 0: it is being removed.
 pub const ORPHAN: u8 = 15;
 /// What was lost of a chunk: [ino][chunk][written epoch].
 pub const LOSS: u8 = 16;

@@ -7,7 +7,7 @@ use meta_state::{Command, Outcome, State, ViewChange};
 use std::collections::BTreeMap;
 use types::{ChunkId, CopyId, InodeId, LeaseEpoch, Member, OpId, Seq, SessionId, Term, ViewVer};
 use wire::meta::FileEnd;
-use wire::names::{FileKind, MetaError, MetaOp, MetaOutcome, SetAttr};
+use wire::names::{FileKind, MetaError, MetaOp, MetaOutcome, RenameMode, SetAttr, SetTime, XattrMode};
 use world::{Rng, World, new, register};
 
 #[derive(Clone, PartialEq, Debug)]
@@ -112,7 +112,7 @@ impl Model {
                 self.entries(parent.0).insert(name.clone(), ino.0);
                 Ok(Some(ino.0))
             }
-            MetaOp::Unlink { parent, name } => {
+            MetaOp::Unlink { parent, name, .. } => {
                 let ino = self.find(parent.0, name)?;
                 if matches!(self.nodes[&ino], Node::Dir(_)) {
                     return Err(MetaError::IsDir);
@@ -132,11 +132,11 @@ impl Model {
                 self.nodes.remove(&ino);
                 Ok(None)
             }
-            MetaOp::Rename { parent, name, to_parent, to_name, noreplace } => {
+            MetaOp::Rename { parent, name, to_parent, to_name, mode, .. } => {
                 Self::name(to_name)?;
                 let ino = self.find(parent.0, name)?;
                 let old = self.dir(to_parent.0)?.get(to_name).copied();
-                if old.is_some() && *noreplace {
+                if old.is_some() && *mode == RenameMode::NoReplace {
                     return Err(MetaError::Exists);
                 }
                 if old == Some(ino) {
@@ -145,6 +145,12 @@ impl Model {
                 let is_dir = matches!(self.nodes[&ino], Node::Dir(_));
                 if is_dir && self.below(ino, to_parent.0) {
                     return Err(MetaError::Invalid);
+                }
+                if let Some(o) = old
+                    && matches!(self.nodes[&o], Node::Dir(_))
+                    && self.below(o, parent.0)
+                {
+                    return Err(MetaError::NotEmpty);
                 }
                 match old.map(|o| &self.nodes[&o]) {
                     Some(Node::Dir(_)) if !is_dir => return Err(MetaError::IsDir),
@@ -241,15 +247,51 @@ fn names_op(r: &mut Rng, m: &Model) -> MetaOp {
         3 | 4 => MetaOp::Mkdir { parent, name: name_, new: new() },
         5 => MetaOp::Symlink { parent, name: name_, new: new(), target: b"there".to_vec() },
         6 => MetaOp::Link { ino: ino(r, m), parent, name: name_ },
-        7 | 8 => MetaOp::Unlink { parent, name: name_ },
+        7 | 8 => MetaOp::Unlink { parent, name: name_, keep: false },
         9 => MetaOp::Rmdir { parent, name: name_ },
         10..=12 => {
-            MetaOp::Rename { parent, name: name_, to_parent: dir(r, m), to_name: name(r), noreplace: r.one_in(5) }
+            let mode = if r.one_in(5) { RenameMode::NoReplace } else { RenameMode::Replace };
+            MetaOp::Rename { parent, name: name_, to_parent: dir(r, m), to_name: name(r), mode, keep: false }
         }
         _ => {
             let size = r.one_in(2).then(|| r.below(5000));
             let set = SetAttr { mode: Some(r.next() as u16), size, ..SetAttr::default() };
             MetaOp::Setattr { ino: ino(r, m), set }
+        }
+    }
+}
+
+/// Operations about inodes, and what only a mount asks for.
+fn inode_op(r: &mut Rng, m: &Model) -> MetaOp {
+    let ino = ino(r, m);
+    let (parent, name_, epoch) = (dir(r, m), name(r), LeaseEpoch(1));
+    let xattr = |r: &mut Rng| vec![b'x'; r.below(4) as usize];
+    match r.below(12) {
+        0 => MetaOp::Tmpfile { parent, new: new(), layout: None },
+        1 => MetaOp::Forget { ino },
+        2 => MetaOp::Unlink { parent, name: name_, keep: true },
+        3 => {
+            let mode = *r.pick(&[RenameMode::Exchange, RenameMode::Replace]);
+            MetaOp::Rename { parent, name: name_, to_parent: dir(r, m), to_name: name(r), mode, keep: true }
+        }
+        4 | 5 => {
+            let (size, end) = (r.below(5 << 20), r.below(5 << 20));
+            MetaOp::Truncate { ino, size, epoch, end, zeroed: r.one_in(2) }
+        }
+        6 => MetaOp::SetBody { ino, body: vec![7; r.below(2100) as usize], mtime: None, epoch },
+        7 => MetaOp::Unbody { ino, epoch },
+        8 => {
+            let value = vec![1; r.below(70 << 10) as usize];
+            MetaOp::Setxattr { ino, name: xattr(r), value, mode: *r.pick(&[XattrMode::Either, XattrMode::Create]) }
+        }
+        9 => MetaOp::Removexattr { ino, name: xattr(r) },
+        10 => {
+            let kind = *r.pick(&[FileKind::Fifo, FileKind::BlockDev, FileKind::File, FileKind::Dir]);
+            MetaOp::Mknod { parent, name: name_, new: new(), kind, rdev: r.below(3) }
+        }
+        _ => {
+            let (mtime, clear_privileges) = (Some(SetTime::Now), r.one_in(2));
+            MetaOp::Setattr { ino, set: SetAttr { mtime, clear_privileges, ..SetAttr::default() } }
         }
     }
 }
@@ -339,9 +381,14 @@ fn command(r: &mut Rng, w: &World) -> Command {
                     .collect(),
                 next: 200,
             };
-            let op = if r.one_in(9) { MetaOp::NewCs { nonce: r.below(8) } } else { names_op(r, &m) };
+            let op = match r.below(9) {
+                0 => MetaOp::NewCs { nonce: r.below(8) },
+                1..=4 => inode_op(r, &m),
+                _ => names_op(r, &m),
+            };
+            let keepers = (0..r.below(3)).map(|_| (ino(r, &m), SessionId(1 + r.below(20)))).collect();
             let id = OpId { session, slot: r.below(3) as u16, seq: 1 + w.index as u32 - r.below(2) as u32 };
-            Command::Op { id, time, op, place: r.one_in(2).then(|| servers(r)), keep_orphan: r.one_in(2) }
+            Command::Op { id, time, op, place: r.one_in(2).then(|| servers(r)), keepers }
         }
         10 => Command::OpenSession { incarnation: types::Incarnation(r.below(6)), may_cache: r.one_in(2), time },
         11 => Command::ResumeSession { session, incarnation: types::Incarnation(r.below(6)), time },
@@ -392,11 +439,14 @@ fn command(r: &mut Rng, w: &World) -> Command {
                 size: r.below(9000),
                 mtime: time,
                 truncate_gen: r.below(3) as u32,
+                zeroed: r.one_in(3),
             }],
+            fenced: r.one_in(2),
+            time,
         },
         27 => match r.below(3) {
-            0 => Command::DropInline { ino: ids(r) },
-            1 => Command::ReleaseOrphan { session, ino: ids(r) },
+            0 => Command::LeaseFloor { ino: ids(r), epoch: LeaseEpoch(r.below(9)) },
+            1 => Command::Reap { steps: r.below(4) as u32 },
             _ => Command::LowWater { session },
         },
         28 => {

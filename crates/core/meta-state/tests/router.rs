@@ -48,8 +48,7 @@ fn a_retry_is_answered_and_never_repeated() {
     let Outcome::Op { result, replayed: true, .. } = w.apply(refused) else { panic!() };
     assert_eq!(result, Err(MetaError::NotFound), "refusals are kept too: {first:?}");
     let Command::Op { id, .. } = c else { unreachable!() };
-    let op =
-        |seq| Command::Op { id: OpId { seq, ..id }, time: 0, op: create("g", None), place: None, keep_orphan: false };
+    let op = |seq| Command::Op { id: OpId { seq, ..id }, time: 0, op: create("g", None), place: None, keepers: vec![] };
     assert!(matches!(w.apply(op(id.seq + 5)), Outcome::Op { result: Ok(_), .. }));
     assert_eq!(w.apply(op(id.seq)), Outcome::Stale { last: id.seq + 5 });
 }
@@ -60,7 +59,7 @@ fn a_session_that_is_over_does_nothing() {
     let s = w.session;
     let epoch = LeaseEpoch::new(Term(3), 1);
     assert_eq!(w.apply(Command::SettleSession { session: s }), Outcome::Refused(Refused::SessionLives));
-    assert_eq!(w.apply(Command::BlockSession { session: s, epoch, time: 5 }), Outcome::Ended { gone: vec![] });
+    assert_eq!(w.apply(Command::BlockSession { session: s, epoch, time: 5 }), Outcome::Done);
     assert_eq!(w.op(create("f", None)), Err(MetaError::SessionGone));
     assert_eq!(w.state.counts().files, 0);
     let resume = Command::ResumeSession { session: s, incarnation: Incarnation(1), time: 6 };
@@ -74,7 +73,7 @@ fn a_session_that_is_over_does_nothing() {
     w.session = w.open(1);
     assert!(w.op(create("f", None)).is_ok());
     let c = Command::CloseSession { session: w.session, time: 9 };
-    assert_eq!(w.apply(c.clone()), Outcome::Ended { gone: vec![] });
+    assert_eq!(w.apply(c.clone()), Outcome::Done);
     assert_eq!(w.apply(c), Outcome::Refused(Refused::SessionGone));
     assert_eq!(w.state.counts().sessions, 0);
 }
@@ -110,8 +109,14 @@ fn a_replaced_file_takes_its_chunks_along() {
     let c = alloc(&w, g, &[(0, &[0, 1, 2])]);
     w.apply(c);
     let root = meta_state::ROOT;
-    let op =
-        MetaOp::Rename { parent: root, name: b"f".to_vec(), to_parent: root, to_name: b"g".to_vec(), noreplace: false };
+    let op = MetaOp::Rename {
+        parent: root,
+        name: b"f".to_vec(),
+        to_parent: root,
+        to_name: b"g".to_vec(),
+        mode: wire::names::RenameMode::Replace,
+        keep: false,
+    };
     let c = w.command(op);
     let Outcome::Op { gone, .. } = w.apply(c) else { panic!() };
     assert_eq!(gone, [g]);
@@ -119,35 +124,228 @@ fn a_replaced_file_takes_its_chunks_along() {
     assert!(w.state.inode(f).is_some());
 }
 
+/// Cleans up as a leader does; says what was given up.
+fn reap(w: &mut World, steps: u32) -> Vec<types::InodeId> {
+    let mut all = Vec::new();
+    for _ in 0..1000 {
+        if !w.state.reap_due() {
+            return all;
+        }
+        let Outcome::Ended { gone } = w.apply(Command::Reap { steps }) else { panic!() };
+        all.extend(gone);
+    }
+    panic!("no end of cleaning up");
+}
+
+fn unlink_kept(name: &str) -> MetaOp {
+    MetaOp::Unlink { parent: meta_state::ROOT, name: name.into(), keep: true }
+}
+
 #[test]
 fn an_orphan_stays_until_its_session_ends_or_lets_go() {
     let mut w = World::new();
-    for (how, name) in ["close", "block", "release"].into_iter().zip(["a", "b", "c"]) {
+    for (how, name) in ["close", "block", "forget"].into_iter().zip(["a", "b", "c"]) {
         w.session = w.open(name.as_bytes()[0].into());
         let f = w.file(name, None);
         let c = alloc(&w, f, &[(0, &[0, 1])]);
         w.apply(c);
-        let id = w.id();
-        let c = Command::Op { id, time: 5, op: unlink(name), place: None, keep_orphan: true };
+        let c = w.command(unlink_kept(name));
         assert!(matches!(w.apply(c), Outcome::Op { result: Ok(_), gone, .. } if gone.is_empty()));
         assert_eq!(w.state.inode(f).unwrap().attr.nlink, 0);
         assert_eq!(w.state.orphans(w.session), [f]);
-        assert_eq!(
-            w.op(MetaOp::Link { ino: f, parent: meta_state::ROOT, name: b"back".to_vec() }),
-            Err(MetaError::NotFound)
-        );
         let c = alloc(&w, f, &[(1, &[0, 1])]);
         assert!(matches!(w.apply(c), Outcome::Chunks(Ok(_))), "it is still written to");
-        let end = match how {
-            "close" => Command::CloseSession { session: w.session, time: 6 },
-            "block" => Command::BlockSession { session: w.session, epoch: LeaseEpoch(1), time: 6 },
-            _ => Command::ReleaseOrphan { session: w.session, ino: f },
+        let gone = match how {
+            "close" => {
+                assert_eq!(w.apply(Command::CloseSession { session: w.session, time: 6 }), Outcome::Done);
+                reap(&mut w, 9)
+            }
+            "block" => {
+                let epoch = LeaseEpoch(1);
+                assert_eq!(w.apply(Command::BlockSession { session: w.session, epoch, time: 6 }), Outcome::Done);
+                reap(&mut w, 9)
+            }
+            _ => {
+                let c = w.command(MetaOp::Forget { ino: f });
+                let Outcome::Op { result: Ok(MetaOutcome::Done), gone, .. } = w.apply(c) else { panic!() };
+                assert_eq!(w.op(MetaOp::Forget { ino: f }), Ok(MetaOutcome::Done), "again does nothing");
+                gone
+            }
         };
-        assert_eq!(w.apply(end), Outcome::Ended { gone: vec![f] }, "{how}");
+        assert_eq!(gone, [f], "{how}");
         assert_eq!((w.state.inode(f), w.state.counts().chunks), (None, 0));
     }
-    let c = Command::ReleaseOrphan { session: w.session, ino: types::InodeId(1) };
-    assert_eq!(w.apply(c), Outcome::Ended { gone: vec![] });
+}
+
+#[test]
+fn only_who_keeps_an_orphan_gives_it_a_name() {
+    let mut w = World::new();
+    let mine = w.session;
+    let (other, third) = (w.open(8), w.open(9));
+    let Ok(MetaOutcome::Attr { attr, .. }) =
+        w.op(MetaOp::Tmpfile { parent: meta_state::ROOT, new: world::new(), layout: None })
+    else {
+        panic!()
+    };
+    let f = attr.ino;
+    assert_eq!((attr.nlink, w.state.orphans(mine)), (0, vec![f]));
+    let link = |name: &str| MetaOp::Link { ino: f, parent: meta_state::ROOT, name: name.into() };
+    w.session = other;
+    assert_eq!(w.op(link("x")), Err(MetaError::NotFound));
+    w.session = mine;
+    assert!(w.op(link("y")).is_ok());
+    assert_eq!((w.state.orphans(mine), w.state.inode(f).unwrap().attr.nlink), (vec![], 1));
+    // Others have it open when the name goes; one of them is over by then, and one entry is about another inode.
+    w.apply(Command::CloseSession { session: third, time: 1 });
+    let id = w.id();
+    let keepers = vec![(f, other), (f, third), (types::InodeId(1), mine)];
+    let c = Command::Op { id, time: 5, op: unlink("y"), place: None, keepers };
+    assert!(matches!(w.apply(c), Outcome::Op { result: Ok(_), gone, .. } if gone.is_empty()));
+    assert_eq!((w.state.orphans(mine), w.state.orphans(other)), (vec![], vec![f]));
+    assert_eq!(w.op(link("z")), Err(MetaError::NotFound), "it is not kept for this one");
+    w.session = other;
+    assert!(w.op(link("z")).is_ok());
+    assert!(w.state.orphans(other).is_empty());
+}
+
+#[test]
+fn a_large_file_goes_in_steps_and_out_of_sight_at_once() {
+    let mut w = World::new();
+    let f = w.file("f", None);
+    for i in 0..200 {
+        let c = alloc(&w, f, &[(i, &[0, 1])]);
+        w.apply(c);
+    }
+    let c = w.command(unlink("f"));
+    assert!(matches!(w.apply(c), Outcome::Op { gone, .. } if gone == [f]));
+    assert_eq!((w.state.inode(f), w.state.query(&MetaOp::Getattr { ino: f })), (None, Err(MetaError::NotFound)));
+    assert!(w.state.counts().chunks >= 100, "no command removes so many");
+    let c = alloc(&w, f, &[(300, &[0, 1])]);
+    assert_eq!(w.apply(c), Outcome::Chunks(Err(AllocError::NoFile)));
+    let other = State::load(&w.state.snapshot()).unwrap();
+    assert!(other.reap_due(), "whoever takes over goes on");
+    assert_eq!(w.apply(Command::Reap { steps: 20 }), Outcome::Ended { gone: vec![] });
+    assert!(w.state.counts().chunks > 100);
+    reap(&mut w, 20);
+    assert_eq!((w.state.counts().chunks, w.state.counts().files), (0, 0));
+    assert_eq!(w.state.tombstones(w.cs[0]).count(), 200);
+}
+
+fn cut(ino: types::InodeId, size: u64, end: u64, zeroed: bool) -> MetaOp {
+    MetaOp::Truncate { ino, size, epoch: LeaseEpoch(1), end, zeroed }
+}
+
+fn end(ino: types::InodeId, size: u64, truncate_gen: u32, zeroed: bool) -> wire::meta::FileEnd {
+    wire::meta::FileEnd { ino, epoch: LeaseEpoch(1), size, mtime: 0, truncate_gen, zeroed }
+}
+
+fn say(w: &mut World, end: wire::meta::FileEnd, fenced: bool) -> u64 {
+    let Outcome::Ends(list) = w.apply(Command::SetEnds { ends: vec![end], fenced, time: 77 }) else { panic!() };
+    list[0].unwrap()
+}
+
+/// Chunks are 1 MiB here.
+#[test]
+fn truncation_cuts_the_map_and_leaves_a_range_to_zero() {
+    const M: u64 = 1 << 20;
+    let mut w = World::new();
+    let f = w.file("f", None);
+    let c = alloc(&w, f, &[(0, &[0, 1]), (1, &[0, 1]), (4, &[0, 1])]);
+    w.apply(c);
+    let attr = |w: &World| w.state.inode(f).unwrap();
+    // The holder wrote 5 MiB and told nobody yet.
+    assert!(w.op(cut(f, 4 * M + 100, 5 * M, false)).is_ok());
+    assert_eq!((attr(&w).attr.size, attr(&w).zero), (4 * M + 100, Some((4 * M + 100, 5 * M))));
+    assert_eq!(say(&mut w, end(f, 5 * M, 0, false), false), 4 * M + 100, "of before the truncation");
+    assert_eq!(w.state.events(9).len(), 0);
+    assert_eq!(say(&mut w, end(f, 5 * M, 1, false), false), 4 * M + 100, "not zeroed");
+    assert!(w.state.events(1)[0].text.contains("zeroed"));
+    assert_eq!(w.op(cut(f, 6 * M, 0, false)), Err(MetaError::Unzeroed));
+    let grow = wire::names::SetAttr { size: Some(6 * M), ..Default::default() };
+    assert_eq!(w.op(MetaOp::Setattr { ino: f, set: grow }), Err(MetaError::Unzeroed));
+    assert!(w.op(cut(f, 4 * M + 50, 0, false)).is_ok());
+    assert_eq!(attr(&w).zero, Some((4 * M + 50, 5 * M)), "it keeps its end");
+    assert_eq!(say(&mut w, end(f, 0, 2, true), false), 4 * M + 50);
+    assert_eq!(attr(&w).zero, None, "zeroed");
+    assert!(w.op(cut(f, 4 * M + 20, 0, false)).is_ok());
+    assert_eq!(attr(&w).zero, Some((4 * M + 20, 4 * M + 50)), "to where content stood");
+    assert_eq!(say(&mut w, end(f, 4 * M + 30, 3, false), true), 4 * M + 30, "a record past the range proves it");
+    assert_eq!(attr(&w).zero, None);
+    assert!(w.op(cut(f, 3 * M + 5, 0, false)).is_ok());
+    assert_eq!((attr(&w).zero, w.state.counts().chunks), (None, 2), "a hole holds nothing");
+    assert!(w.op(cut(f, M + 1, 0, false)).is_ok());
+    assert_eq!(attr(&w).zero, Some((M + 1, 2 * M)));
+    assert!(w.op(cut(f, M, 0, false)).is_ok());
+    assert_eq!((attr(&w).zero, w.state.counts().chunks), (None, 1), "at a border nothing is left behind");
+    assert!(w.op(cut(f, 10 * M, 0, false)).is_ok());
+    assert_eq!((attr(&w).zero, attr(&w).attr.truncate_gen), (None, 7));
+    assert!(w.op(cut(f, 10, 0, false)).is_ok());
+    assert!(w.op(cut(f, 20, 0, true)).is_ok(), "grown with the holder's word");
+    assert_eq!((attr(&w).zero, attr(&w).attr.size), (None, 20));
+    assert!(w.op(cut(f, 0, 0, false)).is_ok());
+    assert_eq!((w.state.counts().chunks, w.state.tombstones(w.cs[0]).count()), (0, 3));
+    assert_eq!(w.op(cut(meta_state::ROOT, 0, 0, false)), Err(MetaError::IsDir));
+}
+
+#[test]
+fn bodies_are_set_cut_and_moved_out() {
+    let mut w = World::new();
+    let f = w.file("f", Some(b""));
+    let body = |b: &[u8]| MetaOp::SetBody { ino: f, body: b.to_vec(), mtime: None, epoch: LeaseEpoch(1) };
+    let unbody = MetaOp::Unbody { ino: f, epoch: LeaseEpoch(1) };
+    let read = |w: &World| w.state.query(&MetaOp::ReadBody { ino: f });
+    assert!(w.op(body(b"0123456789")).is_ok());
+    assert!(w.op(cut(f, 4, 10, false)).is_ok());
+    assert_eq!(read(&w), Ok(MetaOutcome::Body(b"0123".to_vec())));
+    assert_eq!(w.op(body(&[0; 2049])), Err(MetaError::TooLarge));
+    assert_eq!(w.op(unbody.clone()), Err(MetaError::Invalid), "no chunk holds it");
+    let c = alloc(&w, f, &[(0, &[0, 1])]);
+    w.apply(c);
+    assert_eq!(w.op(body(b"x")), Err(MetaError::Invalid));
+    let generation = w.state.inode(f).unwrap().attr.truncate_gen;
+    assert_eq!(
+        say(&mut w, end(f, 9000, generation, false), true),
+        4,
+        "what was to replace the body was never answered"
+    );
+    assert!(w.op(unbody.clone()).is_ok());
+    let i = w.state.inode(f).unwrap();
+    assert_eq!((i.inline, i.attr.size), (false, 4));
+    assert!(w.op(unbody).is_ok(), "again does nothing");
+    assert_eq!(say(&mut w, end(f, 9000, generation, false), true), 9000);
+}
+
+#[test]
+fn extended_attributes_have_limits_and_go_with_their_inode() {
+    use wire::names::XattrMode::{Create, Either, Replace};
+    let mut w = World::new();
+    let f = w.file("f", None);
+    let set = |name: &[u8], value: Vec<u8>, mode| MetaOp::Setxattr { ino: f, name: name.to_vec(), value, mode };
+    let get = |w: &World, name: &[u8]| w.state.query(&MetaOp::Getxattr { ino: f, name: name.to_vec() });
+    assert_eq!(w.op(set(b"user.a", vec![1], Replace)), Err(MetaError::NoAttr));
+    assert_eq!(w.op(set(b"user.a", vec![1], Create)), Ok(MetaOutcome::Done));
+    assert_eq!(w.op(set(b"user.a", vec![2], Create)), Err(MetaError::Exists));
+    assert_eq!(w.op(set(b"user.a", vec![3], Replace)), Ok(MetaOutcome::Done));
+    assert_eq!(get(&w, b"user.a"), Ok(MetaOutcome::Body(vec![3])));
+    assert_eq!(get(&w, b"user.b"), Err(MetaError::NoAttr));
+    for bad in [&b""[..], b"a\0b", &[b'x'; 256]] {
+        assert_eq!(w.op(set(bad, vec![], Either)), Err(MetaError::Range));
+        assert_eq!(get(&w, bad), Err(MetaError::Range));
+    }
+    assert_eq!(w.op(set(b"big", vec![0; (64 << 10) + 1], Either)), Err(MetaError::TooLong));
+    for n in [b"1", b"2", b"3"] {
+        assert!(w.op(set(n, vec![0; 64 << 10], Either)).is_ok());
+    }
+    assert_eq!(w.op(set(b"4", vec![0; 64 << 10], Either)), Err(MetaError::AttrsFull));
+    assert!(w.op(set(b"3", vec![0; 1], Either)).is_ok(), "a smaller value makes room");
+    let list = MetaOutcome::List([&b"1"[..], b"2", b"3", b"user.a"].map(<[u8]>::to_vec).to_vec());
+    assert_eq!(w.state.query(&MetaOp::Listxattr { ino: f }), Ok(list));
+    assert_eq!(w.op(MetaOp::Removexattr { ino: f, name: b"1".to_vec() }), Ok(MetaOutcome::Done));
+    assert_eq!(w.op(MetaOp::Removexattr { ino: f, name: b"1".to_vec() }), Err(MetaError::NoAttr));
+    let rows = w.state.counts().rows;
+    w.op(unlink("f")).unwrap();
+    assert!(w.state.counts().rows <= rows - 5 + 1, "inode, name, three attributes; one answer more");
+    assert_eq!(get(&w, b"2"), Err(MetaError::NotFound));
 }
 
 #[test]
@@ -156,7 +354,7 @@ fn create_brings_its_first_chunk() {
     let make = |w: &mut World, name: &str, body: Option<&[u8]>, place: &[CsId]| {
         let id = w.id();
         let op = create(name, body);
-        let c = Command::Op { id, time: 1, op, place: Some(place.to_vec()), keep_orphan: false };
+        let c = Command::Op { id, time: 1, op, place: Some(place.to_vec()), keepers: vec![] };
         let Outcome::Op { result: Ok(MetaOutcome::Attr { attr, .. }), .. } = w.apply(c) else { panic!() };
         w.state.chunk_at(attr.ino, 0)
     };
@@ -171,23 +369,16 @@ fn create_brings_its_first_chunk() {
 }
 
 #[test]
-fn a_body_moves_out() {
+fn only_regular_files_have_chunks() {
     let mut w = World::new();
     let f = w.file("f", Some(b"hello"));
-    assert_eq!(w.apply(Command::DropInline { ino: f }), Outcome::Refused(Refused::BodyNeeded(f)));
-    let c = alloc(&w, f, &[(0, &[0, 1])]);
-    assert!(matches!(w.apply(c), Outcome::Chunks(Ok(_))));
-    assert!(w.state.inode(f).unwrap().inline);
-    assert_eq!(w.apply(Command::DropInline { ino: f }), Outcome::Done);
-    let i = w.state.inode(f).unwrap();
-    assert_eq!((i.inline, i.attr.size), (false, 5));
-    assert_eq!(w.apply(Command::DropInline { ino: f }), Outcome::Done);
     let root = meta_state::ROOT;
-    assert_eq!(w.apply(Command::DropInline { ino: root }), Outcome::Refused(Refused::NoFile(root)));
     let c = alloc(&w, root, &[]);
     assert_eq!(w.apply(c), Outcome::Chunks(Err(AllocError::NotRegular)));
     let c = alloc(&w, types::InodeId(88), &[]);
     assert_eq!(w.apply(c), Outcome::Chunks(Err(AllocError::NoFile)));
+    let c = alloc(&w, f, &[(0, &[0, 1])]);
+    assert!(matches!(w.apply(c), Outcome::Chunks(Ok(_))));
     let cut = wire::names::SetAttr { size: Some(2), ..Default::default() };
     assert_eq!(w.op(MetaOp::Setattr { ino: f, set: cut }), Err(MetaError::Unsupported), "bytes stand in chunk 0");
 }

@@ -24,7 +24,7 @@ fn a_hundred_thousand_files() {
     s.apply(1, &Command::Init { cluster: ClusterId(1), name: "c".into(), layout, mds: vec![], time: 0 });
     let open = Command::OpenSession { incarnation: Incarnation(1), may_cache: false, time: 0 };
     assert_eq!(s.apply(2, &open), Outcome::Session(Ok(SessionId(1))));
-    let new = NewInode { mode: 0o644, uid: 1000, gid: 1000, mtime: None };
+    let new = NewInode { mode: 0o644, uid: 1000, gid: 1000, mtime: None, exact: true };
     let name = |i: u32| format!("file-{:07}", i.wrapping_mul(7919) % FILES).into_bytes();
     let commands: Vec<Command> = (0..FILES)
         .map(|i| {
@@ -38,7 +38,7 @@ fn a_hundred_thousand_files() {
             };
             let id = OpId { session: SessionId(1), slot: (i % 64) as u16, seq: 1 + i / 64 };
             let time = 1_700_000_000_000_000_000 + i64::from(i);
-            Command::Op { id, time, op, place: None, keep_orphan: false }
+            Command::Op { id, time, op, place: None, keepers: vec![] }
         })
         .collect();
     let (create, ()) = per("create", FILES, || {
@@ -57,8 +57,8 @@ fn a_hundred_thousand_files() {
         }
     });
     let (_, listed) =
-        per("readdir, a name", 4096, || s.query(&MetaOp::Readdir { ino: ROOT, after: vec![], limit: 4096 }));
-    assert!(matches!(listed, Ok(MetaOutcome::Names { entries, end: false }) if entries.len() == 4096));
+        per("readdir, a name", 2048, || s.query(&MetaOp::Readdir { ino: ROOT, after: vec![], limit: 2048 }));
+    assert!(matches!(listed, Ok(MetaOutcome::Names { entries, end: false }) if entries.len() == 2048));
     let bytes_per_file = s.kv().payload_bytes() / u64::from(FILES);
     println!("bytes a file: {bytes_per_file}");
     let (_, bytes) = per("snapshot, a file", FILES, || s.snapshot());

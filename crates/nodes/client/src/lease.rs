@@ -185,7 +185,8 @@ impl File {
             })
     }
     fn end(&self, epoch: LeaseEpoch) -> FileEnd {
-        FileEnd { ino: self.ino, epoch, size: self.size, mtime: self.mtime, truncate_gen: self.truncate_gen }
+        let (size, mtime, truncate_gen) = (self.size, self.mtime, self.truncate_gen);
+        FileEnd { ino: self.ino, epoch, size, mtime, truncate_gen, zeroed: false }
     }
     /// The lease is about to go without having been returned.
     fn owe_end(&mut self) {

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use host::node::Effects;
 use types::{Incarnation, InodeId, Nanos, NodeId};
 use wire::LeaseKind;
-use wire::names::{MetaError, MetaOp, MetaOutcome};
+use wire::names::{MetaError, MetaOp, MetaOutcome, SetTime};
 use wire::status::ClusterReport;
 
 /// An operation.
@@ -138,7 +138,9 @@ impl Client {
                 if let MetaOp::Setattr { ino, set } = &op
                     && let Some(f) = self.files.get_mut(ino)
                 {
-                    f.mtime = set.mtime.unwrap_or(f.mtime);
+                    if let Some(SetTime::At(t)) = set.mtime {
+                        f.mtime = t;
+                    }
                     f.size = f.size.max(set.size.unwrap_or(0));
                     f.end_dirty |= f.writes() && (set.mtime.is_some() || set.size.is_some());
                 }

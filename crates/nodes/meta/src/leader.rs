@@ -47,7 +47,9 @@ pub(crate) struct Deposed {
     pub fence: LeaseEpoch,
     pub since: Nanos,
     pub sent: Nanos,
-    /// All its chunks have been fenced because it does not answer.
+    /// It does not answer: that the lease is over is being committed, for a leader that comes later.
+    pub flooring: bool,
+    /// That is committed, and all its chunks are fenced.
     pub fenced_all: bool,
 }
 
@@ -170,8 +172,15 @@ pub(crate) struct Leader {
     pub doubtful: BTreeSet<(CsId, ChunkId)>,
     /// Servers that have said so in this term.
     pub counted: BTreeSet<CsId>,
-    /// Files whose ends a takeover or a fence has found, proposed and not applied: how many each.
+    /// Files about which something is proposed and not applied that a grant must know, an end that was found, a truncation,
+    /// the loss of a name: how many each.
     pub ending: BTreeMap<InodeId, u32>,
+    /// Names that operations proposed and not applied make, take or move: how many each.
+    pub naming: BTreeMap<crate::names::Name, u32>,
+    /// Operations that wait for one of these.
+    pub deferred: Vec<crate::propose::PendingRead>,
+    /// A command that cleans up is under way.
+    pub reaping: bool,
 }
 
 impl Leader {
@@ -196,6 +205,9 @@ impl Leader {
             doubtful: BTreeSet::new(),
             counted: BTreeSet::new(),
             ending: BTreeMap::new(),
+            naming: BTreeMap::new(),
+            deferred: Vec::new(),
+            reaping: false,
         }
     }
     /// A fresh epoch, above all before it.

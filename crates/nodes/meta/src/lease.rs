@@ -208,8 +208,7 @@ impl MetaServer {
     fn grant_message(&self, ino: InodeId, session: SessionId, kind: LeaseKind, epoch: LeaseEpoch) -> Option<Grant> {
         let l = self.leader.as_ref()?;
         let incarnation = l.attached.get(&session)?.incarnation;
-        let attr = self.state.inode(ino).map(|i| i.attr)?;
-        let layout = self.state.inode(ino).map(|i| i.layout)?;
+        let meta_state::InodeView { attr, layout, zero, .. } = self.state.inode(ino)?;
         let chunks = self.state.all_chunks(ino).take(GRANT_CHUNKS);
         let chunks = chunks.filter_map(|(index, chunk, _)| self.chunk_grant(index, chunk)).collect();
         let continued = l.files.get(&ino).and_then(|f| f.holders.get(&session)).is_some_and(|h| h.continued);
@@ -224,6 +223,7 @@ impl MetaServer {
             chunks,
             losses: self.state.losses(ino).map(|l| (l.chunk, l.written, l.last)).collect(),
             continued,
+            zero,
         })
     }
     fn chunk_grant(&self, index: u32, chunk: ChunkId) -> Option<ChunkGrant> {
@@ -361,7 +361,7 @@ impl MetaServer {
         let writer = held == Some((epoch, LeaseKind::Write));
         match end {
             Some(e) if writer && e.ino == ino => {
-                let cmd = Command::SetEnds { ends: vec![e] };
+                let cmd = Command::SetEnds { ends: vec![e], fenced: false, time: self.wall() };
                 self.propose(&cmd, Then::Return { session, ino, epoch, lasts });
             }
             _ => self.return_now(session, ino, epoch, if writer { lasts } else { vec![] }, fx),
@@ -379,7 +379,9 @@ impl MetaServer {
         let f = l.file(ino);
         if f.holders.get(&session).is_some_and(|h| h.epoch <= epoch) {
             let h = f.holders.remove(&session);
-            if h.is_some_and(|h| h.kind == LeaseKind::Write && h.epoch == epoch) {
+            // A lease of an earlier term may have ended long ago without its holder's knowledge: what it knows of the
+            // chunks is asked of the servers instead.
+            if h.is_some_and(|h| h.kind == LeaseKind::Write && h.epoch == epoch && epoch.term() == l.term) {
                 for (c, s) in lasts {
                     l.lasts.insert(c, s);
                 }
@@ -392,7 +394,10 @@ impl MetaServer {
     /// `tell` hears of it. False = it cannot be proposed now.
     pub(crate) fn find_ends(&mut self, ends: Vec<FileEnd>, tell: Option<SessionId>) -> bool {
         let of: Vec<(InodeId, LeaseEpoch)> = ends.iter().map(|e| (e.ino, e.epoch)).collect();
-        let proposed = self.propose(&Command::SetEnds { ends }, Then::Ends { ends: of.clone(), tell });
+        let time = self.wall();
+        // What a fence finds is in every copy that counts, and so is all that was before it.
+        let cmd = Command::SetEnds { ends, fenced: tell.is_none(), time };
+        let proposed = self.propose(&cmd, Then::Ends { ends: of.clone(), tell });
         if let Some(l) = self.leader.as_mut().filter(|_| proposed) {
             for (ino, _) in of {
                 *l.ending.entry(ino).or_default() += 1;
@@ -435,7 +440,15 @@ impl MetaServer {
         let mut send = vec![];
         for (session, h) in std::mem::take(&mut f.holders) {
             let epoch = h.epoch;
-            f.deposed.push(Deposed { session, epoch, fence, since: now, sent: now, fenced_all: false });
+            f.deposed.push(Deposed {
+                session,
+                epoch,
+                fence,
+                since: now,
+                sent: now,
+                flooring: false,
+                fenced_all: false,
+            });
             send.push((session, FromMds::Gone { ino, epoch }));
         }
         for (s, m) in send {
@@ -450,7 +463,7 @@ impl MetaServer {
         let f = l.file(ino);
         let Some(h) = f.holders.remove(&session) else { return };
         let epoch = h.epoch;
-        f.deposed.push(Deposed { session, epoch, fence, since: now, sent: now, fenced_all: false });
+        f.deposed.push(Deposed { session, epoch, fence, since: now, sent: now, flooring: false, fenced_all: false });
         if h.kind == LeaseKind::Write {
             f.last_writer = Some(session);
             for (_, c, _) in self.state.all_chunks(ino) {
@@ -472,6 +485,25 @@ impl MetaServer {
         if f.holders.get(&session).is_some_and(|h| h.epoch <= epoch) {
             f.holders.remove(&session);
         }
+    }
+    /// A holder does not say that its lease is over. Whoever leads later must not believe it then.
+    fn raise_floor(&mut self, ino: InodeId, session: SessionId, epoch: LeaseEpoch) {
+        let floor = LeaseEpoch(epoch.0 + 1);
+        let proposed = self.propose(&Command::LeaseFloor { ino, epoch: floor }, Then::Floor { ino, session, epoch });
+        let file = self.leader.as_mut().and_then(|l| l.files.get_mut(&ino));
+        let deposed = file.and_then(|f| f.deposed.iter_mut().find(|d| d.session == session && d.epoch == epoch));
+        if let Some(d) = deposed {
+            d.flooring = proposed;
+        }
+    }
+    /// It is committed: now its chunks are fenced.
+    pub(crate) fn floored(&mut self, ino: InodeId, session: SessionId, epoch: LeaseEpoch) {
+        let Some(l) = &mut self.leader else { return };
+        let Some(f) = l.files.get_mut(&ino) else { return };
+        let Some(d) = f.deposed.iter_mut().find(|d| d.session == session && d.epoch == epoch) else { return };
+        d.fenced_all = true;
+        f.suspects.extend(self.state.all_chunks(ino).map(|(_, c, _)| c));
+        l.dirty.insert(ino);
     }
     /// A holder cannot use a chunk: it gives the lease back, then the chunk is taken over.
     pub(crate) fn chunk_unsettled(
@@ -511,6 +543,7 @@ impl MetaServer {
         let now = self.now;
         let Some(l) = &mut self.leader else { return };
         let mut depose = vec![];
+        let mut floor = vec![];
         let mut send = vec![];
         for (ino, f) in &mut l.files {
             for (s, h) in &mut f.holders {
@@ -530,10 +563,8 @@ impl MetaServer {
                     d.sent = now;
                     send.push((d.session, FromMds::Gone { ino: *ino, epoch: d.epoch }));
                 }
-                if !d.fenced_all && now.since(d.since) >= GONE {
-                    d.fenced_all = true;
-                    f.suspects.extend(self.state.all_chunks(*ino).map(|(_, c, _)| c));
-                    l.dirty.insert(*ino);
+                if !d.flooring && now.since(d.since) >= GONE {
+                    floor.push((*ino, d.session, d.epoch));
                 }
             }
             if !f.queue.is_empty() || !f.stats.is_empty() || !f.suspects.is_empty() {
@@ -542,6 +573,9 @@ impl MetaServer {
         }
         for (s, m) in send {
             self.send_session(s, m, fx);
+        }
+        for (ino, session, epoch) in floor {
+            self.raise_floor(ino, session, epoch);
         }
         for ino in depose {
             if let Some(f) = self.leader.as_mut().and_then(|l| l.files.get_mut(&ino)) {

@@ -2,13 +2,14 @@
 //! leases, fences, takeovers, joins, failure detection. A [`MetaServer`] is a [`host::node::Node`].
 //!
 //! Rooms: [`propose`] carries commands to the log and their outcomes back; [`session`] attaches and fences; [`lease`]
-//! grants and recalls; [`views`] changes views, drives joins and takeovers; [`server`] hears chunk servers; [`status`]
+//! grants and recalls; [`names`] prepares namespace operations; [`views`] changes views, drives joins and takeovers; [`server`] hears chunk servers; [`status`]
 //! tells people. They share [`leader::Leader`], which exists only while this server leads.
 #![forbid(unsafe_code)]
 
 mod leader;
 mod lease;
 mod limits;
+mod names;
 mod propose;
 mod server;
 mod session;
@@ -220,6 +221,7 @@ impl MetaServer {
         self.sweep_servers(fx);
         self.sweep_views(fx);
         self.sweep_leases(fx);
+        self.reap();
     }
 }
 

@@ -36,6 +36,10 @@ pub const JOIN_TIMEOUT: Nanos = Nanos::from_secs(60);
 pub const JOIN_IDLE: Nanos = Nanos::from_secs(10);
 /// A snapshot of the state is taken after so many entries.
 pub const SNAPSHOT_EVERY: u64 = 20_000;
+/// Rows and chunks removed by one command of those that clean up.
+pub const REAP_STEPS: u32 = 256;
+/// Inodes without a name that a session is reminded of at a time.
+pub const NAMELESS_MAX: usize = 1024;
 /// Deletions asked of one server at a time.
 pub const DELETES_MAX: usize = 256;
 

@@ -26,17 +26,66 @@ pub fn entry_payload(data: &[u8]) -> Option<&[u8]> {
 #[derive(Debug)]
 pub(crate) enum Then {
     Nothing,
-    Op { client: Incarnation, id: OpId, op: MetaOp, want: LeaseKind },
-    Attach { client: Incarnation, held: Vec<HeldLease>, stamp: u64 },
-    Register { cs: CsId, incarnation: Incarnation, lost_memory: bool },
-    Alloc { session: SessionId, ino: InodeId, epoch: LeaseEpoch, id: u64, first: u32, count: u32 },
-    Return { session: SessionId, ino: InodeId, epoch: LeaseEpoch, lasts: Vec<(ChunkId, types::Seq)> },
-    View { chunk: ChunkId },
-    Takeover { chunk: ChunkId, epoch: LeaseEpoch },
-    Blocked { session: SessionId },
-    Settled { session: SessionId },
-    JoinCancelled { chunk: ChunkId },
-    Ends { ends: Vec<(InodeId, LeaseEpoch)>, tell: Option<SessionId> },
+    Op {
+        client: Incarnation,
+        id: OpId,
+        op: MetaOp,
+        want: LeaseKind,
+        /// Nobody is granted a lease on this file meanwhile.
+        file: Option<InodeId>,
+        /// Sessions to be told if an inode is kept for them.
+        tell: Vec<SessionId>,
+    },
+    Attach {
+        client: Incarnation,
+        held: Vec<HeldLease>,
+        stamp: u64,
+    },
+    Register {
+        cs: CsId,
+        incarnation: Incarnation,
+        lost_memory: bool,
+    },
+    Alloc {
+        session: SessionId,
+        ino: InodeId,
+        epoch: LeaseEpoch,
+        id: u64,
+        first: u32,
+        count: u32,
+    },
+    Return {
+        session: SessionId,
+        ino: InodeId,
+        epoch: LeaseEpoch,
+        lasts: Vec<(ChunkId, types::Seq)>,
+    },
+    View {
+        chunk: ChunkId,
+    },
+    Takeover {
+        chunk: ChunkId,
+        epoch: LeaseEpoch,
+    },
+    Blocked {
+        session: SessionId,
+    },
+    Settled {
+        session: SessionId,
+    },
+    JoinCancelled {
+        chunk: ChunkId,
+    },
+    Ends {
+        ends: Vec<(InodeId, LeaseEpoch)>,
+        tell: Option<SessionId>,
+    },
+    Reaped,
+    Floor {
+        ino: InodeId,
+        session: SessionId,
+        epoch: LeaseEpoch,
+    },
 }
 
 /// A read that waits until everything committed before it is applied.
@@ -238,14 +287,7 @@ impl MetaServer {
     fn then(&mut self, then: Then, outcome: Outcome, fx: &mut Effects) {
         match then {
             Then::Nothing => {}
-            Then::Op { client, id, op, want } => {
-                let result = match outcome {
-                    Outcome::Op { result, .. } => result,
-                    Outcome::Stale { .. } => return, // answered long ago; the client has gone on
-                    _ => Err(MetaError::SessionGone),
-                };
-                self.answer_op(client, id, &op, want, result, fx);
-            }
+            then @ Then::Op { .. } => self.op_done(then, outcome, fx),
             Then::Attach { client, held, stamp } => {
                 if let Outcome::Session(Ok(session)) = outcome {
                     self.attach_now(client, session, &held, stamp, fx);
@@ -268,6 +310,8 @@ impl MetaServer {
             }
             Then::JoinCancelled { chunk } => views::join_cancelled(self, chunk, outcome, fx),
             Then::Ends { ends, tell } => self.ended(&ends, tell, fx),
+            Then::Reaped => self.reaped(),
+            Then::Floor { ino, session, epoch } => self.floored(ino, session, epoch),
         }
     }
 
@@ -286,7 +330,7 @@ impl MetaServer {
                     // Somebody writes the file: its size is asked for first; the client repeats the call.
                     continue;
                 }
-                let result: Result<MetaOutcome, MetaError> = self.state.query(&r.op);
+                let result = self.answer_question(&r.op);
                 let id = OpId { session: r.session, slot: r.slot, seq: r.seq };
                 self.answer_op(r.client, id, &r.op, r.want, result, fx);
             }
@@ -294,7 +338,7 @@ impl MetaServer {
     }
 
     /// Answers a namespace operation, with the lease asked for when it is free.
-    fn answer_op(
+    pub(crate) fn answer_op(
         &mut self,
         client: Incarnation,
         id: OpId,

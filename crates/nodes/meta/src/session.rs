@@ -1,13 +1,13 @@
 //! Sessions: attach, renew, end, and the fence of one that is gone (protocol 4.4 and 5.1).
 
+use crate::MetaServer;
 use crate::leader::{Attached, Deposed, FileLease, Held, SessionFence};
 use crate::limits::{AGAIN, ATTACH, SESSION_KEPT};
 use crate::propose::{PendingRead, Then};
-use crate::{MetaServer, lease};
 use host::node::Effects;
 use meta_state::Command;
 use std::collections::BTreeSet;
-use types::{CsId, Incarnation, InodeId, LeaseEpoch, Nanos, NodeId, OpId, SessionId};
+use types::{CsId, Incarnation, InodeId, LeaseEpoch, Nanos, NodeId, SessionId};
 use wire::meta::{FileEnd, HeldLease};
 use wire::{CopyReport, FromMds, LeaseKind, MdsToCs, Msg, ToMds};
 
@@ -60,7 +60,9 @@ impl MetaServer {
         match m {
             ToMds::Renew { ends, stamp, .. } => self.renew(session, ends, stamp, fx),
             ToMds::Detach { .. } => self.detach(session, fx),
-            ToMds::Meta { slot, seq, op, want, .. } => self.meta_op(c, session, slot, seq, op, want, fx),
+            ToMds::Meta { slot, seq, op, want, .. } => {
+                self.meta_op(PendingRead { client: c, session, slot, seq, op, want }, fx);
+            }
             ToMds::Map { ino, epoch, first, count, allocate, id, .. } => {
                 self.map(session, ino, epoch, first, count, allocate, id, fx);
             }
@@ -125,15 +127,29 @@ impl MetaServer {
             if known == Some(h.epoch) {
                 continue;
             }
-            if !first || h.epoch.term() >= term || known.is_some() || self.state.inode(h.ino).map(|i| i.attr).is_none()
-            {
+            let inode = self.state.inode(h.ino);
+            let over = inode.is_none_or(|i| h.epoch < i.lease_floor);
+            if !first || h.epoch.term() >= term || known.is_some() || over {
                 gone.push(*h);
                 continue;
             }
             // Re-declared from an older term. Of two that conflict the higher epoch stands.
             let f = l.file(h.ino);
             let conflicts = |x: &Held| h.kind == LeaseKind::Write || x.kind == LeaseKind::Write;
-            if f.holders.values().any(|x| conflicts(x) && x.epoch > h.epoch) {
+            if let Some(higher) = f.holders.values().filter(|x| conflicts(x)).map(|x| x.epoch).max()
+                && higher > h.epoch
+            {
+                // Until it says that it has heard so, a later leader might believe it.
+                let (epoch, fence) = (h.epoch, higher);
+                f.deposed.push(Deposed {
+                    session,
+                    epoch,
+                    fence,
+                    since: now,
+                    sent: now,
+                    flooring: false,
+                    fenced_all: false,
+                });
                 gone.push(*h);
                 continue;
             }
@@ -146,6 +162,7 @@ impl MetaServer {
                         fence: h.epoch,
                         since: now,
                         sent: Nanos::ZERO,
+                        flooring: false,
                         fenced_all: false,
                     });
                 }
@@ -186,9 +203,11 @@ impl MetaServer {
         let (term, settled) = (l.term, l.settled(session));
         let servers = self.addresses();
         self.send_session(session, FromMds::RenewOk { term, settled, servers, stamp }, fx);
+        self.tell_nameless(session, fx);
         let (held, late): (Vec<FileEnd>, Vec<FileEnd>) = ends.into_iter().partition(|e| self.writes(session, e));
         if !held.is_empty() {
-            self.propose(&Command::SetEnds { ends: held }, Then::Nothing);
+            let time = self.wall();
+            self.propose(&Command::SetEnds { ends: held, fenced: false, time }, Then::Nothing);
         }
         self.late_ends(session, late);
     }
@@ -224,26 +243,6 @@ impl MetaServer {
         } else {
             self.propose(&Command::CloseSession { session, time }, Then::Nothing);
         }
-    }
-
-    #[allow(clippy::too_many_arguments)]
-    fn meta_op(
-        &mut self,
-        c: Incarnation,
-        session: SessionId,
-        slot: u16,
-        seq: u32,
-        op: wire::names::MetaOp,
-        want: LeaseKind,
-        _fx: &mut Effects,
-    ) {
-        if !op.is_write() {
-            return self.read(PendingRead { client: c, session, slot, seq, op, want });
-        }
-        let id = OpId { session, slot, seq };
-        let place = lease::place_for(self, &op);
-        let cmd = Command::Op { id, time: self.wall(), op: op.clone(), place, keep_orphan: false };
-        self.propose(&cmd, Then::Op { client: c, id, op, want });
     }
 
     /// Ends a session that does not answer: refused for ever, from the commit on.
@@ -330,6 +329,7 @@ impl MetaServer {
                     size: r.file_end,
                     mtime: r.mtime,
                     truncate_gen: r.truncate_gen,
+                    zeroed: false,
                 });
             }
         }

@@ -227,7 +227,7 @@ pub fn bench(at: &At, a: &Bench) -> Result<()> {
     let mut link = Link::open(at, Duration::from_secs(20))?;
     let name = format!(".pstorage-bench-{:08x}", host::random::nonzero_u64()? as u32).into_bytes();
     let parent = InodeId(1);
-    let new = NewInode { mode: 0o600, uid: 0, gid: 0, mtime: None };
+    let new = NewInode { mode: 0o600, uid: 0, gid: 0, mtime: None, exact: true };
     let op = MetaOp::Create { parent, name: name.clone(), new, body: None, layout: None, exclusive: true };
     let ClientAnswer::Meta(MetaOutcome::Attr { attr, .. }) =
         link.run(ClientOp::Meta { op, want: LeaseKind::Write })??
@@ -236,7 +236,7 @@ pub fn bench(at: &At, a: &Bench) -> Result<()> {
     };
     let result = measure(&mut link, attr.ino, size, a);
     link.run(ClientOp::Close { ino: attr.ino })??;
-    link.meta(MetaOp::Unlink { parent, name })??;
+    link.meta(MetaOp::Unlink { parent, name, keep: false })??;
     link.close()?;
     result
 }

@@ -182,7 +182,7 @@ fn start_cs(exe: &Path, dir: &Path, i: u32, id: CsId) -> Result<Process> {
 /// The first durable write of 4 KiB and its read-back. False = asked to stop before.
 fn proof(link: &mut Link, all: &mut [Process], exe: &Path, stop: &dyn Fn() -> bool, _min: usize) -> Result<bool> {
     let name = format!(".pstorage-ready-{:08x}", host::random::nonzero_u64()? as u32).into_bytes();
-    let new = NewInode { mode: 0o600, uid: 0, gid: 0, mtime: None };
+    let new = NewInode { mode: 0o600, uid: 0, gid: 0, mtime: None, exact: true };
     let parent = types::InodeId(1);
     let op = MetaOp::Create { parent, name: name.clone(), new, body: None, layout: None, exclusive: true };
     let t = link.submit(ClientOp::Meta { op, want: LeaseKind::Write });
@@ -216,7 +216,7 @@ fn proof(link: &mut Link, all: &mut [Process], exe: &Path, stop: &dyn Fn() -> bo
     }
     let t = link.submit(ClientOp::Close { ino: attr.ino });
     step(link, t, all, exe, stop)?;
-    let t = link.submit(ClientOp::Meta { op: MetaOp::Unlink { parent, name }, want: LeaseKind::None });
+    let t = link.submit(ClientOp::Meta { op: MetaOp::Unlink { parent, name, keep: false }, want: LeaseKind::None });
     Ok(step(link, t, all, exe, stop)?.is_some())
 }
 fn step(

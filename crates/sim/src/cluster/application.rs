@@ -11,7 +11,7 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use types::{BLOCK, InodeId, MdsId, Nanos, NodeId};
 use wire::LeaseKind;
-use wire::names::{MetaError, MetaOp, MetaOutcome, NewInode};
+use wire::names::{MetaError, MetaOp, MetaOutcome, NewInode, RenameMode};
 
 /// Tickets of this module's own calls; those of applications lie below.
 const OWN: u64 = 1 << 48;
@@ -67,7 +67,7 @@ fn entry_name(name: u32) -> Vec<u8> {
     format!("n{name}").into_bytes()
 }
 fn new_inode() -> NewInode {
-    NewInode { mode: 0o755, uid: 0, gid: 0, mtime: None }
+    NewInode { mode: 0o755, uid: 0, gid: 0, mtime: None, exact: true }
 }
 
 fn place(op: &AppOp) -> Place {
@@ -106,13 +106,16 @@ fn translate(op: &AppOp, ino: InodeId) -> ClientOp {
             layout: None,
             exclusive: true,
         }),
-        AppOp::Name(NameOp::Remove { name, .. }) => meta(MetaOp::Unlink { parent: ino, name: entry_name(*name) }),
+        AppOp::Name(NameOp::Remove { name, .. }) => {
+            meta(MetaOp::Unlink { parent: ino, name: entry_name(*name), keep: false })
+        }
         AppOp::Name(NameOp::Rename { name, to, .. }) => meta(MetaOp::Rename {
             parent: ino,
             name: entry_name(*name),
             to_parent: ino,
             to_name: entry_name(*to),
-            noreplace: true,
+            mode: RenameMode::NoReplace,
+            keep: false,
         }),
         AppOp::Name(NameOp::Find { name, .. }) => meta(MetaOp::Lookup { parent: ino, name: entry_name(*name) }),
     }

@@ -34,7 +34,7 @@ pub fn founded(layout: Layout, servers: u32) -> Vec<u8> {
     for i in 1..=servers {
         let op = MetaOp::NewCs { nonce: u64::from(i) };
         let op_id = OpId { session: id, slot: 0, seq: i };
-        all.push(Command::Op { id: op_id, time, op, place: None, keep_orphan: false });
+        all.push(Command::Op { id: op_id, time, op, place: None, keepers: vec![] });
     }
     all.push(Command::CloseSession { session: id, time });
     let mut state = open();

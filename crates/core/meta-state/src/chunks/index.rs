@@ -1,7 +1,7 @@
 //! What is kept beside the tables of chunks so that questions need no walk over all of them.
 
 use super::record::{
-    ChunkRecord, MapRow, Tombstone, chunk_key, forget_losses, get, map_of, open_losses, tombstones_of,
+    ChunkRecord, MapRow, Tombstone, chunk_key, file_chunks, forget_losses, get, map_of, open_losses, tombstones_of,
 };
 use super::servers::open_servers;
 use crate::kv::Kv;
@@ -96,20 +96,29 @@ impl Chunks {
         table::put(kv, &tombstones_of(m.cs, chunk).u32(m.copy.0), &Tombstone { index });
     }
 
-    /// Removes all chunks of a file; their copies are to be deleted since log index `index`.
-    pub fn free_file<K: Kv>(&mut self, kv: &mut K, ino: InodeId, index: u64) {
-        let chunks: Vec<ChunkId> = table::scan::<MapRow, K>(kv, &map_of(ino)).map(|(_, m)| m.chunk).collect();
-        for chunk in &chunks {
-            let Some(c) = get(kv, *chunk) else { continue };
-            self.note(*chunk, Some(&c), None);
-            kv.delete(&chunk_key(*chunk));
-            for m in c.copies() {
-                self.bury(kv, *chunk, m, index);
-            }
+    /// Removes the chunks of a file from place `first` on; their copies are to be deleted since log index `index`.
+    pub fn cut<K: Kv>(&mut self, kv: &mut K, ino: InodeId, first: u32, index: u64) {
+        self.free_some(kv, ino, first, usize::MAX, index);
+    }
+
+    /// Removes at most `count` chunks of a file from place `first` on; says how many there were. Their copies are to be
+    /// deleted since log index `index`.
+    pub fn free_some<K: Kv>(&mut self, kv: &mut K, ino: InodeId, first: u32, count: usize, index: u64) -> usize {
+        let chunks: Vec<(u32, ChunkId)> = file_chunks(kv, ino, first).take(count).collect();
+        for (place, chunk) in &chunks {
+            kv.delete(&map_of(ino).u32(*place));
+            forget_losses(kv, ino, *chunk);
+            self.free(kv, *chunk, index);
         }
-        if !chunks.is_empty() {
-            table::delete_prefix(kv, &map_of(ino));
-            forget_losses(kv, ino);
+        chunks.len()
+    }
+
+    fn free<K: Kv>(&mut self, kv: &mut K, chunk: ChunkId, index: u64) {
+        let Some(c) = get(kv, chunk) else { return };
+        self.note(chunk, Some(&c), None);
+        kv.delete(&chunk_key(chunk));
+        for m in c.copies() {
+            self.bury(kv, chunk, m, index);
         }
     }
 

@@ -149,8 +149,8 @@ pub fn losses<K: Kv>(kv: &K, ino: InodeId) -> impl Iterator<Item = Loss> {
     })
 }
 
-pub(super) fn forget_losses<K: Kv>(kv: &mut K, ino: InodeId) {
-    table::delete_prefix(kv, &losses_of(ino));
+pub(super) fn forget_losses<K: Kv>(kv: &mut K, ino: InodeId, chunk: ChunkId) {
+    table::delete_prefix(kv, &losses_of(ino).u64(chunk.0));
 }
 
 /// Reads all losses when a state is opened.

@@ -217,7 +217,7 @@ fn freeing_a_file_buries_every_copy() {
     let seen: Vec<_> = losses(&d.kv, F).map(|l| (l.written.0, l.last.0)).collect();
     assert_eq!(seen, [(5, 100), (7, 130)]);
     d.x.check(&d.kv).unwrap();
-    d.x.free_file(&mut d.kv, F, 42);
+    assert_eq!(d.x.free_some(&mut d.kv, F, 0, 9, 42), 2);
     d.x.check(&d.kv).unwrap();
     assert_eq!((0..4).map(|i| d.graves(i).len()).collect::<Vec<_>>(), [1, 2, 2, 1]);
     assert!(d.graves(3).iter().all(|g| g.2 == 42));

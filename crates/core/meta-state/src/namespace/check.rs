@@ -1,12 +1,13 @@
 //! Invariants of names and inodes.
 
-use super::record::{Dirent, Inode, Namespace, orphan_rows};
-use super::{FILE_MAX, LINK_MAX, ROOT, TARGET_MAX, layout_error};
+use super::orphan::orphan_rows;
+use super::record::{DYING, Dirent, Inode, Namespace};
+use super::{FILE_MAX, LINK_MAX, ROOT, TARGET_MAX, layout_error, xattr};
 use crate::kv::Kv;
 use crate::table::{self, DIRENT, INODE, KeyReader, ORPHAN, system};
 use std::collections::{BTreeMap, BTreeSet};
 use types::{INLINE_MAX, InodeId};
-use wire::names::FileKind;
+use wire::names::{FileKind, XATTR_ALL_MAX, XATTR_LIST_MAX};
 
 #[derive(Default)]
 struct Seen {
@@ -19,7 +20,9 @@ struct Seen {
 impl Namespace {
     /// Names and inodes fit together: link counts, entry counts, one tree of directories, orphans, limits, sums.
     pub fn check<K: Kv>(&self, kv: &K) -> Result<(), String> {
-        if Namespace::open(kv).map_err(|e| e.to_string())? != *self {
+        let mut read = Namespace::open(kv).map_err(|e| e.to_string())?;
+        read.rules = self.rules;
+        if read != *self {
             return Err("sums over inodes differ from the table".into());
         }
         let next = table::counter(kv, system::NEXT_INODE, ROOT.0 + 1);
@@ -47,11 +50,16 @@ impl Namespace {
         }
         let mut kept = BTreeSet::new();
         for (session, ino) in orphan_rows(kv, &[ORPHAN]) {
-            if inodes.get(&ino).is_none_or(|i| i.nlink != 0) {
+            let dying = inodes.get(&ino).filter(|i| i.nlink == 0).map(|i| i.flags & DYING != 0);
+            if dying != Some(!session.is_some()) {
                 return Err(format!("inode {ino} is kept as an orphan of session {session}, but is none"));
             }
-            if !kept.insert(ino) {
-                return Err(format!("inode {ino} is kept as an orphan twice"));
+            kept.insert(ino);
+        }
+        for ino in xattr::owners(kv).collect::<BTreeSet<InodeId>>() {
+            let (all, list) = xattr::sizes(kv, ino);
+            if !inodes.contains_key(&ino) || all > XATTR_ALL_MAX || list > XATTR_LIST_MAX {
+                return Err(format!("inode {ino} has no record, or too much in its extended attributes: {all} bytes"));
             }
         }
         if !inodes.is_empty() && inodes.get(&ROOT).is_none_or(|r| r.kind != FileKind::Dir) {
@@ -70,8 +78,18 @@ impl Namespace {
             if i.nlink == 0 && !kept.contains(ino) {
                 return Err(format!("inode {ino} has no name and nobody keeps it"));
             }
-            if i.flags != 0 || layout_error(&i.layout).is_some() {
+            if i.flags & !DYING != 0 || (i.flags != 0 && i.nlink != 0) || layout_error(&i.layout).is_some() {
                 return Err(format!("inode {ino} has flags or a layout of another version"));
+            }
+            let zero = |(start, end): (u64, u64)| {
+                let log2 = i.layout.chunk_log2;
+                i.kind == FileKind::File && start == i.size && start < end && start >> log2 == (end - 1) >> log2
+            };
+            if !i.zero.is_none_or(zero) {
+                return Err(format!("inode {ino}: range {:?} to be zeroed, size {}", i.zero, i.size));
+            }
+            if i.rdev != 0 && !matches!(i.kind, FileKind::CharDev | FileKind::BlockDev) {
+                return Err(format!("inode {ino} ({:?}) has a device number", i.kind));
             }
             let body = i.body.as_ref().map(|b| b.0.len());
             let sound = match i.kind {

@@ -1,8 +1,8 @@
 //! Questions about names and inodes.
 
-use super::NAMES_MAX;
 use super::ops::{dir, find};
-use super::record::{Dirent, Inode, get, names_of};
+use super::record::{Dirent, Inode, live, names_of};
+use super::{NAMES_BYTES, NAMES_MAX, xattr};
 use crate::kv::Kv;
 use crate::table::{self, prefix_end};
 use types::{InodeId, NAME_MAX};
@@ -13,11 +13,11 @@ pub fn query<K: Kv>(kv: &K, op: &MetaOp) -> Result<MetaOutcome, MetaError> {
     match op {
         MetaOp::Lookup { parent, name } => find(kv, *parent, name).map(|(ino, inode)| inode.outcome(ino)),
         MetaOp::Getattr { ino } | MetaOp::Open { ino } => {
-            get(kv, *ino).map(|i| i.outcome(*ino)).ok_or(MetaError::NotFound)
+            live(kv, *ino).map(|i| i.outcome(*ino)).ok_or(MetaError::NotFound)
         }
         MetaOp::Readdir { ino, after, limit } => readdir(kv, *ino, after, *limit),
         MetaOp::ReadBody { ino } => {
-            let inode = get(kv, *ino).ok_or(MetaError::NotFound)?;
+            let inode = live(kv, *ino).ok_or(MetaError::NotFound)?;
             match inode.body {
                 Some(body) => Ok(MetaOutcome::Body(body.0)),
                 None if inode.kind == FileKind::Dir => Err(MetaError::IsDir),
@@ -25,10 +25,26 @@ pub fn query<K: Kv>(kv: &K, op: &MetaOp) -> Result<MetaOutcome, MetaError> {
             }
         }
         MetaOp::Info { ino } => {
-            let i = get(kv, *ino).ok_or(MetaError::NotFound)?;
+            let i = live(kv, *ino).ok_or(MetaError::NotFound)?;
             Ok(MetaOutcome::Info { attr: i.attr(*ino), layout: i.layout, inline: i.body.is_some(), chunks: Vec::new() })
         }
+        MetaOp::Parent { ino } => {
+            let above = dir(kv, *ino)?.parent;
+            Ok(dir(kv, above)?.outcome(above))
+        }
+        MetaOp::Getxattr { ino, name } => xattr::value(kv, *ino, name).map(MetaOutcome::Body),
+        MetaOp::Listxattr { ino } => xattr::list(kv, *ino).map(MetaOutcome::List),
+        // How full the servers are stands in no row.
+        MetaOp::Statfs => Err(MetaError::Unsupported),
         MetaOp::Create { .. }
+        | MetaOp::Mknod { .. }
+        | MetaOp::Tmpfile { .. }
+        | MetaOp::Forget { .. }
+        | MetaOp::Truncate { .. }
+        | MetaOp::SetBody { .. }
+        | MetaOp::Unbody { .. }
+        | MetaOp::Setxattr { .. }
+        | MetaOp::Removexattr { .. }
         | MetaOp::Mkdir { .. }
         | MetaOp::Symlink { .. }
         | MetaOp::Link { .. }
@@ -40,6 +56,9 @@ pub fn query<K: Kv>(kv: &K, op: &MetaOp) -> Result<MetaOutcome, MetaError> {
         | MetaOp::NewCs { .. } => Err(MetaError::Invalid),
     }
 }
+
+/// What an entry takes besides its name, about.
+const ENTRY_BYTES: usize = 64;
 
 fn readdir<K: Kv>(kv: &K, ino: InodeId, after: &[u8], limit: u32) -> Result<MetaOutcome, MetaError> {
     dir(kv, ino)?;
@@ -56,12 +75,14 @@ fn readdir<K: Kv>(kv: &K, ino: InodeId, after: &[u8], limit: u32) -> Result<Meta
     let limit = limit.min(NAMES_MAX) as usize;
     let mut rows = kv.range(&from, prefix_end(&names).as_deref());
     let mut entries = Vec::new();
-    while entries.len() < limit {
+    let mut bytes = 0;
+    while entries.len() < limit && bytes < NAMES_BYTES {
         let Some((k, v)) = rows.next() else { return Ok(MetaOutcome::Names { entries, end: true }) };
         // A name without an inode can stand only in a damaged state; the others are still worth listing.
         if let Ok(Dirent { ino, .. }) = table::decode::<Dirent>(&k, &v)
-            && let Some(inode) = get(kv, ino)
+            && let Some(inode) = live(kv, ino)
         {
+            bytes += k.len() - names.len() + ENTRY_BYTES;
             entries.push(DirEntry { name: k[names.len()..].to_vec(), attr: inode.attr(ino) });
         }
     }
@@ -71,7 +92,7 @@ fn readdir<K: Kv>(kv: &K, ino: InodeId, after: &[u8], limit: u32) -> Result<Meta
 
 /// An inode and whether it is a regular file.
 pub fn view<K: Kv>(kv: &K, ino: InodeId) -> Option<(Inode, bool)> {
-    let inode = get(kv, ino)?;
+    let inode = live(kv, ino)?;
     let regular = inode.kind == FileKind::File;
     Some((inode, regular))
 }

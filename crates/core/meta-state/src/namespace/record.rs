@@ -1,9 +1,13 @@
 //! Rows of the namespace, and the sums over them that are kept beside the table.
 
+use super::orphan::Orphan;
+use super::rules::Rules;
+use super::xattr;
 use crate::kv::Kv;
-use crate::table::{self, Blob, DIRENT, INODE, KeyBuf, KeyReader, ORPHAN, Row, RowError};
+use crate::table::{self, Blob, DIRENT, INODE, KeyBuf, ORPHAN, Row, RowError};
 use serde::{Deserialize, Serialize};
-use types::{InodeId, Layout, NAME_MAX, SessionId};
+use std::collections::BTreeSet;
+use types::{InodeId, Layout, LeaseEpoch, NAME_MAX, SessionId};
 use wire::names::{Attr, FileKind, MetaOutcome};
 
 /// An inode.
@@ -31,7 +35,7 @@ pub struct Inode {
     pub ctime: i64,
     /// Birth.
     pub btime: i64,
-    /// Reserved, zero.
+    /// [`DYING`] or nothing.
     pub flags: u32,
     /// For handles; ids are never reused, so it stays zero.
     pub generation: u32,
@@ -43,8 +47,15 @@ pub struct Inode {
     pub layout: Layout,
     /// Content of a small file, from its beginning (bytes behind it up to `size` are zeros), or target of a link.
     pub body: Option<Blob>,
+    /// Pending zero range, (start, end): what a truncation left behind the end in the last chunk; start is the size.
+    pub zero: Option<(u64, u64)>,
+    /// Leases below this epoch are over, whatever their holders say: they were taken from somebody who did not answer.
+    pub lease_floor: LeaseEpoch,
 }
 impl Row for Inode {}
+
+/// Flag of an inode that is being removed step by step: nobody can reach it any more.
+pub const DYING: u32 = 1;
 
 impl Inode {
     /// As clients see it.
@@ -68,7 +79,7 @@ impl Inode {
     }
     /// As an outcome.
     pub fn outcome(&self, ino: InodeId) -> MetaOutcome {
-        MetaOutcome::Attr { attr: self.attr(ino), layout: self.layout, inline: self.body.is_some() }
+        MetaOutcome::Attr { attr: self.attr(ino), layout: self.layout, inline: self.body.is_some(), zero: self.zero }
     }
     fn bytes(&self) -> u128 {
         if self.kind == FileKind::File { self.size.into() } else { 0 }
@@ -82,11 +93,6 @@ pub(super) struct Dirent {
     pub kind: FileKind,
 }
 impl Row for Dirent {}
-
-/// A file kept without a name.
-#[derive(Serialize, Deserialize)]
-struct Orphan {}
-impl Row for Orphan {}
 
 /// Sums over all inodes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -120,6 +126,9 @@ impl Totals {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Namespace {
     totals: Totals,
+    // Rows of inodes kept without a name, the other way round.
+    pub(super) kept: BTreeSet<(InodeId, SessionId)>,
+    pub(super) rules: Rules,
 }
 
 pub(super) fn inode_key(ino: InodeId) -> KeyBuf {
@@ -128,11 +137,13 @@ pub(super) fn inode_key(ino: InodeId) -> KeyBuf {
 pub(super) fn names_of(dir: InodeId) -> KeyBuf {
     KeyBuf::table(DIRENT).u64(dir.0)
 }
-fn orphans_of(session: SessionId) -> KeyBuf {
-    KeyBuf::table(ORPHAN).u64(session.0)
+
+/// An inode that is not being removed.
+pub fn live<K: Kv>(kv: &K, ino: InodeId) -> Option<Inode> {
+    get(kv, ino).filter(|i| i.flags & DYING == 0)
 }
 
-/// An inode.
+/// An inode, also one that is being removed.
 pub fn get<K: Kv>(kv: &K, ino: InodeId) -> Option<Inode> {
     table::get(kv, &inode_key(ino))
 }
@@ -150,23 +161,6 @@ pub(super) fn delete_entry<K: Kv>(kv: &mut K, dir: InodeId, name: &[u8]) {
     kv.delete(&names_of(dir).raw(name));
 }
 
-/// Files kept without a name for `session`.
-pub fn last_orphans<K: Kv>(kv: &K, session: SessionId) -> Vec<InodeId> {
-    orphan_rows(kv, &orphans_of(session)).map(|(_, i)| i).collect()
-}
-
-/// Is this file kept for this session?
-pub fn orphan_of<K: Kv>(kv: &K, session: SessionId, ino: InodeId) -> bool {
-    kv.get(&orphans_of(session).u64(ino.0)).is_some()
-}
-
-pub(super) fn orphan_rows<K: Kv>(kv: &K, prefix: &[u8]) -> impl Iterator<Item = (SessionId, InodeId)> {
-    table::scan::<Orphan, K>(kv, prefix).filter_map(|(k, _)| {
-        let mut r = KeyReader::new(&k);
-        Some((SessionId(r.u64()?), InodeId(r.u64()?)))
-    })
-}
-
 impl Namespace {
     /// Reads every row of this module.
     pub fn open<K: Kv>(kv: &K) -> Result<Namespace, RowError> {
@@ -181,12 +175,20 @@ impl Namespace {
             let name = k.rest();
             (!name.is_empty() && name.len() <= NAME_MAX).then_some(())
         })?;
+        xattr::open(kv)?;
         table::read_all::<Orphan, K>(kv, ORPHAN, |mut k, _| {
-            k.u64()?;
-            k.u64()?;
+            let (session, ino) = (SessionId(k.u64()?), InodeId(k.u64()?));
+            if session.is_some() {
+                x.kept.insert((ino, session));
+            }
             k.end(())
         })?;
         Ok(x)
+    }
+
+    /// For tests: goes on without a rule. False: there is no such rule.
+    pub fn switch_off(&mut self, rule: &str) -> bool {
+        self.rules.switch_off(rule)
     }
 
     /// Sums over all inodes.
@@ -207,21 +209,14 @@ impl Namespace {
         table::put(kv, &inode_key(ino), inode);
     }
 
-    /// Removes an inode; what it was, or None if there was none.
+    /// Removes an inode with its extended attributes; what it was, or None if there was none.
     pub fn remove<K: Kv>(&mut self, kv: &mut K, ino: InodeId) -> Option<Inode> {
         let inode = get(kv, ino)?;
         self.totals.sub(&inode);
         kv.delete(&inode_key(ino));
+        if self.rules.attributes {
+            xattr::forget(kv, ino);
+        }
         Some(inode)
-    }
-
-    /// Keeps a file without a name for a session.
-    pub fn keep_orphan<K: Kv>(&mut self, kv: &mut K, session: SessionId, ino: InodeId) {
-        table::put(kv, &orphans_of(session).u64(ino.0), &Orphan {});
-    }
-
-    /// Forgets that a file is kept for a session.
-    pub fn forget_orphan<K: Kv>(&mut self, kv: &mut K, session: SessionId, ino: InodeId) {
-        kv.delete(&orphans_of(session).u64(ino.0));
     }
 }

@@ -1,13 +1,14 @@
 //! Names and inodes alone, without what hangs on them.
 
+use super::content::EndTaken;
 use super::ops::Applied;
-use super::record::inode_key;
+use super::record::{get, inode_key};
 use super::*;
 use crate::kv::{Kv, MemoryKv};
 use crate::table;
 use types::{INLINE_MAX, InodeId, Layout, LayoutKind, SessionId};
 use wire::meta::FileEnd;
-use wire::names::{Attr, MetaError, MetaOp, MetaOutcome, NewInode, SetAttr};
+use wire::names::{Attr, MetaError, MetaOp, MetaOutcome, NewInode, RenameMode, SetAttr, SetTime};
 
 struct Tree {
     kv: MemoryKv,
@@ -16,7 +17,11 @@ struct Tree {
 }
 
 fn new() -> NewInode {
-    NewInode { mode: 0o644, uid: 1, gid: 2, mtime: None }
+    NewInode { mode: 0o644, uid: 1, gid: 2, mtime: None, exact: false }
+}
+
+fn asked(time: i64, end: u64) -> Asked {
+    Asked { session: SessionId(1), time, stored: Stored { end, first: false, cut: false } }
 }
 
 impl Tree {
@@ -27,7 +32,7 @@ impl Tree {
     }
     fn apply(&mut self, op: MetaOp) -> Result<Applied, MetaError> {
         self.time += 1;
-        let r = self.ns.apply(&mut self.kv, &op, self.time, 0);
+        let r = self.ns.apply(&mut self.kv, &op, &asked(self.time, 0));
         if let Ok(Applied { nameless: Some(ino), .. }) = r {
             self.ns.remove(&mut self.kv, ino);
         }
@@ -48,12 +53,13 @@ impl Tree {
             name: from.1.into(),
             to_parent: to.0,
             to_name: to.1.into(),
-            noreplace: false,
+            mode: RenameMode::Replace,
+            keep: false,
         })
     }
     fn setattr(&mut self, ino: InodeId, set: SetAttr, mapped_end: u64) -> Result<Attr, MetaError> {
         self.time += 1;
-        let r = self.ns.apply(&mut self.kv, &MetaOp::Setattr { ino, set }, self.time, mapped_end);
+        let r = self.ns.apply(&mut self.kv, &MetaOp::Setattr { ino, set }, &asked(self.time, mapped_end));
         self.ns.check(&self.kv).unwrap();
         r.map(|a| match a.outcome {
             MetaOutcome::Attr { attr, .. } => attr,
@@ -135,12 +141,12 @@ fn links_are_counted() {
     assert_eq!(link(&mut t, d, ROOT, "d2"), Err(MetaError::IsDir));
     assert_eq!(link(&mut t, InodeId(77), ROOT, "x"), Err(MetaError::NotFound));
     let before = t.time;
-    let gone = t.apply(MetaOp::Unlink { parent: ROOT, name: b"f".to_vec() }).unwrap();
+    let gone = t.apply(MetaOp::Unlink { parent: ROOT, name: b"f".to_vec(), keep: false }).unwrap();
     assert_eq!((gone.nameless, t.attr(f).nlink, t.attr(f).ctime), (None, 1, before + 1));
-    let gone = t.apply(MetaOp::Unlink { parent: d, name: b"g".to_vec() }).unwrap();
+    let gone = t.apply(MetaOp::Unlink { parent: d, name: b"g".to_vec(), keep: false }).unwrap();
     assert_eq!(gone.nameless, Some(f));
-    assert_eq!(t.apply(MetaOp::Unlink { parent: d, name: b"g".to_vec() }), Err(MetaError::NotFound));
-    assert_eq!(t.apply(MetaOp::Unlink { parent: ROOT, name: b"d".to_vec() }), Err(MetaError::IsDir));
+    assert_eq!(t.apply(MetaOp::Unlink { parent: d, name: b"g".to_vec(), keep: false }), Err(MetaError::NotFound));
+    assert_eq!(t.apply(MetaOp::Unlink { parent: ROOT, name: b"d".to_vec(), keep: false }), Err(MetaError::IsDir));
 }
 
 #[test]
@@ -154,23 +160,24 @@ fn too_many_links() {
     };
     full(&mut t, f);
     let op = MetaOp::Link { ino: f, parent: ROOT, name: b"g".to_vec() };
-    assert_eq!(t.ns.apply(&mut t.kv, &op, 0, 0), Err(MetaError::TooManyLinks));
+    assert_eq!(t.ns.apply(&mut t.kv, &op, &asked(0, 0)), Err(MetaError::TooManyLinks));
     let mut t = Tree::new();
     let (a, b) = (t.mkdir(ROOT, "a").unwrap(), t.mkdir(ROOT, "b").unwrap());
     t.mkdir(a, "sub").unwrap();
     t.mkdir(b, "sub").unwrap();
     full(&mut t, b);
     let op = MetaOp::Mkdir { parent: b, name: b"x".to_vec(), new: new() };
-    assert_eq!(t.ns.apply(&mut t.kv, &op, 0, 0), Err(MetaError::TooManyLinks));
+    assert_eq!(t.ns.apply(&mut t.kv, &op, &asked(0, 0)), Err(MetaError::TooManyLinks));
     let move_to = |name: &[u8]| MetaOp::Rename {
         parent: a,
         name: b"sub".to_vec(),
         to_parent: b,
         to_name: name.to_vec(),
-        noreplace: false,
+        mode: RenameMode::Replace,
+        keep: false,
     };
-    assert_eq!(t.ns.apply(&mut t.kv, &move_to(b"y"), 0, 0), Err(MetaError::TooManyLinks));
-    assert!(t.ns.apply(&mut t.kv, &move_to(b"sub"), 0, 0).is_ok(), "replacing a directory adds none");
+    assert_eq!(t.ns.apply(&mut t.kv, &move_to(b"y"), &asked(0, 0)), Err(MetaError::TooManyLinks));
+    assert!(t.ns.apply(&mut t.kv, &move_to(b"sub"), &asked(0, 0)).is_ok(), "replacing a directory adds none");
 }
 
 #[test]
@@ -218,8 +225,14 @@ fn rename_replaces_as_posix_says() {
     assert_eq!(t.rename((ROOT, "h"), (b, "g")).unwrap().nameless, None, "two names of one inode stay");
     assert_eq!(t.kv.range(&[], None).count(), before);
     t.rename((ROOT, "h"), (ROOT, "h")).unwrap();
-    let keep =
-        MetaOp::Rename { parent: ROOT, name: b"h".to_vec(), to_parent: full, to_name: b"x".to_vec(), noreplace: true };
+    let keep = MetaOp::Rename {
+        parent: ROOT,
+        name: b"h".to_vec(),
+        to_parent: full,
+        to_name: b"x".to_vec(),
+        mode: RenameMode::NoReplace,
+        keep: false,
+    };
     assert_eq!(t.apply(keep), Err(MetaError::Exists));
 }
 
@@ -228,8 +241,13 @@ fn attributes_and_sizes() {
     let mut t = Tree::new();
     let f = t.create(ROOT, "f", Some(b"0123456789")).unwrap();
     let size = |n| SetAttr { size: Some(n), ..SetAttr::default() };
-    let a =
-        t.setattr(f, SetAttr { mode: Some(0o107777), uid: Some(5), mtime: Some(-7), ..SetAttr::default() }, 0).unwrap();
+    let a = t
+        .setattr(
+            f,
+            SetAttr { mode: Some(0o107777), uid: Some(5), mtime: Some(SetTime::At(-7)), ..SetAttr::default() },
+            0,
+        )
+        .unwrap();
     assert_eq!((a.mode, a.uid, a.gid, a.mtime, a.ctime), (0o7777, 5, 2, -7, t.time));
     let a = t.setattr(f, size(4), 0).unwrap();
     assert_eq!((a.size, a.truncate_gen, a.mtime), (4, 1, t.time));
@@ -250,17 +268,19 @@ fn attributes_and_sizes() {
         size,
         mtime,
         truncate_gen: generation,
+        zeroed: false,
     };
     let generation = t.attr(f).truncate_gen;
-    assert_eq!(t.ns.set_end(&mut t.kv, &end(1 << 28, generation, 5)), Ok(1 << 28));
-    assert_eq!(t.ns.set_end(&mut t.kv, &end(7, generation, 0)), Ok(1 << 28), "it only moves forward");
-    assert_eq!(t.ns.set_end(&mut t.kv, &end(1 << 40, generation - 1, 0)), Ok(1 << 28), "before the truncation");
+    let taken = |size| Ok(EndTaken { size, unzeroed: false });
+    let mut say = |e: FileEnd| t.ns.set_end(&mut t.kv, &e, Source::Holder);
+    assert_eq!(say(end(1 << 28, generation, 5)), taken(1 << 28));
+    assert_eq!(say(end(7, generation, 0)), taken(1 << 28), "it only moves forward");
+    assert_eq!(say(end(1 << 40, generation - 1, 0)), taken(1 << 28), "before the truncation");
+    assert_eq!(say(end(9, generation + 1, i64::MAX)), taken(1 << 28), "only the group begins a generation");
+    assert_eq!(say(end(FILE_MAX + 1, 9, 0)), Err(MetaError::TooLarge));
     assert!(t.attr(f).mtime > 5, "time does not fall");
-    assert_eq!(t.ns.set_end(&mut t.kv, &end(9, generation + 1, i64::MAX)), Ok(9));
-    assert_eq!((t.attr(f).mtime, body(&t).len()), (i64::MAX, 9));
-    assert_eq!(t.ns.set_end(&mut t.kv, &end(FILE_MAX + 1, 9, 0)), Err(MetaError::TooLarge));
     t.ns.check(&t.kv).unwrap();
-    assert_eq!(t.ns.totals().bytes, 9);
+    assert_eq!(t.ns.totals().bytes, 1 << 28);
 }
 
 #[test]
@@ -321,7 +341,7 @@ fn symlinks_keep_their_target() {
     assert_eq!(make(&mut t, "m", vec![]), Err(MetaError::Invalid));
     assert_eq!(make(&mut t, "m", vec![b'a', 0]), Err(MetaError::Invalid));
     assert_eq!(t.setattr(l, SetAttr { size: Some(0), ..SetAttr::default() }, 0), Err(MetaError::Invalid));
-    assert_eq!(t.apply(MetaOp::Unlink { parent: ROOT, name: b"l".to_vec() }).unwrap().removed, Some(l));
+    assert_eq!(t.apply(MetaOp::Unlink { parent: ROOT, name: b"l".to_vec(), keep: false }).unwrap().nameless, Some(l));
 }
 
 #[test]

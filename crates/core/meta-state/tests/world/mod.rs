@@ -82,7 +82,7 @@ impl World {
     }
     pub fn command(&mut self, op: MetaOp) -> Command {
         let id = self.id();
-        Command::Op { id, time: i64::from(self.seq) * 10, op, place: None, keep_orphan: false }
+        Command::Op { id, time: i64::from(self.seq) * 10, op, place: None, keepers: vec![] }
     }
     pub fn op(&mut self, op: MetaOp) -> Result<MetaOutcome, MetaError> {
         let c = self.command(op);
@@ -119,7 +119,7 @@ pub fn register(cs: CsId, incarnation: u64, boot: u64) -> Command {
 }
 
 pub fn new() -> NewInode {
-    NewInode { mode: 0o644, uid: 0, gid: 0, mtime: None }
+    NewInode { mode: 0o644, uid: 0, gid: 0, mtime: None, exact: false }
 }
 
 pub fn create(name: &str, body: Option<&[u8]>) -> MetaOp {
@@ -134,5 +134,5 @@ pub fn create(name: &str, body: Option<&[u8]>) -> MetaOp {
 }
 
 pub fn unlink(name: &str) -> MetaOp {
-    MetaOp::Unlink { parent: meta_state::ROOT, name: name.into() }
+    MetaOp::Unlink { parent: meta_state::ROOT, name: name.into(), keep: false }
 }

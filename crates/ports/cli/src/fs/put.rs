@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use types::{Durability, INLINE_MAX, InodeId, Layout};
 use wire::LeaseKind;
-use wire::names::{FileKind, MetaError, MetaOp, MetaOutcome, NewInode, SetAttr};
+use wire::names::{FileKind, MetaError, MetaOp, MetaOutcome, NewInode, RenameMode, SetAttr, SetTime};
 
 /// Files under way at once.
 const FILES: usize = 48;
@@ -222,7 +222,7 @@ impl Put<'_> {
             match self.link.meta(op)? {
                 Ok(_) => {}
                 Err(MetaError::Exists) => {
-                    self.link.meta(MetaOp::Unlink { parent, name: last(&path) })??;
+                    self.link.meta(MetaOp::Unlink { parent, name: last(&path), keep: false })??;
                     self.link.meta(MetaOp::Link { ino: a.ino, parent, name: last(&path) })??;
                 }
                 Err(e) => bail!("link `{}`: {e}", path.display()),
@@ -233,7 +233,7 @@ impl Put<'_> {
         dirs.push((PathBuf::new(), PathBuf::new()));
         for (path, _) in dirs.iter().rev() {
             let m = std::fs::symlink_metadata(base.join(path))?;
-            let set = SetAttr { mtime: Some(mtime(&m)), ..SetAttr::default() };
+            let set = SetAttr { mtime: Some(SetTime::At(mtime(&m))), ..SetAttr::default() };
             let op = MetaOp::Setattr { ino: self.inos[path], set };
             let t = self.link.submit(ClientOp::Meta { op, want: LeaseKind::None });
             if self.link.outstanding() >= 256 {
@@ -448,7 +448,7 @@ impl Put<'_> {
         job.file = None;
         job.step = Step::Finishing;
         let len = job.meta.len();
-        let set = SetAttr { mtime: Some(mtime(&job.meta)), size: Some(len), ..SetAttr::default() };
+        let set = SetAttr { mtime: Some(SetTime::At(mtime(&job.meta))), size: Some(len), ..SetAttr::default() };
         let t = self.link.submit(ClientOp::Meta { op: MetaOp::Setattr { ino: job.ino, set }, want: LeaseKind::None });
         self.tickets.insert(t, id);
         Ok(true)
@@ -460,7 +460,8 @@ impl Put<'_> {
         };
         job.step = Step::Renaming;
         let (parent, to_name) = (job.parent, job.name.clone());
-        let op = MetaOp::Rename { parent, name: tmp, to_parent: parent, to_name, noreplace: false };
+        let op =
+            MetaOp::Rename { parent, name: tmp, to_parent: parent, to_name, mode: RenameMode::Replace, keep: false };
         let t = self.link.submit(ClientOp::Meta { op, want: LeaseKind::None });
         self.tickets.insert(t, id);
         Ok(true)
@@ -487,7 +488,7 @@ fn mtime(m: &std::fs::Metadata) -> i64 {
     m.mtime().saturating_mul(1_000_000_000).saturating_add(m.mtime_nsec())
 }
 fn new_inode(m: &std::fs::Metadata) -> NewInode {
-    NewInode { mode: (m.mode() & 0o7777) as u16, uid: m.uid(), gid: m.gid(), mtime: Some(mtime(m)) }
+    NewInode { mode: (m.mode() & 0o7777) as u16, uid: m.uid(), gid: m.gid(), mtime: Some(mtime(m)), exact: true }
 }
 /// Where a file has data; holes are left out.
 fn extents(f: &File, len: u64) -> std::io::Result<VecDeque<(u64, u64)>> {

@@ -75,7 +75,7 @@ pub fn ls(link: &mut Link, at: &str, long: bool, as_json: bool) -> Result<()> {
 pub fn mkdir(link: &mut Link, at: &str, parents: bool) -> Result<()> {
     let uid = rustix::process::geteuid().as_raw();
     let gid = rustix::process::getegid().as_raw();
-    let new = NewInode { mode: 0o755, uid, gid, mtime: None };
+    let new = NewInode { mode: 0o755, uid, gid, mtime: None, exact: true };
     let make = |link: &mut Link, p: &str| -> Result<Option<MetaError>> {
         let (parent, name) = path::parent(link, p)?;
         Ok(link.meta(MetaOp::Mkdir { parent, name: name.to_vec(), new: new.clone() })?.err())
@@ -111,7 +111,7 @@ pub fn rm(link: &mut Link, paths: &[String], recursive: bool) -> Result<()> {
             empty(link, attr)?;
             link.meta(MetaOp::Rmdir { parent, name })?.with_context(|| format!("remove `{p}`"))?;
         } else {
-            link.meta(MetaOp::Unlink { parent, name })?.with_context(|| format!("remove `{p}`"))?;
+            link.meta(MetaOp::Unlink { parent, name, keep: false })?.with_context(|| format!("remove `{p}`"))?;
         }
     }
     Ok(())
@@ -127,7 +127,7 @@ fn empty(link: &mut Link, dir: Attr) -> Result<()> {
                 order.push((d.ino, e.name));
             } else {
                 link.submit(ClientOp::Meta {
-                    op: MetaOp::Unlink { parent: d.ino, name: e.name },
+                    op: MetaOp::Unlink { parent: d.ino, name: e.name, keep: false },
                     want: LeaseKind::None,
                 });
                 settle(link, 256)?;

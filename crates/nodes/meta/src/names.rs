@@ -1,0 +1,272 @@
+//! Namespace operations at the leader: what it checks and adds before they go into the log, and the questions that only
+//! it can answer.
+
+use crate::leader::Leader;
+use crate::limits::{NAMELESS_MAX, REAP_STEPS, SESSION_KEPT};
+use crate::propose::{PendingRead, Then};
+use crate::{MetaServer, lease};
+use host::node::Effects;
+use meta_state::{Command, Outcome, ROOT};
+use types::{InodeId, LeaseEpoch, OpId, SessionId};
+use wire::FromMds;
+use wire::names::{MetaError, MetaOp, MetaOutcome, RenameMode};
+
+/// A name within its directory.
+pub(crate) type Name = (InodeId, Vec<u8>);
+
+/// Names that an operation makes, takes or moves.
+fn names(op: &MetaOp) -> Vec<Name> {
+    match op {
+        MetaOp::Create { parent, name, .. }
+        | MetaOp::Mkdir { parent, name, .. }
+        | MetaOp::Mknod { parent, name, .. }
+        | MetaOp::Symlink { parent, name, .. }
+        | MetaOp::Link { parent, name, .. }
+        | MetaOp::Unlink { parent, name, .. }
+        | MetaOp::Rmdir { parent, name } => vec![(*parent, name.clone())],
+        MetaOp::Rename { parent, name, to_parent, to_name, .. } => {
+            vec![(*parent, name.clone()), (*to_parent, to_name.clone())]
+        }
+        _ => vec![],
+    }
+}
+
+/// The name under which an operation takes a name from an inode.
+fn victim(op: &MetaOp) -> Option<MetaOp> {
+    let (parent, name) = match op {
+        MetaOp::Unlink { parent, name, .. } => (parent, name),
+        MetaOp::Rename { to_parent, to_name, mode: RenameMode::Replace, .. } => (to_parent, to_name),
+        _ => return None,
+    };
+    Some(MetaOp::Lookup { parent: *parent, name: name.clone() })
+}
+
+/// The file and the lease that an operation is bound to.
+fn bound(op: &MetaOp) -> Option<(InodeId, LeaseEpoch)> {
+    match op {
+        MetaOp::Truncate { ino, epoch, .. } | MetaOp::SetBody { ino, epoch, .. } | MetaOp::Unbody { ino, epoch } => {
+            Some((*ino, *epoch))
+        }
+        _ => None,
+    }
+}
+
+impl Leader {
+    /// Is one of these names about to change?
+    fn is_changing(&self, op: &MetaOp) -> bool {
+        names(op).iter().any(|n| self.naming.contains_key(n))
+    }
+    fn begin(&mut self, op: &MetaOp, file: Option<InodeId>) {
+        for n in names(op) {
+            *self.naming.entry(n).or_default() += 1;
+        }
+        if let Some(ino) = file {
+            *self.ending.entry(ino).or_default() += 1;
+        }
+    }
+    fn end(&mut self, op: &MetaOp) {
+        for n in names(op) {
+            let left = self.naming.get(&n).map_or(0, |c| c.saturating_sub(1));
+            if left == 0 {
+                self.naming.remove(&n);
+            } else {
+                self.naming.insert(n, left);
+            }
+        }
+    }
+    /// Sessions besides `asks` that have a lease on this inode, or wait for one.
+    fn users(&self, ino: InodeId, asks: SessionId) -> Vec<SessionId> {
+        let Some(f) = self.files.get(&ino) else { return vec![] };
+        let all = f.holders.keys().copied().chain(f.queue.iter().map(|w| w.session));
+        all.filter(|s| *s != asks).collect()
+    }
+}
+
+impl MetaServer {
+    /// A namespace operation of a session.
+    pub(crate) fn meta_op(&mut self, r: PendingRead, fx: &mut Effects) {
+        if !r.op.is_write() {
+            return self.read(r);
+        }
+        let id = OpId { session: r.session, slot: r.slot, seq: r.seq };
+        // What was applied is answered from memory, whatever holds now.
+        if self.state.answered(id) {
+            return self.propose_op(r, None, vec![], None);
+        }
+        let Some(l) = &mut self.leader else { return };
+        if let Some((ino, epoch)) = bound(&r.op) {
+            if l.files.get(&ino).and_then(|f| f.writer()) != Some((r.session, epoch)) {
+                let (client, op, want) = (r.client, r.op, r.want);
+                return self.answer_op(client, id, &op, want, Err(MetaError::NotHeld), fx);
+            }
+            return self.propose_op(r, None, vec![], Some(ino));
+        }
+        let Some(victim) = victim(&r.op) else {
+            let place = lease::place_for(self, &r.op);
+            return self.propose_op(r, place, vec![], None);
+        };
+        // Who loses a name must be known for certain: an operation under way may give it to another inode.
+        if l.is_changing(&r.op) {
+            l.deferred.push(r);
+            return;
+        }
+        let ino = match self.state.query(&victim) {
+            Ok(MetaOutcome::Attr { attr, .. }) => Some(attr.ino),
+            _ => None,
+        };
+        let keepers = ino.map_or(vec![], |i| self.keepers(i, r.session));
+        self.propose_op(r, None, keepers, ino);
+    }
+
+    /// For whom an inode is to be kept if it loses its last name. A new leader does not know what those who have not
+    /// attached yet hold: it reckons with all of them.
+    fn keepers(&self, ino: InodeId, asks: SessionId) -> Vec<(InodeId, SessionId)> {
+        let Some(l) = &self.leader else { return vec![] };
+        let mut sessions = l.users(ino, asks);
+        if self.now.since(l.since) < SESSION_KEPT + SESSION_KEPT {
+            sessions.extend(self.unattached());
+        }
+        sessions.into_iter().map(|s| (ino, s)).collect()
+    }
+
+    fn propose_op(
+        &mut self,
+        r: PendingRead,
+        place: Option<Vec<types::CsId>>,
+        keepers: Vec<(InodeId, SessionId)>,
+        file: Option<InodeId>,
+    ) {
+        let id = OpId { session: r.session, slot: r.slot, seq: r.seq };
+        let tell = keepers.iter().map(|(_, s)| *s).collect();
+        let cmd = Command::Op { id, time: self.wall(), op: r.op.clone(), place, keepers };
+        let then = Then::Op { client: r.client, id, op: r.op.clone(), want: r.want, file, tell };
+        if self.propose(&cmd, then)
+            && let Some(l) = &mut self.leader
+        {
+            l.begin(&r.op, file);
+        }
+    }
+
+    /// A namespace operation has been applied.
+    pub(crate) fn op_done(&mut self, then: Then, outcome: Outcome, fx: &mut Effects) {
+        let Then::Op { client, id, op, want, file, tell } = then else { return };
+        let Some(l) = &mut self.leader else { return };
+        l.end(&op);
+        let deferred = std::mem::take(&mut l.deferred);
+        let ends: Vec<_> = file.map(|f| (f, LeaseEpoch::NONE)).into_iter().collect();
+        self.ended(&ends, None, fx);
+        match outcome {
+            Outcome::Op { result, .. } => {
+                if let (Ok(MetaOutcome::Removed { gone: Some(attr) }), false) = (&result, tell.is_empty())
+                    && attr.nlink == 0
+                {
+                    tell.into_iter().for_each(|s| self.send_session(s, FromMds::Nameless { ino: attr.ino }, fx));
+                }
+                self.answer_op(client, id, &op, want, result, fx);
+            }
+            Outcome::Stale { .. } => {} // answered long ago; the client has gone on
+            _ => self.answer_op(client, id, &op, want, Err(MetaError::SessionGone), fx),
+        }
+        for r in deferred {
+            self.meta_op(r, fx);
+        }
+    }
+
+    /// Tells a session what is kept for it: it may not have heard, or be another one's guess.
+    pub(crate) fn tell_nameless(&self, session: SessionId, fx: &mut Effects) {
+        for ino in self.state.orphans(session).into_iter().take(NAMELESS_MAX) {
+            self.send_session(session, FromMds::Nameless { ino }, fx);
+        }
+    }
+
+    /// Goes on removing what nobody can reach any more.
+    pub(crate) fn reap(&mut self) {
+        let Some(l) = &self.leader else { return };
+        if l.reaping || !self.state.reap_due() {
+            return;
+        }
+        let proposed = self.propose(&Command::Reap { steps: REAP_STEPS }, Then::Reaped);
+        if let Some(l) = &mut self.leader {
+            l.reaping = proposed;
+        }
+    }
+    pub(crate) fn reaped(&mut self) {
+        if let Some(l) = &mut self.leader {
+            l.reaping = false;
+        }
+        self.reap();
+    }
+
+    /// Answers what stands in rows, and what servers said last.
+    pub(crate) fn answer_question(&self, op: &MetaOp) -> Result<MetaOutcome, MetaError> {
+        if *op == MetaOp::Statfs { Ok(self.statfs()) } else { self.state.query(op) }
+    }
+
+    fn statfs(&self) -> MetaOutcome {
+        let Some(layout) = self.state.inode(ROOT).map(|i| i.layout) else {
+            return MetaOutcome::Statfs { total: 0, free: 0, files: 0 };
+        };
+        let there = self.servers.values().filter(|s| s.known && !s.dead(self.now));
+        let (total, free): (Vec<u64>, Vec<u64>) = there
+            .map(|s| {
+                let usable = s.space.capacity - s.space.capacity / 20;
+                let free = if s.trouble.is_empty() { usable.saturating_sub(s.space.allocated) } else { 0 };
+                (usable, free)
+            })
+            .unzip();
+        let copies = |v| placeable(v, layout.norm.into(), layout.min.into());
+        MetaOutcome::Statfs { total: copies(total), free: copies(free), files: self.state.counts().inodes }
+    }
+}
+
+/// Bytes that can be placed with `norm` copies each on servers of their own, or with as many as there are servers with
+/// space if these are fewer, but at least `min`.
+fn placeable(mut space: Vec<u64>, norm: usize, min: usize) -> u64 {
+    space.retain(|s| *s > 0);
+    if space.len() < min {
+        return 0;
+    }
+    space.sort_unstable_by(|a, b| b.cmp(a));
+    let copies = norm.min(space.len());
+    // The k largest can hold one copy of everything each; the others have to hold what is left of the copies.
+    let most = |k: usize| space[k..].iter().fold(0, |sum: u64, s| sum.saturating_add(*s)) / (copies - k) as u64;
+    (0..copies).map(most).min().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::placeable;
+
+    /// Fills the emptiest servers with one unit after the other.
+    fn greedy(mut space: Vec<u64>, copies: usize) -> u64 {
+        let mut n = 0;
+        loop {
+            space.sort_unstable_by(|a, b| b.cmp(a));
+            if space.len() < copies || space[..copies].contains(&0) {
+                return n;
+            }
+            space[..copies].iter_mut().for_each(|s| *s -= 1);
+            n += 1;
+        }
+    }
+
+    #[test]
+    fn space_is_what_copies_on_different_servers_leave() {
+        assert_eq!(placeable(vec![10, 10, 10], 3, 2), 10);
+        assert_eq!(placeable(vec![100, 10, 10], 2, 1), 20, "the large one cannot hold two copies of a thing");
+        assert_eq!(placeable(vec![30, 30, 30], 2, 2), 45);
+        assert_eq!(placeable(vec![10, 20, 0], 3, 2), 10, "two servers are enough to write");
+        assert_eq!(placeable(vec![10, 0, 0], 3, 2), 0);
+        assert_eq!(placeable(vec![], 3, 2), 0);
+        let mut x = 7u64;
+        for _ in 0..500 {
+            let mut next = || {
+                x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (x >> 40) % 40 + 1
+            };
+            let copies = (next() % 3 + 1) as usize;
+            let space: Vec<u64> = (0..3 + next() % 4).map(|_| next()).collect();
+            assert_eq!(placeable(space.clone(), copies, 1), greedy(space, copies));
+        }
+    }
+}
