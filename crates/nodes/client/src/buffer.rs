@@ -33,6 +33,11 @@ impl Buffer {
         self.bytes
     }
 
+    /// Behind the last dirty byte; 0 = nothing is dirty.
+    pub fn end(&self) -> u64 {
+        self.extents.last_key_value().map_or(0, |(at, e)| at + e.len() as u64)
+    }
+
     /// Takes `data` at `offset`; it replaces what was there.
     pub fn write(&mut self, mut offset: u64, mut data: &[u8]) {
         while !data.is_empty() {

@@ -91,7 +91,7 @@ fn translate(op: &AppOp, ino: InodeId) -> ClientOp {
         AppOp::Write { block, values, .. } => {
             let mut data = Vec::with_capacity(values.len() * BLOCK as usize);
             values.iter().for_each(|v| block::fill(*v, &mut data));
-            ClientOp::Write { ino, offset: u64::from(*block) * u64::from(BLOCK), data: Bytes::from(data) }
+            ClientOp::Write { ino, offset: u64::from(*block) * u64::from(BLOCK), data: Bytes::from(data), buffered: false }
         }
         AppOp::Read { block, count, .. } => {
             ClientOp::Read { ino, offset: u64::from(*block) * u64::from(BLOCK), length: count * BLOCK }
