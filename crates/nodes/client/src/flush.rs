@@ -77,7 +77,6 @@ impl Client {
                 handed.insert(ino);
             } else {
                 fl.unwritten.insert(ino, mark);
-                self.dirty.insert(ino);
             }
         }
         if !handed.is_empty() {

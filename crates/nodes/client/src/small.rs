@@ -74,6 +74,9 @@ impl Client {
         let f = self.files.get_mut(&ino)?;
         if f.small.is_none() {
             match f.body {
+                Body::Yes if f.size == 0 => {
+                    f.small = Some(Small { content: Vec::new(), dirty: false, version: 0, counted: 0 });
+                }
                 Body::Yes => {
                     if f.stage.is_none() {
                         self.load_body(ino);

@@ -45,7 +45,9 @@ pub struct Application {
 /// Starts a client.
 pub fn open(birth: Birth, mds: Vec<MdsId>, rules: Rules) -> Result<Box<dyn Actor>, String> {
     let wall_base = birth.wall.saturating_sub_unsigned(birth.now.0);
-    let cfg = ClientConfig { rules, ..ClientConfig::new(mds, birth.incarnation, wall_base) };
+    // The servers' journals here are small.
+    let record_max = 64 << 10;
+    let cfg = ClientConfig { rules, record_max, ..ClientConfig::new(mds, birth.incarnation, wall_base) };
     Ok(Box::new(Application {
         client: Client::new(cfg, birth.now),
         known: BTreeMap::new(),
@@ -175,7 +177,8 @@ impl Application {
                 parent: ROOT,
                 name: file_name(f),
                 new: new_inode(),
-                body: None,
+                // Those of some scripts begin in the inode.
+                body: (f >= 10).then(Vec::new),
                 layout: None,
                 exclusive: false,
             },

@@ -158,21 +158,21 @@ fn cut_within_a_block(mutant: Option<&str>) -> Result<(), String> {
     let mut c = cast(mutant)?;
     let (a, b) = (c.clients[0], c.clients[1]);
     let mut model = vec![7u8; 20_000];
-    c.stage.bytes(a, 1, write(0, &model, false))?;
+    c.stage.bytes(a, 7, write(0, &model, false))?;
     for (size, grow) in [(10_000, 15_000), (4096, 4097), (4095, 9000), (5000, 5001), (1, 30_000)] {
-        c.stage.bytes(a, 1, ByteOp::Truncate { size })?;
+        c.stage.bytes(a, 7, ByteOp::Truncate { size })?;
         model.truncate(size as usize);
-        c.expect_bytes(b, 1, 0, &model)?;
-        c.stage.bytes(b, 1, write(grow, &[9], false))?;
+        c.expect_bytes(b, 7, 0, &model)?;
+        c.stage.bytes(b, 7, write(grow, &[9], false))?;
         model.resize(grow as usize, 0);
         model.push(9);
-        c.expect_bytes(a, 1, 0, &model)?;
-        c.stage.bytes(a, 1, write(0, &[5; 3000], true))?;
+        c.expect_bytes(a, 7, 0, &model)?;
+        c.stage.bytes(a, 7, write(0, &[5; 3000], true))?;
         let n = model.len().min(3000);
         model[..n].fill(5);
         model.resize(model.len().max(3000), 5);
     }
-    c.expect_bytes(b, 1, 0, &model)?;
+    c.expect_bytes(b, 7, 0, &model)?;
     c.stage.finish()
 }
 
@@ -180,20 +180,20 @@ fn zeros_and_extents(mutant: Option<&str>) -> Result<(), String> {
     let mut c = cast(mutant)?;
     let (a, b) = (c.clients[0], c.clients[1]);
     let mut model = vec![3u8; 64 << 10];
-    c.stage.bytes(a, 1, write(0, &model, false))?;
+    c.stage.bytes(a, 7, write(0, &model, false))?;
     let zero = |at: u64, length: u64, discard, keep_size| ByteOp::Zero { at, length, discard, keep_size };
     for (at, length, discard) in [(100, 50, false), (4000, 9000, true), (16384, 8192, true), (40_000, 4096, false)] {
-        c.stage.bytes(a, 1, zero(at, length, discard, true))?;
+        c.stage.bytes(a, 7, zero(at, length, discard, true))?;
         model[at as usize..(at + length) as usize].fill(0);
-        c.expect_bytes(b, 1, 0, &model)?;
+        c.expect_bytes(b, 7, 0, &model)?;
     }
     // Past the end: nothing is stored; the size grows if it may.
-    c.stage.bytes(a, 1, zero(60 << 10, 3 << 20, true, true))?;
+    c.stage.bytes(a, 7, zero(60 << 10, 3 << 20, true, true))?;
     model[60 << 10..].fill(0);
-    c.expect_bytes(b, 1, 0, &model)?;
-    c.stage.bytes(a, 1, zero(62 << 10, 3 << 20, false, false))?;
+    c.expect_bytes(b, 7, 0, &model)?;
+    c.stage.bytes(a, 7, zero(62 << 10, 3 << 20, false, false))?;
     let end = (62u64 << 10) + (3 << 20);
-    match c.stage.bytes(b, 1, ByteOp::Extents { at: 0, length: 1 << 30 })? {
+    match c.stage.bytes(b, 7, ByteOp::Extents { at: 0, length: 1 << 30 })? {
         AppAnswer::Extents(e) => {
             let told: u64 = e.iter().map(|x| x.1).sum();
             let data: u64 = e.iter().filter(|x| x.2).map(|x| x.1).sum();
@@ -205,10 +205,10 @@ fn zeros_and_extents(mutant: Option<&str>) -> Result<(), String> {
         other => return Err(format!("extents: {other:?}")),
     }
     // A place without a chunk gets none.
-    c.stage.bytes(a, 1, zero(1 << 20, 1 << 20, false, true))?;
+    c.stage.bytes(a, 7, zero(1 << 20, 1 << 20, false, true))?;
     let survey = &mut c.stage.system.survey;
-    survey.refresh(&mut c.stage.world, 2);
-    let chunks = survey.chunks().iter().filter(|x| x.file == Some(1)).count();
+    survey.refresh(&mut c.stage.world, 8);
+    let chunks = survey.chunks().iter().filter(|x| x.file == Some(7)).count();
     if chunks != 1 {
         return Err(format!("zeros made chunks: {chunks} instead of 1"));
     }
@@ -218,28 +218,29 @@ fn zeros_and_extents(mutant: Option<&str>) -> Result<(), String> {
 fn buffered_becomes_records(mutant: Option<&str>) -> Result<(), String> {
     let mut c = cast(mutant)?;
     let (a, b) = (c.clients[0], c.clients[1]);
-    c.stage.bytes(a, 1, write(0, &[1; 5000], false))?;
+    c.stage.bytes(a, 7, write(0, &[1; 5000], false))?;
+    c.stage.run_for(S);
     let writes = c.stage.rule_count(move |m| m.from == a && matches!(m.msg, Msg::Write(_)));
     let mut model = vec![1u8; 5000];
     for i in 0..300u64 {
         let at = i * 3500;
-        c.stage.bytes(a, 1, write(at, &[i as u8; 3500], true))?;
+        c.stage.bytes(a, 7, write(at, &[i as u8; 3500], true))?;
         model.resize(model.len().max(at as usize + 3500), 0);
         model[at as usize..at as usize + 3500].fill(i as u8);
     }
-    if writes.get() > 12 {
+    if writes.get() > 0 {
         return Err(format!("{} records left before anybody asked", writes.get()));
     }
     let tail = model.len() - 9000;
-    c.expect_bytes(a, 1, tail as u64, &model[tail..])?;
-    c.stage.flush(a, 1)?;
-    // 1.05 MB in two chunks of 1 MiB, to three members each.
-    if writes.get() > 12 {
-        return Err(format!("{} messages for two records", writes.get()));
+    c.expect_bytes(a, 7, tail as u64, &model[tail..])?;
+    c.stage.flush(a, 7)?;
+    // 1.05 MB in records of 64 KiB, to three members each.
+    if writes.get() > 3 * 17 {
+        return Err(format!("{} messages for 17 records", writes.get()));
     }
-    c.expect_bytes(b, 1, 0, &model)?;
+    c.expect_bytes(b, 7, 0, &model)?;
     // By age, without anybody asking.
-    c.stage.bytes(a, 1, write(0, &[8; 100], true))?;
+    c.stage.bytes(a, 7, write(0, &[8; 100], true))?;
     let before = writes.get();
     c.stage.run_for(2 * S);
     if writes.get() == before {
@@ -298,29 +299,29 @@ fn small_files(mutant: Option<&str>) -> Result<(), String> {
     let (a, b) = (c.clients[0], c.clients[1]);
     let data = c.stage.rule_count(|m| matches!(m.msg, Msg::Write(_)));
     let bodies = c.stage.rule_count(|m| matches!(m.msg, Msg::ToMds(ToMds::Meta { op: MetaOp::SetBody { .. }, .. })));
-    c.stage.bytes(a, 1, write(0, b"hello", true))?;
-    c.stage.bytes(a, 1, append(b" world", true))?;
-    c.expect_bytes(a, 1, 0, b"hello world")?;
-    c.stage.flush(a, 1)?;
+    c.stage.bytes(a, 11, write(0, b"hello", true))?;
+    c.stage.bytes(a, 11, append(b" world", true))?;
+    c.expect_bytes(a, 11, 0, b"hello world")?;
+    c.stage.flush(a, 11)?;
     if (data.get(), bodies.get()) != (0, 1) {
         return Err(format!("{} records and {} bodies for a small file", data.get(), bodies.get()));
     }
-    c.expect_bytes(b, 1, 0, b"hello world")?;
-    c.stage.bytes(b, 1, write(0, b"J", true))?;
-    c.expect_bytes(a, 1, 0, b"Jello world")?;
-    c.stage.bytes(a, 1, ByteOp::Truncate { size: 5 })?;
-    c.expect_bytes(b, 1, 0, b"Jello")?;
+    c.expect_bytes(b, 11, 0, b"hello world")?;
+    c.stage.bytes(b, 11, write(0, b"J", true))?;
+    c.expect_bytes(a, 11, 0, b"Jello world")?;
+    c.stage.bytes(a, 11, ByteOp::Truncate { size: 5 })?;
+    c.expect_bytes(b, 11, 0, b"Jello")?;
     // It grows out of the inode, by a buffered write and by another one.
-    c.stage.bytes(b, 1, write(3000, b"far", true))?;
+    c.stage.bytes(b, 11, write(3000, b"far", true))?;
     let mut model = b"Jello".to_vec();
     model.resize(3000, 0);
     model.extend_from_slice(b"far");
-    c.expect_bytes(b, 1, 0, &model)?;
-    c.expect_bytes(a, 1, 0, &model)?;
-    c.stage.bytes(a, 2, write(0, b"x", true))?;
-    c.stage.flush(a, 2)?;
-    c.stage.bytes(b, 2, write(1, b"y", false))?;
-    c.expect_bytes(a, 2, 0, b"xy")?;
+    c.expect_bytes(b, 11, 0, &model)?;
+    c.expect_bytes(a, 11, 0, &model)?;
+    c.stage.bytes(a, 12, write(0, b"x", true))?;
+    c.stage.flush(a, 12)?;
+    c.stage.bytes(b, 12, write(1, b"y", false))?;
+    c.expect_bytes(a, 12, 0, b"xy")?;
     c.stage.finish()
 }
 
@@ -328,9 +329,9 @@ fn small_file_power(mutant: Option<&str>) -> Result<(), String> {
     for at in 0..12 {
         let mut c = cast(mutant)?;
         let (a, b) = (c.clients[0], c.clients[1]);
-        c.stage.bytes(a, 1, write(0, b"precious", true))?;
-        c.stage.flush(a, 1)?;
-        let op = AppOp::Bytes { file: 1, op: write(100_000, b"far", false) };
+        c.stage.bytes(a, 11, write(0, b"precious", true))?;
+        c.stage.flush(a, 11)?;
+        let op = AppOp::Bytes { file: 11, op: write(100_000, b"far", false) };
         c.stage.begin(a, op)?;
         c.stage.run_for(at * 400_000);
         let hosts = c.stage.world.server_hosts();
@@ -340,7 +341,7 @@ fn small_file_power(mutant: Option<&str>) -> Result<(), String> {
             c.stage.world.power_on(h);
         }
         c.stage.run_for(20 * S);
-        match c.stage.bytes(b, 1, ByteOp::Read { at: 0, length: 8 })? {
+        match c.stage.bytes(b, 11, ByteOp::Read { at: 0, length: 8 })? {
             AppAnswer::Bytes(x) if x == b"precious" => {}
             other => return Err(format!("after a power loss {at} moments into the move: {other:?}")),
         }
@@ -356,18 +357,18 @@ fn appends_of_two(mutant: Option<&str>) -> Result<(), String> {
     for i in 0..40u8 {
         let slot = if i % 3 == 0 { a } else { b };
         let data = vec![i + 1; 200 + usize::from(i) * 37];
-        match c.stage.bytes(slot, 1, append(&data, i % 2 == 0))? {
+        match c.stage.bytes(slot, 7, append(&data, i % 2 == 0))? {
             AppAnswer::Placed(at) if at == model.len() as u64 => model.extend_from_slice(&data),
             other => return Err(format!("append {i} to {} bytes: {other:?}", model.len())),
         }
     }
-    c.expect_bytes(a, 1, 0, &model)?;
-    c.expect_bytes(b, 1, 0, &model)?;
+    c.expect_bytes(a, 7, 0, &model)?;
+    c.expect_bytes(b, 7, 0, &model)?;
     // Both at once.
     let mut open = Vec::new();
     for i in 0..20u8 {
         for slot in [a, b] {
-            let op = AppOp::Bytes { file: 1, op: append(&vec![100 + i; 1000], i % 2 == 0) };
+            let op = AppOp::Bytes { file: 7, op: append(&vec![100 + i; 1000], i % 2 == 0) };
             open.push(c.stage.begin(slot, op)?);
         }
     }
