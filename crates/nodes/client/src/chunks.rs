@@ -75,12 +75,23 @@ impl Client {
                     f.absent.extend((first..first.saturating_add(count)).map(|i| (i, asked)));
                 }
                 self.install_chunks(ino, chunks);
+                self.forget_cut(ino, first, count);
             }
             // The group has given the lease up: what is under way waits for the next one.
             Err(MetaError::NotHeld) => self.suspend(ino),
             Err(e) => self.fail_pieces(ino, first, ClientError::Meta(e)),
         }
         self.dirty.insert(ino);
+    }
+
+    /// Chunks that do not stand at their places any more were cut off by somebody: nothing of them is to be made durable.
+    fn forget_cut(&mut self, ino: InodeId, first: u32, count: u32) {
+        let Some(f) = self.files.get_mut(&ino) else { return };
+        let (chunks, indices) = (&f.chunks, &f.indices);
+        f.unflushed.retain(|id, _| match indices.get(id) {
+            Some(i) if (first..first.saturating_add(count)).contains(i) => chunks.get(i).is_some_and(|c| c.id == *id),
+            _ => true,
+        });
     }
 
     /// Where a member stands, asked before the first access to a chunk of which the group does not know it.

@@ -117,6 +117,10 @@ impl Client {
                 return true;
             }
             let index = f.indices.get(chunk).copied().unwrap_or(0);
+            if f.chunks.get(&index).is_some_and(|c| c.id != *chunk) {
+                f.unflushed.remove(chunk); // another one stands there: this one was cut off
+                return false;
+            }
             let at = f.sequencer(index).filter(|s| s.chunk() == *chunk);
             let done = at.is_some_and(|s| s.flushed() >= *seq);
             if done && f.unflushed.get(chunk).is_some_and(|u| u.1 <= *seq) {

@@ -104,8 +104,9 @@ impl Client {
         // Chunks with writes in limbo are looked at first; nothing overtakes them.
         let limbo: BTreeSet<u32> =
             self.files.get(&ino).map(|f| f.limbo.iter().map(|l| l.index).collect()).unwrap_or_default();
+        let since = self.files.get(&ino).and_then(|f| f.lease.as_ref()).map_or(self.now, |l| l.since);
         for index in &limbo {
-            if self.chunk_ready(ino, *index, false, fx) == Ready::Hole {
+            if self.chunk_ready_since(ino, *index, false, since, fx) == Ready::Hole {
                 // The chunk is gone, and the writes with it.
                 self.resolve_limbo(ino, false);
             }
@@ -242,10 +243,14 @@ impl Client {
             }
             return;
         }
-        let (ready, waiting): (Vec<Limbo>, Vec<Limbo>) = std::mem::take(&mut f.limbo)
-            .into_iter()
-            .partition(|l| f.chunks.get(&l.index).is_some_and(|c| c.id == l.chunk && c.seq.is_some()));
+        let other = |l: &Limbo| f.chunks.get(&l.index).is_some_and(|c| c.id != l.chunk);
+        let (cut, rest): (Vec<Limbo>, Vec<Limbo>) = std::mem::take(&mut f.limbo).into_iter().partition(other);
+        let (ready, waiting): (Vec<Limbo>, Vec<Limbo>) =
+            rest.into_iter().partition(|l| f.chunks.get(&l.index).is_some_and(|c| c.seq.is_some()));
         f.limbo = waiting;
+        for l in cut {
+            self.write_failed(l.token, ClientError::LeaseLost);
+        }
         for l in ready.into_iter().rev() {
             let Some(f) = self.files.get_mut(&ino) else { return };
             let last = f.sequencer(l.index).map_or(Seq(0), |s| s.done());
