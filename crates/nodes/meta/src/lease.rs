@@ -379,11 +379,13 @@ impl MetaServer {
         let f = l.file(ino);
         if f.holders.get(&session).is_some_and(|h| h.epoch <= epoch) {
             let h = f.holders.remove(&session);
-            // A lease of an earlier term may have ended long ago without its holder's knowledge: what it knows of the
-            // chunks is asked of the servers instead.
-            if h.is_some_and(|h| h.kind == LeaseKind::Write && h.epoch == epoch && epoch.term() == l.term) {
+            if h.is_some_and(|h| h.kind == LeaseKind::Write && h.epoch == epoch) {
+                // A lease of an earlier term may have ended long ago without its holder's knowledge: what it knows of the
+                // chunks is asked of the servers instead.
+                let trusted = epoch.term() == l.term;
                 for (c, s) in lasts {
-                    l.lasts.insert(c, s);
+                    l.lasts.remove(&c);
+                    l.lasts.extend(trusted.then_some((c, s)));
                 }
             }
         }
