@@ -7,14 +7,16 @@ use crate::readers::{Handed, Readers};
 use crate::reply::Reply;
 use crate::request::Dialect;
 use host::wake::Waker;
-use rustix::event::epoll;
+use rustix::event::{PollFd, PollFlags, epoll, poll};
 use rustix::io::Errno;
+use rustix::time::Timespec;
 use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
-/// The descriptor of a mounted file system. Clones share it; replies may be sent from any thread.
+/// The descriptor of a mounted file system. Clones share it; replies may be sent from any thread. When the last clone is
+/// dropped, the connection ends and the mount is dead.
 #[derive(Clone, Debug)]
 pub struct Device(Arc<Shared>);
 
@@ -33,9 +35,19 @@ pub(crate) enum Got {
 }
 
 impl Device {
-    /// `fd` comes from [`crate::mount::Mount`]; it must not block.
-    pub fn new(fd: OwnedFd) -> Device {
+    /// `fd` was mounted; it must not block.
+    pub(crate) fn new(fd: OwnedFd) -> Device {
         Device(Arc::new(Shared { fd, setxattr_ext: AtomicBool::new(false) }))
+    }
+    /// Something that does not keep the descriptor open.
+    pub(crate) fn watch(&self) -> Watch {
+        Watch(Arc::downgrade(&self.0))
+    }
+    /// Has the kernel ended the connection?
+    pub fn is_dead(&self) -> bool {
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let mut fds = [PollFd::new(self, PollFlags::IN)];
+        poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().contains(PollFlags::ERR)
     }
     fn dialect(&self) -> Dialect {
         Dialect { setxattr_ext: self.0.setxattr_ext.load(Ordering::Relaxed) }
@@ -70,6 +82,15 @@ impl Device {
                 result => return result.map(|_| ()),
             }
         }
+    }
+}
+/// Knows whether a device is alive.
+#[derive(Debug)]
+pub(crate) struct Watch(Weak<Shared>);
+impl Watch {
+    /// The descriptor is open and the kernel talks to it.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.0.upgrade().is_some_and(|shared| !Device(shared).is_dead())
     }
 }
 impl AsFd for Device {

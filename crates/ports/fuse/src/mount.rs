@@ -1,5 +1,6 @@
 //! Mounting and unmounting: by mount(2) for root, through `fusermount3` for others.
 
+use crate::device::{Device, Watch};
 pub use crate::mount_error::{MountCause, MountError};
 use crate::mountinfo;
 use crate::options::Options;
@@ -18,8 +19,9 @@ const DEAD_MAX: usize = 16;
 #[derive(Debug)]
 pub struct Mount {
     point: PathBuf,
-    /// Number of the file system, by which it is told from another on the same point.
+    /// Number of the file system, by which it is told from another on the same point while it lives.
     dev: (u32, u32),
+    connection: Watch,
     by_helper: bool,
     done: bool,
 }
@@ -35,9 +37,26 @@ pub enum Unmounted {
     Already,
 }
 
-/// Mounts on the directory `point`. The descriptor is what a [`crate::device::Device`] is made of; the kernel's INIT
-/// waits in it. A dead mount in the way (its process was killed) is detached, and `log` is told so.
-pub fn mount(point: &Path, options: &Options, log: &mut dyn FnMut(&str)) -> Result<(Mount, OwnedFd), MountError> {
+/// Mounts on the directory `point`. The kernel's INIT waits in the device. A dead mount in the way (its process was killed) is detached, and `log` is told so.
+pub fn mount(point: &Path, options: &Options, log: &mut dyn FnMut(&str)) -> Result<(Mount, Device), MountError> {
+    mount_by(point, options, log, mount_as_root)
+}
+
+/// The same as a user would, through `fusermount3`, even if this process could do it by itself.
+pub fn mount_as_user(
+    point: &Path,
+    options: &Options,
+    log: &mut dyn FnMut(&str),
+) -> Result<(Mount, Device), MountError> {
+    mount_by(point, options, log, |_, _| Ok(None))
+}
+
+fn mount_by(
+    point: &Path,
+    options: &Options,
+    log: &mut dyn FnMut(&str),
+    by_itself: fn(&Path, &Options) -> Result<Option<OwnedFd>, MountError>,
+) -> Result<(Mount, Device), MountError> {
     let point = &resolve(point)?;
     clear(point, log)?;
     if let Some(m) = look(point)?
@@ -45,11 +64,12 @@ pub fn mount(point: &Path, options: &Options, log: &mut dyn FnMut(&str)) -> Resu
     {
         return Err(MountError::new(point, MountCause::Busy(m.source)));
     }
-    let (fd, by_helper) = match mount_as_root(point, options)? {
+    let (fd, by_helper) = match by_itself(point, options)? {
         Some(fd) => (fd, false),
         None => (unprivileged::mount(point, options)?, true),
     };
-    let mut mount = Mount { point: point.clone(), dev: (0, 0), by_helper, done: false };
+    let device = Device::new(fd);
+    let mut mount = Mount { point: point.clone(), dev: (0, 0), connection: device.watch(), by_helper, done: false };
     match look(point)? {
         Some(m) => mount.dev = m.dev,
         None => {
@@ -57,7 +77,7 @@ pub fn mount(point: &Path, options: &Options, log: &mut dyn FnMut(&str)) -> Resu
             mount.done = true;
         }
     }
-    Ok((mount, fd))
+    Ok((mount, device))
 }
 
 fn look(point: &Path) -> Result<Option<mountinfo::Mounted>, MountError> {
@@ -145,10 +165,12 @@ impl Mount {
     pub fn point(&self) -> &Path {
         &self.point
     }
-    /// Is it still where it was mounted? Asks no file system, so it cannot hang. (A queue learns by itself when the last
-    /// user is gone: [`crate::queue::QueueError::Unmounted`].)
+    /// Is it still where it was mounted? Asks no living file system, so it cannot hang. (A queue learns by itself when
+    /// the last user is gone: [`crate::queue::QueueError::Unmounted`].)
     pub fn is_mounted(&self) -> bool {
-        !self.done && matches!(look(&self.point), Ok(Some(m)) if m.dev == self.dev)
+        let listed = !self.done && matches!(look(&self.point), Ok(Some(m)) if m.dev == self.dev);
+        // Numbers are used again: when our connection is dead, a living mount there is somebody else's.
+        listed && (self.connection.is_alive() || std::fs::symlink_metadata(&self.point).is_err_and(|e| is_dead(&e)))
     }
     /// Unmounts. May wait for requests that are on their way, so somebody must go on serving meanwhile: not for the
     /// thread that serves.
@@ -193,7 +215,8 @@ impl Mount {
     }
     fn force(&self) -> Result<(), MountError> {
         if !self.is_mounted() {
-            return Ok(());
+            let error = "it is not in the tree any more; close its device instead";
+            return Err(MountError::system(&self.point, "abort", error));
         }
         match rustix::mount::unmount(&self.point, UnmountFlags::FORCE | UnmountFlags::NOFOLLOW) {
             // Busy: the connection was aborted all the same.
