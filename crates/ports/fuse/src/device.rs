@@ -120,7 +120,8 @@ pub struct QueueConfig {
     pub lock_memory: bool,
     /// Threads that help to read while there is more than one thread can take, asleep otherwise.
     pub readers: usize,
-    /// A helper is woken when this much was read without a pause: each request counts one, and one for each 16 KiB.
+    /// A helper is woken when this much was read without a pause: each request counts one, and one for each 16 KiB. More
+    /// is asked for while waking them proves useless.
     pub wake_after: u32,
 }
 impl Default for QueueConfig {
@@ -147,7 +148,6 @@ pub struct DeviceQueue {
     /// A buffer for the next read.
     spare: Option<Buffer>,
     burst: u32,
-    wake_after: u32,
     end: Option<QueueError>,
 }
 
@@ -173,10 +173,9 @@ impl DeviceQueue {
             Ok(fd)
         };
         let epoll = watch().map_err(fail("watch /dev/fuse (raise ulimit -n if files are short)"))?;
-        let readers = Readers::start(config.readers, device.clone(), pool.clone(), handed)
+        let readers = Readers::start(config.readers, config.wake_after.max(1), device.clone(), pool.clone(), handed)
             .map_err(fail("start a thread that reads requests"))?;
-        let wake_after = config.wake_after.max(1);
-        Ok(DeviceQueue { device, pool, epoll, watched: true, readers, spare: None, burst: 0, wake_after, end: None })
+        Ok(DeviceQueue { device, pool, epoll, watched: true, readers, spare: None, burst: 0, end: None })
     }
     /// The device, for answers from other threads and for notifications.
     pub fn device(&self) -> &Device {
@@ -219,9 +218,8 @@ impl DeviceQueue {
     fn count(&mut self, len: usize) {
         // Requests are bounded by the buffer, so this fits.
         self.burst += 1 + (len / HEAVY) as u32;
-        if self.burst >= self.wake_after {
+        if self.readers.backlog(self.burst) {
             self.burst = 0;
-            self.readers.wake_one();
         }
     }
 }

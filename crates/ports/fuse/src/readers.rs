@@ -2,7 +2,8 @@
 //!
 //! A helper that waits in the kernel for requests would be woken instead of the loop's thread, on another CPU, and a
 //! single client would pay for that with most of its speed. So helpers never wait there: they are woken when there is a
-//! backlog, read until it is gone, and sleep again.
+//! backlog, read until it is gone, and sleep again. One that found next to nothing makes the next call less likely: a
+//! single client that is answered as fast as it asks looks like a backlog too.
 
 use crate::buffers::Pool;
 use crate::device::{Device, Got};
@@ -10,7 +11,7 @@ use crate::queue::{Incoming, QueueError};
 use host::wake::Waker;
 use rustix::io::Errno;
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
@@ -35,9 +36,17 @@ struct Shared {
     waiting: AtomicUsize,
     /// Helpers that sleep and were not called, likewise.
     idle: AtomicUsize,
+    /// What must be read without a pause before a helper is called; at least `patience_min`.
+    patience: AtomicU32,
+    patience_min: u32,
     read: AtomicU64,
     woken: AtomicU64,
 }
+
+/// A call that gives fewer requests was not worth it.
+const WORTH: u32 = 8;
+/// Patience grows to this many times its minimum.
+const PATIENCE_MAX: u32 = 256;
 
 #[derive(Default)]
 struct State {
@@ -49,7 +58,13 @@ struct State {
 
 impl Readers {
     /// `count` helpers, asleep. `bell` rings exactly while something is handed over and was not taken.
-    pub(crate) fn start(count: usize, device: Device, pool: Pool, bell: Waker) -> Result<Readers, Errno> {
+    pub(crate) fn start(
+        count: usize,
+        patience_min: u32,
+        device: Device,
+        pool: Pool,
+        bell: Waker,
+    ) -> Result<Readers, Errno> {
         let shared = Arc::new(Shared {
             device,
             pool,
@@ -58,6 +73,8 @@ impl Readers {
             work: Condvar::new(),
             waiting: AtomicUsize::new(0),
             idle: AtomicUsize::new(count),
+            patience: AtomicU32::new(patience_min),
+            patience_min,
             read: AtomicU64::new(0),
             woken: AtomicU64::new(0),
         });
@@ -69,11 +86,17 @@ impl Readers {
         }
         Ok(readers)
     }
-    /// Calls one helper, if one sleeps.
-    pub(crate) fn wake_one(&self) {
-        if self.shared.idle.load(Ordering::Relaxed) == 0 {
-            return;
+    /// So much was read without a pause: calls one helper if that is enough and one sleeps. True: count anew.
+    pub(crate) fn backlog(&self, burst: u32) -> bool {
+        if burst < self.shared.patience.load(Ordering::Relaxed) {
+            return false;
         }
+        if self.shared.idle.load(Ordering::Relaxed) > 0 {
+            self.call();
+        }
+        true
+    }
+    fn call(&self) {
         let mut state = self.shared.state();
         if self.shared.idle.load(Ordering::Relaxed) > 0 {
             self.shared.idle.fetch_sub(1, Ordering::Relaxed);
@@ -135,23 +158,37 @@ impl Shared {
     }
     /// Reads until nothing waits; false: for good.
     fn drain(&self) -> bool {
-        while let Some(buffer) = self.pool.take() {
+        let mut count = 0u32;
+        let goes_on = loop {
+            let Some(buffer) = self.pool.take() else { break true };
             match self.device.read(buffer) {
                 Got::Request(mut incoming) => {
                     incoming.compute_sums();
-                    self.read.fetch_add(1, Ordering::Relaxed);
+                    count += 1;
                     if !self.hand_over(Handed::Request(incoming)) {
-                        return false;
+                        break false;
                     }
                 }
-                Got::Nothing(_) => return true,
+                Got::Nothing(_) => break true,
                 Got::End(e) => {
                     self.hand_over(Handed::End(e));
-                    return false;
+                    break false;
                 }
             }
-        }
-        true
+        };
+        self.read.fetch_add(count.into(), Ordering::Relaxed);
+        self.learn(count);
+        goes_on
+    }
+    fn learn(&self, count: u32) {
+        let now = self.patience.load(Ordering::Relaxed);
+        let next = if count < WORTH {
+            now.saturating_mul(2).min(self.patience_min.saturating_mul(PATIENCE_MAX))
+        } else {
+            (now / 2).max(self.patience_min)
+        };
+        // Two helpers that end at once may undo each other's step, which costs one step.
+        self.patience.store(next, Ordering::Relaxed);
     }
     /// False: nobody takes anything any more.
     fn hand_over(&self, handed: Handed) -> bool {
