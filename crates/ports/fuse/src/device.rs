@@ -50,7 +50,7 @@ impl Device {
         poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().contains(PollFlags::ERR)
     }
     fn dialect(&self) -> Dialect {
-        Dialect { setxattr_ext: self.0.setxattr_ext.load(Ordering::Relaxed) }
+        Dialect { setxattr_ext: self.0.setxattr_ext.load(Ordering::Acquire) }
     }
     pub(crate) fn read(&self, mut buffer: Buffer) -> Got {
         loop {
@@ -261,7 +261,7 @@ impl Queue for DeviceQueue {
         Ok(())
     }
     fn agreed(&mut self, features: &Features) {
-        self.device.0.setxattr_ext.store(features.dialect().setxattr_ext, Ordering::Relaxed);
+        self.device.0.setxattr_ext.store(features.dialect().setxattr_ext, Ordering::Release);
     }
     fn lends_payloads(&self) -> bool {
         false

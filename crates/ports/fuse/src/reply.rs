@@ -187,7 +187,7 @@ impl<'a> Reply<'a> {
         Reply::of(Parts::One(&[]))
     }
     /// It is not done.
-    pub fn error(e: Errno) -> Reply<'static> {
+    pub fn error(e: Errno) -> Reply<'a> {
         Reply { error: -e.raw_os_error(), ..Reply::empty() }
     }
     /// Answers LOOKUP, SYMLINK, MKNOD, MKDIR and LINK.

@@ -152,7 +152,7 @@ fn helpers_read_checksum_and_sleep() {
             scope.spawn(move || {
                 let f = fs::File::options().read(true).write(true).open(path).unwrap();
                 for i in 0..40u64 {
-                    let at = (t * 2 << 20) + (i * 36_864);
+                    let at = (t << 21) + (i * 36_864);
                     let block = vec![(t * 40 + i) as u8; 32_768];
                     f.write_all_at(&block, at).unwrap();
                     let mut back = vec![0; 32_768];

@@ -340,11 +340,11 @@ impl MemFs {
         let request = incoming.request().expect("was read before");
         let answered = request.op.is_answered();
         let mut kept = Vec::new();
-        let reply = match self.answer(&request, &mut kept) {
-            Ok(Some(size)) => Reply::xattr(&kept, size),
-            Ok(None) => Reply::data(&kept),
-            Err(Ok(reply)) => reply,
-            Err(Err(e)) => Reply::error(e),
+        let reply = match self.data(&request, &mut kept) {
+            None => self.small(&request).unwrap_or_else(Reply::error),
+            Some(Ok(Some(size))) => Reply::xattr(&kept, size),
+            Some(Ok(None)) => Reply::data(&kept),
+            Some(Err(e)) => Reply::error(e),
         };
         let (ticket, _) = incoming.split();
         if answered {
@@ -352,25 +352,30 @@ impl MemFs {
         }
         Ok(())
     }
-    /// Data goes to `data` with Ok (the size asked for, or None); everything else comes as Err.
-    fn answer(&mut self, r: &Request<'_>, data: &mut Vec<u8>) -> Result<Option<u32>, Answer> {
+    /// Answers that are data go to `data`, with the size that was asked for if there was one; None: it is another kind.
+    fn data(&mut self, r: &Request<'_>, data: &mut Vec<u8>) -> Option<Result<Option<u32>, Errno>> {
+        let node = match (r.op, self.node(r.nodeid)) {
+            (Op::ReadLink | Op::GetXattr { .. } | Op::ListXattr { .. }, Ok(node)) => node,
+            _ => return None,
+        };
         match r.op {
-            Op::ReadLink => data.clone_from(&self.node(r.nodeid).map_err(Err)?.data),
             Op::GetXattr { name, size } => {
-                let node = self.node(r.nodeid).map_err(Err)?;
-                data.clone_from(node.xattrs.get(name).ok_or(Err(Errno::NODATA))?);
-                return Ok(Some(size));
+                let Some(value) = node.xattrs.get(name) else { return Some(Err(Errno::NODATA)) };
+                data.clone_from(value);
+                Some(Ok(Some(size)))
             }
             Op::ListXattr { size } => {
-                for name in self.node(r.nodeid).map_err(Err)?.xattrs.keys() {
+                for name in node.xattrs.keys() {
                     data.extend_from_slice(name);
                     data.push(0);
                 }
-                return Ok(Some(size));
+                Some(Ok(Some(size)))
             }
-            _ => return Err(self.small(r)),
+            _ => {
+                data.clone_from(&node.data);
+                Some(Ok(None))
+            }
         }
-        Ok(None)
     }
     fn small(&mut self, r: &Request<'_>) -> Answer {
         let opened = Opened { fh: r.nodeid, flags: self.open_flags };
