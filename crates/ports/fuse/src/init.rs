@@ -198,7 +198,7 @@ fn answer(features: &Features, wishes: &Wishes) -> abi::InitOut {
 }
 
 /// Waits up to `limit` for the kernel's INIT on a queue that was just mounted, and answers it. Nothing else comes before.
-pub fn handshake<Q: Queue + AsFd>(queue: &mut Q, wishes: &Wishes, limit: Duration) -> Result<Features, InitError> {
+pub fn handshake<Q: Queue>(queue: &mut Q, wishes: &Wishes, limit: Duration) -> Result<Features, InitError> {
     let end = Instant::now() + limit;
     loop {
         let Some(incoming) = queue.receive()? else {

@@ -8,6 +8,7 @@ use crate::request::{BadRequest, Dialect, Request, write_payload};
 use bytes::Bytes;
 use rustix::io::Errno;
 use std::fmt;
+use std::os::fd::AsFd;
 use zerocopy::FromBytes;
 
 /// Bytes that a checksum covers.
@@ -23,7 +24,7 @@ pub const BLOCK: usize = 4096;
 /// [`Ticket`] names the entry and is used up by the reply; replies may wait for [`Self::commit`]; and where
 /// [`Self::lends_payloads`], an entry's buffer is the payload, so the reply leaves only when the last clone of the payload
 /// is dropped.
-pub trait Queue {
+pub trait Queue: AsFd {
     /// The next request; None if there is none now.
     fn receive(&mut self) -> Result<Option<Incoming>, QueueError>;
     /// Answers a request. Not for operations that get no answer ([`crate::request::Op::is_answered`]): drop their tickets.
