@@ -200,6 +200,10 @@ impl DeviceQueue {
             }
         }
     }
+    fn ended(&mut self, e: QueueError) -> QueueError {
+        self.end = Some(e);
+        e
+    }
     fn buffer(&mut self) -> Option<Buffer> {
         self.pool.silence();
         self.spare.take().or_else(|| self.pool.take_or_ring())
@@ -235,7 +239,8 @@ impl Queue for DeviceQueue {
         let Some(buffer) = self.buffer() else {
             // The kernel keeps its requests until a buffer comes back, and then the bell rings.
             self.watch(false)?;
-            return Ok(None);
+            // But an end is told by the descriptor even when it is not watched, and would be told again and again.
+            return if self.device.is_dead() { Err(self.ended(QueueError::Unmounted)) } else { Ok(None) };
         };
         self.watch(true)?;
         match self.device.read(buffer) {
@@ -248,10 +253,7 @@ impl Queue for DeviceQueue {
                 self.burst = 0;
                 Ok(None)
             }
-            Got::End(e) => {
-                self.end = Some(e);
-                Err(e)
-            }
+            Got::End(e) => Err(self.ended(e)),
         }
     }
     fn reply(&mut self, ticket: Ticket, reply: &Reply<'_>) -> Result<Delivery, QueueError> {

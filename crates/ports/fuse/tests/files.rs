@@ -170,6 +170,25 @@ fn helpers_read_checksum_and_sleep() {
 }
 
 #[test]
+fn a_single_client_calls_next_to_nobody() {
+    if !possible() {
+        return;
+    }
+    let mut fs = MemFs::new();
+    fs.open_flags = open::DIRECT_IO;
+    fs.put(b"f", vec![3; 1 << 20]);
+    let s = Server::start(fs);
+    let f = fs::File::open(s.point.join("f")).unwrap();
+    let mut buf = [0; 4096];
+    for i in 0..5000u64 {
+        f.read_exact_at(&mut buf, i % 256 * 4096).unwrap();
+    }
+    drop(f);
+    let (_, (read, woken)) = s.end();
+    assert!(woken < 50 && read < 500, "{woken} calls, {read} requests read by helpers");
+}
+
+#[test]
 fn directories_with_many_names() {
     if !possible() {
         return;

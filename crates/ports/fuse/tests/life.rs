@@ -243,6 +243,41 @@ fn without_buffers_requests_wait_in_the_kernel() {
     fs::remove_dir(point).unwrap();
 }
 
+#[test]
+fn without_buffers_an_end_is_noticed() {
+    if !possible() {
+        return;
+    }
+    let (mut m, device) = mount::mount(&folder(), &Options::default(), &mut |_| ()).unwrap();
+    let config = QueueConfig { buffers: 1, readers: 0, ..QueueConfig::default() };
+    let mut queue = DeviceQueue::new(device, &config).unwrap();
+    init::handshake(&mut queue, &Wishes::default(), LONG).unwrap();
+    let mut fs = MemFs::new();
+    fs.open_flags = open::DIRECT_IO;
+    let path = m.point().join("f");
+    let writer = std::thread::spawn(move || fs::write(path, [1; 4096]));
+    let mut kept = None;
+    while kept.is_none() {
+        assert!(readable(&queue, Duration::from_millis(900)));
+        while let Some(incoming) = queue.receive().unwrap() {
+            if matches!(incoming.request().unwrap().op, Op::Write(..)) {
+                kept = Some(incoming.split());
+            } else {
+                fs.serve(incoming, &mut queue).unwrap();
+            }
+        }
+    }
+    assert!(!readable(&queue, Duration::from_millis(50)));
+    m.abort().unwrap();
+    assert!(readable(&queue, Duration::from_millis(900)));
+    assert_eq!(queue.receive().map(|_| ()), Err(QueueError::Unmounted));
+    assert!(writer.join().unwrap().is_err());
+    drop(kept);
+    let point = m.point().to_path_buf();
+    m.unmount().unwrap();
+    fs::remove_dir(point).unwrap();
+}
+
 fn result(n: &Notifier) -> Notified {
     let mut out = Vec::new();
     until("a notice is done", || {

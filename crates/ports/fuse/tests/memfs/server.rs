@@ -92,8 +92,8 @@ impl Server {
 }
 impl Drop for Server {
     fn drop(&mut self) {
+        let _ = self.mount.unmount();
         if let Some(thread) = self.thread.take() {
-            let _ = self.mount.unmount();
             self.stop.wake();
             let _ = thread.join();
         }
