@@ -4,10 +4,19 @@ mod memfs;
 
 use memfs::server::{folder, possible};
 use std::fs;
-use std::os::unix::fs::{FileExt, MetadataExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, symlink};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+/// A process that does not outlive a failed test.
+struct Running(Child);
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
 
 #[test]
 fn a_tree_through_the_mount_is_the_tree() {
@@ -19,7 +28,8 @@ fn a_tree_through_the_mount_is_the_tree() {
     let (source, point) = (folder(), folder());
     fs::create_dir(source.join("sub")).unwrap();
     fs::write(source.join("sub/one"), b"1").unwrap();
-    let mut child = Command::new(program).arg(&source).arg(&point).stderr(Stdio::null()).spawn().unwrap();
+    let child = Command::new(program).arg(&source).arg(&point).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    let mut child = Running(child.unwrap());
     let start = Instant::now();
     while !point.join("sub").exists() {
         assert!(start.elapsed() < Duration::from_secs(10), "it does not come up");
@@ -27,7 +37,7 @@ fn a_tree_through_the_mount_is_the_tree() {
     }
     work(&source, &point);
     rustix::mount::unmount(&point, rustix::mount::UnmountFlags::empty()).unwrap();
-    assert!(child.wait().unwrap().success(), "it ends when it is unmounted");
+    assert!(child.0.wait().unwrap().success(), "it ends when it is unmounted");
     fs::remove_dir_all(source).unwrap();
     fs::remove_dir(point).unwrap();
 }
@@ -40,6 +50,13 @@ fn work(source: &Path, point: &Path) {
     f.write_at(b"end", 0).unwrap();
     f.sync_all().unwrap();
     assert_eq!(fs::metadata(source.join("big")).unwrap().len(), 3_000_003);
+    let direct = rustix::fs::OFlags::DIRECT.bits() as i32;
+    // Not every file system below takes it.
+    if let Ok(f) = fs::File::options().read(true).custom_flags(direct).open(point.join("big")) {
+        let mut buf = host::buffer::AlignedBuf::zeroed(8192);
+        f.read_exact_at(&mut buf, 4096).unwrap();
+        assert_eq!(buf[..], data[4096..12288]);
+    }
     symlink("sub/one", point.join("link")).unwrap();
     assert_eq!(fs::read(point.join("link")).unwrap(), b"1");
     fs::hard_link(point.join("sub/one"), point.join("hard")).unwrap();

@@ -3,6 +3,7 @@
 use fuse::Errno;
 use fuse::reply::Reply;
 use fuse::request::{CopyRange, Read, Write};
+use host::buffer::AlignedBuf;
 use rustix::fs::{self, FallocateFlags, SeekFrom};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -16,15 +17,18 @@ pub struct Listed {
     pub mode: u32,
 }
 
-#[derive(Default)]
 pub struct Handles {
     files: BTreeMap<u64, OwnedFd>,
     folders: BTreeMap<u64, Vec<Listed>>,
     last: u64,
-    buf: Vec<u8>,
+    /// On a page, for files that were opened with O_DIRECT. (Payloads of writes lie on one anyway.)
+    buf: AlignedBuf,
 }
 
 impl Handles {
+    pub fn new() -> Handles {
+        Handles { files: BTreeMap::new(), folders: BTreeMap::new(), last: 0, buf: AlignedBuf::zeroed(0) }
+    }
     pub fn open(&mut self, fd: OwnedFd) -> u64 {
         self.last += 1;
         self.files.insert(self.last, fd);
@@ -56,7 +60,7 @@ impl Handles {
     pub fn read(&mut self, r: &Read) -> Answer<'_> {
         let file = self.files.get(&r.fh).ok_or(Errno::BADF)?;
         if self.buf.len() < r.size as usize {
-            self.buf.resize(r.size as usize, 0);
+            self.buf = AlignedBuf::zeroed(r.size as usize);
         }
         let room = &mut self.buf[..r.size as usize];
         let n = rustix::io::pread(file, room, r.offset)?;

@@ -68,7 +68,7 @@ impl Tree {
             nodes: BTreeMap::from([(1, Node { fd, key, lookups: 1 })]),
             by_key: BTreeMap::from([(key, 1)]),
             last: 1,
-            handles: Handles::default(),
+            handles: Handles::new(),
             names: DirBuf::default(),
             xattr: vec![0; XATTR_MAX],
         })
