@@ -2,6 +2,7 @@
 
 mod cast;
 mod joins;
+mod names;
 mod power;
 mod takeover;
 
@@ -16,6 +17,7 @@ pub fn all() -> Vec<(&'static str, &'static str, Script)> {
     let mut all = takeover::all();
     all.extend(power::all());
     all.extend(joins::all());
+    all.extend(names::all());
     all.extend([
         ("write-read", "one client writes, the other reads: the lease moves", write_read as Script),
         (
