@@ -89,13 +89,11 @@ impl MetaServer {
             return self.read(r);
         }
         let id = OpId { session: r.session, slot: r.slot, seq: r.seq };
-        // What was applied is answered from memory, whatever holds now.
-        if self.state.answered(id) {
-            return self.propose_op(r, None, vec![], None);
-        }
         let Some(l) = &mut self.leader else { return };
         if let Some((ino, epoch)) = bound(&r.op) {
-            if l.files.get(&ino).and_then(|f| f.writer()) != Some((r.session, epoch)) {
+            let held = l.files.get(&ino).and_then(|f| f.writer()) == Some((r.session, epoch));
+            // What was applied is answered from memory, whatever is held now.
+            if !held && !self.state.answered(id) {
                 let (client, op, want) = (r.client, r.op, r.want);
                 return self.answer_op(client, id, &op, want, Err(MetaError::NotHeld), fx);
             }
