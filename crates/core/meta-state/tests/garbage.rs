@@ -59,7 +59,7 @@ fn changed_commands_are_refused_or_applied() {
     ];
     let end = FileEnd { ino: f, epoch, size: 9, mtime: 8, truncate_gen: 0, zeroed: true };
     let mut good: Vec<Vec<u8>> = vec![
-        Command::SetEnds { ends: vec![end], fenced: false, time: 5 }.encode(),
+        Command::SetEnds { ends: vec![end], source: meta_state::EndSource::Former, time: 5 }.encode(),
         Command::Reap { steps: 3 }.encode(),
         w.command(create("f", Some(b"body"))).encode(),
         world::register(w.cs[0], 5, 6).encode(),

@@ -89,6 +89,8 @@ pub(crate) struct File {
     pub mtime: i64,
     pub truncate_gen: u32,
     pub end_dirty: bool,
+    /// Where the file ended when its lease was taken, until the group confirms that it knows.
+    pub owed: Option<FileEnd>,
     pub chunks: BTreeMap<u32, Chunk>,
     /// Places without a chunk, and when the group was asked about them: an answer counts only for reads begun before.
     pub absent: BTreeMap<u32, Nanos>,
@@ -133,6 +135,7 @@ impl File {
             mtime: 0,
             truncate_gen: 0,
             end_dirty: false,
+            owed: None,
             chunks: BTreeMap::new(),
             absent: BTreeMap::new(),
             checked: Nanos::ZERO,
@@ -184,6 +187,14 @@ impl File {
     fn end(&self, epoch: LeaseEpoch) -> FileEnd {
         let (size, mtime, truncate_gen) = (self.size, self.mtime, self.truncate_gen);
         FileEnd { ino: self.ino, epoch, size, mtime, truncate_gen, zeroed: false }
+    }
+    /// The lease is about to go without having been returned.
+    fn owe_end(&mut self) {
+        let writer = self.lease.as_ref().filter(|l| l.kind == LeaseKind::Write && self.end_dirty);
+        if let Some(l) = writer {
+            self.owed = Some(self.end(l.epoch));
+        }
+        self.end_dirty = false;
     }
 }
 
@@ -281,6 +292,10 @@ impl Client {
     }
     pub(crate) fn returned(&mut self, ino: InodeId, epoch: LeaseEpoch) {
         let Some(f) = self.files.get_mut(&ino) else { return };
+        if f.owed.is_some_and(|e| e.epoch <= epoch) {
+            f.owed = None;
+            self.dirty.insert(ino);
+        }
         if f.lease.as_ref().map(|l| l.epoch) == Some(epoch) && f.returning.is_some() {
             f.end_dirty = false;
             self.drop_lease(ino);
@@ -314,7 +329,7 @@ impl Client {
         for t in done {
             self.op_part_done(t, None);
         }
-        if self.files.get(&ino).is_some_and(|f| f.unflushed.is_empty() && !f.lost) {
+        if self.files.get(&ino).is_some_and(|f| f.unflushed.is_empty() && f.owed.is_none() && !f.lost) {
             self.files.remove(&ino);
         }
     }
@@ -328,7 +343,8 @@ impl Client {
             self.stats.gone += 1;
             self.suspend(ino);
         }
-        self.tell_leader(ToMds::GoneOk { session, incarnation, ino, epoch }, fx);
+        let end = self.files.get(&ino).and_then(|f| f.owed);
+        self.tell_leader(ToMds::GoneOk { session, incarnation, ino, epoch, end }, fx);
     }
     /// Drops a lease but keeps what is under way until the next lease tells what became of it.
     fn suspend(&mut self, ino: InodeId) {
@@ -341,7 +357,7 @@ impl Client {
             }
         }
         f.in_flight = 0;
-        f.end_dirty = false;
+        f.owe_end();
         self.requeue_rmw(ino);
         self.drop_lease(ino);
     }
@@ -389,7 +405,7 @@ impl Client {
         self.requeue_rmw(ino);
         if let Some(f) = self.files.get_mut(&ino) {
             f.in_flight = 0;
-            f.end_dirty = false;
+            f.owe_end();
         }
         self.drop_lease(ino);
     }
@@ -416,13 +432,19 @@ impl Client {
     }
 
     /// Takes a grant (L8): only a newer one, for this life and session.
-    pub(crate) fn granted(&mut self, g: Grant) {
+    pub(crate) fn granted(&mut self, g: Grant, fx: &mut Effects) {
         let now = self.now;
+        let (session, incarnation) = (self.link.session, self.cfg.incarnation);
         if g.session != self.link.session || g.incarnation != self.cfg.incarnation || g.epoch.term() < self.link.term {
             return;
         }
         let f = self.file(g.ino);
         if g.epoch <= f.deaf {
+            if f.lease.as_ref().is_none_or(|l| l.epoch > g.epoch) {
+                // It ended here, and whoever grants it again has not heard of that.
+                let (ino, epoch, end) = (g.ino, g.epoch, f.owed);
+                self.tell_leader(ToMds::GoneOk { session, incarnation, ino, epoch, end }, fx);
+            }
             return;
         }
         if f.lease.is_some() {
@@ -437,6 +459,10 @@ impl Client {
         f.size = g.attr.size;
         f.mtime = g.attr.mtime;
         f.truncate_gen = g.attr.truncate_gen;
+        if let Some(e) = f.owed.filter(|e| e.truncate_gen == f.truncate_gen) {
+            f.size = f.size.max(e.size);
+            f.mtime = f.mtime.max(e.mtime);
+        }
         f.inline = g.layout.kind == types::LayoutKind::Inline;
         for (chunk, written, last) in g.losses {
             let new = f.losses_seen.insert((chunk, written, last));
@@ -736,17 +762,22 @@ impl Client {
             if let Some(f) = self.files.get_mut(&ino) {
                 f.asking = None;
                 f.deaf = LeaseEpoch::NONE;
-                if f.lease.is_some() {
+                let held = f.lease.is_some();
+                if held {
                     self.lose(ino, ClientError::SessionLost);
+                }
+                // The fence of the session has found the ends with the servers.
+                if let Some(f) = self.files.get_mut(&ino) {
+                    f.owed = None;
                 }
             }
             self.dirty.insert(ino);
         }
     }
-    /// Ends of files that changed since they were last reported.
-    pub(crate) fn file_ends(&mut self) -> Vec<FileEnd> {
-        let ends = self.files.values().filter(|f| f.writes() && f.end_dirty);
-        ends.filter_map(|f| f.lease.as_ref().map(|l| f.end(l.epoch))).take(1024).collect()
+    /// Ends of files that the group may not know.
+    pub(crate) fn file_ends(&self) -> impl Iterator<Item = FileEnd> {
+        let now = |f: &File| f.lease.as_ref().filter(|_| f.writes() && f.end_dirty).map(|l| f.end(l.epoch));
+        self.files.values().flat_map(move |f| f.owed.into_iter().chain(now(f)))
     }
     /// An empty answer for a read at or past the end.
     pub(crate) fn empty_read(&mut self, ticket: u64) {

@@ -16,6 +16,8 @@ const ATTACH_AGAIN: Nanos = Nanos::from_millis(150);
 const CALL_AGAIN: Nanos = Nanos::from_millis(500);
 /// A leader that answers nothing for so long is given up for another one.
 const LEADER_SILENT: Nanos = Nanos::from_millis(900);
+/// Ends of files told with one renewal.
+const ENDS_MAX: usize = 1024;
 /// Slots of a session: calls in flight.
 pub(crate) const SLOTS: usize = 64;
 
@@ -161,6 +163,7 @@ impl Client {
             incarnation: self.cfg.incarnation,
             session: self.link.session,
             held,
+            ends: self.file_ends().collect(),
             may_cache: false,
             stamp: self.now.0,
         };
@@ -197,7 +200,7 @@ impl Client {
         if now >= self.link.renew_due {
             self.link.renew_due = now + RENEW;
             self.link.renew_sent = now;
-            let ends = self.file_ends();
+            let ends = self.file_ends().take(ENDS_MAX).collect();
             let (session, incarnation) = (self.link.session, self.cfg.incarnation);
             self.tell_leader(ToMds::Renew { session, incarnation, ends, stamp: now.0 }, fx);
         }
@@ -212,7 +215,7 @@ impl Client {
     pub(crate) fn pump_detach(&mut self, fx: &mut Effects) {
         if let Some(ticket) = self.link.detaching
             && self.link.attached
-            && self.files.values().all(|f| f.lease.is_none() && f.asking.is_none())
+            && self.files.values().all(|f| f.lease.is_none() && f.asking.is_none() && f.owed.is_none())
             && self.link.queue.is_empty()
             && self.link.slots.iter().all(|s| s.call.is_none())
         {
@@ -278,8 +281,8 @@ impl Client {
                     self.tick_reads(fx);
                 }
             }
-            FromMds::SessionGone { session } => {
-                if session == self.link.session {
+            FromMds::SessionGone { session, term } => {
+                if session == self.link.session && term >= self.link.term {
                     self.end_session();
                 }
             }
@@ -300,10 +303,10 @@ impl Client {
             }
             FromMds::MetaOk { session, slot, seq, outcome, grant } => {
                 if session == self.link.session {
-                    self.call_done(usize::from(slot), seq, outcome, grant);
+                    self.call_done(usize::from(slot), seq, outcome, grant, fx);
                 }
             }
-            FromMds::Grant(g) => self.granted(g),
+            FromMds::Grant(g) => self.granted(g, fx),
             FromMds::Mapped { ino, epoch, id, chunks } => self.mapped(ino, epoch, id, chunks),
             FromMds::Recall { ino, epoch, .. } => self.recall(ino, epoch, fx),
             FromMds::ReturnOk { ino, epoch } => self.returned(ino, epoch),
@@ -329,6 +332,7 @@ impl Client {
         seq: u32,
         outcome: Result<MetaOutcome, MetaError>,
         grant: Option<wire::meta::Grant>,
+        fx: &mut Effects,
     ) {
         let Some(s) = self.link.slots.get_mut(slot) else { return };
         if s.seq != seq {
@@ -336,7 +340,7 @@ impl Client {
         }
         let Some((call, _)) = s.call.take() else { return };
         if let Some(g) = grant {
-            self.granted(g);
+            self.granted(g, fx);
         }
         match (call.ticket, &call.op) {
             (None, MetaOp::Open { ino }) => {

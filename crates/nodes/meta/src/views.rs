@@ -185,7 +185,7 @@ impl MetaServer {
                             truncate_gen: winner.truncate_gen,
                             zeroed: false,
                         };
-                        self.find_ends(vec![end]);
+                        self.find_ends(vec![end], None);
                     }
                 }
                 Action::Restart(why) => {

@@ -64,7 +64,7 @@ impl Group {
         assert!(g.server.leads() && g.server.state().cluster().is_some());
         for c in [A, B, C] {
             let (session, held) = (SessionId::NONE, vec![]);
-            g.say(c, ToMds::Attach { incarnation: c, session, held, may_cache: false, stamp: 0 });
+            g.say(c, ToMds::Attach { incarnation: c, session, held, ends: vec![], may_cache: false, stamp: 0 });
             g.turn();
             let heard = g.told.get_mut(&c).map(std::mem::take).unwrap_or_default();
             let [FromMds::AttachOk { session, .. }] = heard[..] else { panic!("{heard:?}") };
