@@ -41,6 +41,17 @@ pub enum ViewChange {
     },
 }
 
+/// Who says where a file ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum EndSource {
+    /// The holder of its W lease.
+    Holder,
+    /// One whose lease was taken away before it had told; others may have written since.
+    Former,
+    /// Copies, when they were fenced.
+    Fence,
+}
+
 /// A command of the log. Only ever appended to: the order of the variants is the format. Times are nanoseconds since 1970,
 /// stamped by the leader.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -154,10 +165,10 @@ pub enum Command {
     },
     /// Where files end. Outcome: Ends.
     SetEnds {
-        /// What holders or fences say.
+        /// What they say.
         ends: Vec<FileEnd>,
-        /// Copies said it when they were fenced; otherwise the holders of the files' W leases.
-        fenced: bool,
+        /// Who says it.
+        source: EndSource,
         /// When.
         time: i64,
     },

@@ -22,7 +22,7 @@ mod snapshot;
 mod table;
 
 pub use chunks::{ChunkRecord, Loss, MINT_MAX, Server};
-pub use command::{COMMAND_VERSION, Command, CommandError, ViewChange};
+pub use command::{COMMAND_VERSION, Command, CommandError, EndSource, ViewChange};
 pub use events::{EVENT_TEXT_MAX, EVENTS_MAX, Event};
 pub use kv::{Kv, MemoryKv};
 pub use namespace::{FILE_MAX, LINK_MAX, NAME_RULES, NAMES_MAX, NORM_MAX, ROOT, TARGET_MAX, layout_error};

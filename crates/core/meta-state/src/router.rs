@@ -1,10 +1,10 @@
 //! The state as a whole: which module a command goes to, and what one module's change means for another.
 
 use crate::chunks::{self, Chunks, Loss, MINT_MAX, Registration};
-use crate::command::Command;
+use crate::command::{Command, EndSource};
 use crate::events;
 use crate::kv::{Kv, MemoryKv};
-use crate::namespace::{self, Asked, FILE_MAX, Namespace, Source, Stored, layout_error};
+use crate::namespace::{self, Asked, FILE_MAX, Namespace, Stored, layout_error};
 use crate::outcome::{AllocError, Outcome, Refused, RegisterResult};
 use crate::sessions::{self, Admission, Sessions};
 use crate::settings::{self, Cluster, TEXT_MAX};
@@ -166,9 +166,8 @@ impl<K: Kv> State<K> {
                 }
                 Outcome::Copies(self.chunks.mint_copies(kv, *chunk, *count))
             }
-            Command::SetEnds { ends, fenced, time } => {
-                let source = if *fenced { Source::Fence } else { Source::Holder };
-                Outcome::Ends(ends.iter().map(|e| self.set_end(e, source, *time)).collect())
+            Command::SetEnds { ends, source, time } => {
+                Outcome::Ends(ends.iter().map(|e| self.set_end(e, *source, *time)).collect())
             }
             Command::LeaseFloor { ino, epoch } => {
                 // Of a file that is gone nobody can hold anything.
@@ -273,7 +272,7 @@ impl<K: Kv> State<K> {
         }
     }
 
-    fn set_end(&mut self, end: &FileEnd, source: Source, time: i64) -> Result<u64, MetaError> {
+    fn set_end(&mut self, end: &FileEnd, source: EndSource, time: i64) -> Result<u64, MetaError> {
         let taken = self.names.set_end(&mut self.kv, end, source)?;
         if taken.unzeroed {
             let text = format!(

@@ -5,7 +5,7 @@ use crate::limits::{AGAIN, ATTACH, GONE, GRANT_CHUNKS, MAP_CHUNKS, RECALL, RECAL
 use crate::propose::{PendingMap, PendingRead, Then};
 use crate::{MetaServer, views};
 use host::node::Effects;
-use meta_state::{Command, Outcome};
+use meta_state::{Command, EndSource, Outcome};
 use types::{ChunkId, CsId, InodeId, LeaseEpoch, Nanos, Seq, SessionId};
 use wire::meta::{ChunkGrant, FileEnd, Grant};
 use wire::names::{MetaError, MetaOp, MetaOutcome};
@@ -361,7 +361,7 @@ impl MetaServer {
         let writer = held == Some((epoch, LeaseKind::Write));
         match end {
             Some(e) if writer && e.ino == ino => {
-                let cmd = Command::SetEnds { ends: vec![e], fenced: false, time: self.wall() };
+                let cmd = Command::SetEnds { ends: vec![e], source: EndSource::Holder, time: self.wall() };
                 self.propose(&cmd, Then::Return { session, ino, epoch, lasts });
             }
             _ => self.return_now(session, ino, epoch, if writer { lasts } else { vec![] }, fx),
@@ -393,12 +393,12 @@ impl MetaServer {
     }
 
     /// Commits ends that a takeover, a fence or a former holder has found. The files wait for it: a grant names the end.
-    /// `tell` hears of it. False = it cannot be proposed now.
+    /// `tell`, the former holder,
+    /// hears of it; None = copies said it. False = it cannot be proposed now.
     pub(crate) fn find_ends(&mut self, ends: Vec<FileEnd>, tell: Option<SessionId>) -> bool {
         let of: Vec<(InodeId, LeaseEpoch)> = ends.iter().map(|e| (e.ino, e.epoch)).collect();
-        let time = self.wall();
-        // What a fence finds is in every copy that counts, and so is all that was before it.
-        let cmd = Command::SetEnds { ends, fenced: tell.is_none(), time };
+        let source = if tell.is_some() { EndSource::Former } else { EndSource::Fence };
+        let cmd = Command::SetEnds { ends, source, time: self.wall() };
         let proposed = self.propose(&cmd, Then::Ends { ends: of.clone(), tell });
         if let Some(l) = self.leader.as_mut().filter(|_| proposed) {
             for (ino, _) in of {
@@ -407,17 +407,21 @@ impl MetaServer {
         }
         proposed
     }
+    /// What a grant of this file had to wait for is committed, once.
+    pub(crate) fn known(&mut self, ino: InodeId) {
+        let Some(l) = &mut self.leader else { return };
+        let left = l.ending.get(&ino).map_or(0, |n| n.saturating_sub(1));
+        if left == 0 {
+            l.ending.remove(&ino);
+            l.dirty.insert(ino);
+        } else {
+            l.ending.insert(ino, left);
+        }
+    }
     /// They are committed.
     pub(crate) fn ended(&mut self, ends: &[(InodeId, LeaseEpoch)], tell: Option<SessionId>, fx: &mut Effects) {
-        let Some(l) = &mut self.leader else { return };
         for (ino, _) in ends {
-            let left = l.ending.get(ino).map_or(0, |n| n.saturating_sub(1));
-            if left == 0 {
-                l.ending.remove(ino);
-                l.dirty.insert(*ino);
-            } else {
-                l.ending.insert(*ino, left);
-            }
+            self.known(*ino);
         }
         for (ino, epoch) in ends.iter().copied() {
             if let Some(session) = tell {

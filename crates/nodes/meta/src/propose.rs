@@ -5,6 +5,7 @@
 
 use crate::leader::Leader;
 use crate::limits::SNAPSHOT_EVERY;
+use crate::names::UnderWay;
 use crate::{MetaServer, lease, views};
 use consensus::Apply;
 use host::node::Effects;
@@ -26,66 +27,19 @@ pub fn entry_payload(data: &[u8]) -> Option<&[u8]> {
 #[derive(Debug)]
 pub(crate) enum Then {
     Nothing,
-    Op {
-        client: Incarnation,
-        id: OpId,
-        op: MetaOp,
-        want: LeaseKind,
-        /// Nobody is granted a lease on this file meanwhile.
-        file: Option<InodeId>,
-        /// Sessions to be told if an inode is kept for them.
-        tell: Vec<SessionId>,
-    },
-    Attach {
-        client: Incarnation,
-        held: Vec<HeldLease>,
-        stamp: u64,
-    },
-    Register {
-        cs: CsId,
-        incarnation: Incarnation,
-        lost_memory: bool,
-    },
-    Alloc {
-        session: SessionId,
-        ino: InodeId,
-        epoch: LeaseEpoch,
-        id: u64,
-        first: u32,
-        count: u32,
-    },
-    Return {
-        session: SessionId,
-        ino: InodeId,
-        epoch: LeaseEpoch,
-        lasts: Vec<(ChunkId, types::Seq)>,
-    },
-    View {
-        chunk: ChunkId,
-    },
-    Takeover {
-        chunk: ChunkId,
-        epoch: LeaseEpoch,
-    },
-    Blocked {
-        session: SessionId,
-    },
-    Settled {
-        session: SessionId,
-    },
-    JoinCancelled {
-        chunk: ChunkId,
-    },
-    Ends {
-        ends: Vec<(InodeId, LeaseEpoch)>,
-        tell: Option<SessionId>,
-    },
+    Op(UnderWay),
+    Attach { client: Incarnation, held: Vec<HeldLease>, stamp: u64 },
+    Register { cs: CsId, incarnation: Incarnation, lost_memory: bool },
+    Alloc { session: SessionId, ino: InodeId, epoch: LeaseEpoch, id: u64, first: u32, count: u32 },
+    Return { session: SessionId, ino: InodeId, epoch: LeaseEpoch, lasts: Vec<(ChunkId, types::Seq)> },
+    View { chunk: ChunkId },
+    Takeover { chunk: ChunkId, epoch: LeaseEpoch },
+    Blocked { session: SessionId },
+    Settled { session: SessionId },
+    JoinCancelled { chunk: ChunkId },
+    Ends { ends: Vec<(InodeId, LeaseEpoch)>, tell: Option<SessionId> },
     Reaped,
-    Floor {
-        ino: InodeId,
-        session: SessionId,
-        epoch: LeaseEpoch,
-    },
+    Floor { ino: InodeId, session: SessionId, epoch: LeaseEpoch },
 }
 
 /// A read that waits until everything committed before it is applied.
@@ -287,7 +241,7 @@ impl MetaServer {
     fn then(&mut self, then: Then, outcome: Outcome, fx: &mut Effects) {
         match then {
             Then::Nothing => {}
-            then @ Then::Op { .. } => self.op_done(then, outcome, fx),
+            Then::Op(op) => self.op_done(op, outcome, fx),
             Then::Attach { client, held, stamp } => {
                 if let Outcome::Session(Ok(session)) = outcome {
                     self.attach_now(client, session, &held, stamp, fx);

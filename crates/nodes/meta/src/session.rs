@@ -5,7 +5,7 @@ use crate::leader::{Attached, Deposed, FileLease, Held, SessionFence};
 use crate::limits::{AGAIN, ATTACH, SESSION_KEPT};
 use crate::propose::{PendingRead, Then};
 use host::node::Effects;
-use meta_state::Command;
+use meta_state::{Command, EndSource};
 use std::collections::BTreeSet;
 use types::{CsId, Incarnation, InodeId, LeaseEpoch, Nanos, NodeId, SessionId};
 use wire::meta::{FileEnd, HeldLease};
@@ -207,7 +207,7 @@ impl MetaServer {
         let (held, late): (Vec<FileEnd>, Vec<FileEnd>) = ends.into_iter().partition(|e| self.writes(session, e));
         if !held.is_empty() {
             let time = self.wall();
-            self.propose(&Command::SetEnds { ends: held, fenced: false, time }, Then::Nothing);
+            self.propose(&Command::SetEnds { ends: held, source: EndSource::Holder, time }, Then::Nothing);
         }
         self.late_ends(session, late);
     }

@@ -14,7 +14,7 @@ mod rules;
 mod tests;
 mod xattr;
 
-pub use content::{Source, Stored};
+pub use content::Stored;
 pub use ops::{Asked, layout_error};
 pub use orphan::{keepers, orphans};
 pub use query::{query, view};

@@ -2,7 +2,7 @@
 
 use crate::model::{Answer, BODY, CHUNK, Errno, Model};
 use crate::world::{Rng, World};
-use meta_state::{Command, Outcome, State};
+use meta_state::{Command, EndSource, Outcome, State};
 use std::collections::BTreeMap;
 use types::{InodeId, LeaseEpoch, OpId, SessionId};
 use wire::meta::FileEnd;
@@ -236,10 +236,10 @@ impl Driver {
         let truncate_gen = if self.r.one_in(4) { self.r.below(9) as u32 } else { newest };
         let (size, mtime, zeroed) = (self.size(), self.r.below(99_999) as i64, self.r.one_in(3));
         let end = FileEnd { ino, epoch: LeaseEpoch(1), size, mtime, truncate_gen, zeroed };
-        let fenced = self.r.one_in(3);
-        let o = self.apply(&Command::SetEnds { ends: vec![end], fenced, time: self.m.time });
+        let source = *self.r.pick(&[EndSource::Holder, EndSource::Holder, EndSource::Former, EndSource::Fence]);
+        let o = self.apply(&Command::SetEnds { ends: vec![end], source, time: self.m.time });
         let Outcome::Ends(list) = o else { return Err(format!("{o:?}")) };
-        same("an end", &list[0].map_err(Errno::from), &self.m.end(&end, fenced))?;
+        same("an end", &list[0].map_err(Errno::from), &self.m.end(&end, source))?;
         self.count("end");
         Ok(())
     }

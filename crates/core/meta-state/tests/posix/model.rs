@@ -2,6 +2,7 @@
 //! searched, and an inode is there as long as a name or a session holds it. It shares nothing with what it judges but the
 //! shape of questions and answers.
 
+use meta_state::EndSource;
 use std::collections::{BTreeMap, BTreeSet};
 use types::InodeId;
 use wire::meta::FileEnd;
@@ -492,9 +493,10 @@ impl Model {
     }
 
     /// Somebody says where a file ends; says how long it is then.
-    pub fn end(&mut self, e: &FileEnd, fenced: bool) -> Result<u64> {
+    pub fn end(&mut self, e: &FileEnd, source: EndSource) -> Result<u64> {
         let n = self.file(e.ino)?;
-        let bodied = fenced && n.body.as_ref().is_some_and(|b| !b.is_empty());
+        let fenced = source == EndSource::Fence;
+        let bodied = source != EndSource::Holder && n.body.as_ref().is_some_and(|b| !b.is_empty());
         if e.truncate_gen != n.generation || bodied {
             return Ok(n.size);
         }
