@@ -233,6 +233,50 @@ pub enum NameOp {
         /// Name.
         name: u32,
     },
+    /// Rename a file within its directory; what the new name named loses it.
+    Replace {
+        /// Directory.
+        dir: u32,
+        /// Old name.
+        name: u32,
+        /// New name.
+        to: u32,
+    },
+    /// Two names of a directory swap what they name; fails if one of them does not exist.
+    Exchange {
+        /// Directory.
+        dir: u32,
+        /// One name.
+        name: u32,
+        /// The other.
+        to: u32,
+    },
+    /// Make a file without a name, and leave it.
+    Tmp {
+        /// Directory whose layout it takes.
+        dir: u32,
+    },
+    /// Take the name of a numbered file away; it stays while somebody has it open.
+    Lose {
+        /// Which file.
+        file: u32,
+    },
+}
+
+impl NameOp {
+    /// The directory it changes or looks at, unless that is the one of numbered files.
+    pub fn dir(&self) -> Option<u32> {
+        match self {
+            NameOp::Create { dir, .. }
+            | NameOp::Remove { dir, .. }
+            | NameOp::Rename { dir, .. }
+            | NameOp::Find { dir, .. }
+            | NameOp::Replace { dir, .. }
+            | NameOp::Exchange { dir, .. }
+            | NameOp::Tmp { dir } => Some(*dir),
+            NameOp::Lose { .. } => None,
+        }
+    }
 }
 
 /// How an operation on names ended.

@@ -30,6 +30,8 @@ pub struct Workload {
     /// Percent of writes that are truncations or zeros, and of the others those answered from memory.
     cuts: u64,
     buffered: u64,
+    /// Draws what an operation on names is turned into, apart from the rest.
+    turns: Rng,
     apps: BTreeMap<SlotId, Application>,
     next_value: u64,
     next_ticket: u64,
@@ -52,6 +54,7 @@ impl Workload {
         Workload {
             depth,
             pause: rng.range(20, 60) * MS,
+            turns: rng.clone().fork(18),
             mix,
             cuts,
             buffered,
@@ -189,7 +192,15 @@ impl Workload {
         match self.rng.below(10) {
             0..4 => NameOp::Create { dir, name },
             4..6 => NameOp::Remove { dir, name },
-            6..8 => NameOp::Rename { dir, name, to: (name + 1 + self.rng.below(5) as u32) % 6 },
+            6..8 => {
+                let to = (name + 1 + self.rng.below(5) as u32) % 6;
+                match self.turns.below(4) {
+                    0 | 1 => NameOp::Rename { dir, name, to },
+                    2 => NameOp::Replace { dir, name, to },
+                    _ => NameOp::Exchange { dir, name, to },
+                }
+            }
+            _ if self.turns.percent(20) => NameOp::Tmp { dir },
             _ => NameOp::Find { dir, name },
         }
     }

@@ -77,8 +77,8 @@ pub struct Block {
     pub submitted: Vec<u64>,
     /// Newest acknowledged.
     pub acked: u64,
-    /// When that one was submitted.
-    pub acked_begun: u64,
+    /// When that was.
+    pub acked_at: u64,
     /// Newest that a successful flush covers.
     pub flushed: u64,
 }
@@ -122,7 +122,7 @@ impl History {
             Kind::Ack => {
                 let begun = self.under_way.remove(&e.version).unwrap_or(0);
                 let b = self.blocks.entry(key).or_default();
-                (b.acked, b.acked_begun) = (e.version, begun);
+                (b.acked, b.acked_at) = (e.version, e.time);
                 self.acks += 1;
                 self.times.push((begun, e.time));
             }
@@ -161,11 +161,11 @@ impl History {
         Ok(used)
     }
     /// The oldest version that a block may hold. `keeps_answered`: nothing acknowledged may be lost; otherwise what was
-    /// flushed must be there, and of the rest what was begun after `back`, when the servers ran again. A write under way
-    /// at the loss may be acknowledged after it: the flush that fails speaks for it too.
+    /// flushed must be there, and of the rest what was acknowledged after `back`, when the servers ran again: it must have
+    /// been found on what they kept, or written anew.
     pub fn oldest(&self, key: (u8, u16), keeps_answered: bool, back: u64) -> u64 {
         let Some(b) = self.blocks.get(&key) else { return 0 };
-        if keeps_answered || b.acked_begun > back { b.acked } else { b.flushed }
+        if keeps_answered || b.acked_at > back { b.acked } else { b.flushed }
     }
     /// May the block hold this version (0 = zeros)?
     pub fn allows(&self, key: (u8, u16), found: u64, keeps_answered: bool, back: u64) -> bool {
@@ -209,8 +209,8 @@ mod tests {
         assert!(!h.allows(k, 0, false, never), "flushed and gone");
         assert!(!h.allows(k, 3, false, never), "never written");
         assert!(!h.allows(k, 1, true, never), "answered and gone");
-        assert!(!h.allows(k, 1, false, 1), "begun after the loss, acknowledged and gone");
-        assert!(h.allows(k, 1, false, 2), "under way at the loss");
+        assert!(!h.allows(k, 1, false, 3), "acknowledged after the loss and gone");
+        assert!(h.allows(k, 1, false, 4), "acknowledged before the loss");
         assert!(h.allows((1, 9), 0, true, 0));
     }
 

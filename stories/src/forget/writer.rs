@@ -25,6 +25,8 @@ pub const BLOCK: usize = 4096;
 const DEPTH: usize = 16;
 /// One flush in so many writes.
 const FLUSH_ONE_IN: u64 = 150;
+/// Times of flushing take turns with times without any, so that power is lost with little and with much unflushed.
+const SPELL: Duration = Duration::from_millis(800);
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Where a writer and its story meet.
@@ -117,6 +119,7 @@ pub fn run(m: &Meeting) -> Result<()> {
         w.note(Kind::Opened, file, 0, ino.0)?;
     }
     let chance = Chance::of(&[m.round]);
+    let begun = Instant::now();
     while !m.enough().exists() {
         let first = if m.happened().exists() { BLOCKS } else { 0 };
         while w.busy.len() < DEPTH {
@@ -125,7 +128,8 @@ pub fn run(m: &Meeting) -> Result<()> {
                 break;
             }
             w.write(file, block)?;
-            if chance.one_in(FLUSH_ONE_IN) && !w.flushing.contains(&file) {
+            let flushes = (begun.elapsed().as_millis() / SPELL.as_millis()).is_multiple_of(2);
+            if flushes && chance.one_in(FLUSH_ONE_IN) && !w.flushing.contains(&file) {
                 w.flush(file)?;
             }
         }

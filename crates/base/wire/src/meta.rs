@@ -122,6 +122,8 @@ pub enum ToMds {
         session: SessionId,
         /// What it holds.
         held: Vec<HeldLease>,
+        /// Where files end that it wrote, as far as the group has not confirmed it: of leases held and of leases taken away.
+        ends: Vec<FileEnd>,
         /// Its kernel may keep pages under a lease.
         may_cache: bool,
         /// Echoed.
@@ -222,7 +224,8 @@ pub enum ToMds {
         /// Which chunk.
         chunk: ChunkId,
     },
-    /// Nothing is read or written any more under a lease of epoch ≤ `epoch` of this file.
+    /// Nothing is read or written any more under a lease of epoch ≤ `epoch` of this file. Answer: ReturnOk, once `end` is
+    /// committed.
     GoneOk {
         /// Whose.
         session: SessionId,
@@ -232,6 +235,8 @@ pub enum ToMds {
         ino: InodeId,
         /// Up to where.
         epoch: LeaseEpoch,
+        /// Where the file ends: other chunks than the one that is taken over may have moved it.
+        end: Option<FileEnd>,
     },
     /// What does the cluster look like? Answer: Status (from any MDS, as far as it knows).
     Status {
@@ -280,6 +285,8 @@ pub enum FromMds {
     SessionGone {
         /// Which.
         session: SessionId,
+        /// Term of the leader that says so. One of an older term than the client knows may never have heard of the session.
+        term: Term,
     },
     /// Ask that one.
     NotLeader {

@@ -41,6 +41,17 @@ pub enum ViewChange {
     },
 }
 
+/// Who says where a file ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum EndSource {
+    /// The holder of its W lease.
+    Holder,
+    /// One whose lease was taken away before it had told; others may have written since.
+    Former,
+    /// Copies, when they were fenced.
+    Fence,
+}
+
 /// A command of the log. Only ever appended to: the order of the variants is the format. Times are nanoseconds since 1970,
 /// stamped by the leader.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -154,17 +165,18 @@ pub enum Command {
     },
     /// Where files end. Outcome: Ends.
     SetEnds {
-        /// What holders or fences say.
+        /// What they say.
         ends: Vec<FileEnd>,
-        /// Copies said it when they were fenced; otherwise the holders of the files' W leases.
-        fenced: bool,
+        /// Who says it.
+        source: EndSource,
         /// When.
         time: i64,
     },
-    /// The content of a file stands in its chunks now: forget the body in the inode. Outcome: Done or Refused.
-    DropInline {
-        /// Which file.
-        ino: InodeId,
+    /// Go on removing: inodes without a name that were kept only for sessions that are over, and chunks of those that
+    /// nobody can reach any more. Outcome: Ended.
+    Reap {
+        /// Most rows and chunks to remove.
+        steps: u32,
     },
     /// After every member lost its memory, this is where a chunk goes on. Outcome: Done or Refused.
     Loss {
@@ -213,19 +225,6 @@ pub enum Command {
     /// Several at once, under one index; not nested. Outcome: Batch.
     #[serde(with = "flat")]
     Batch(Vec<Command>),
-    /// An inode kept without a name is not open any more. Outcome: Ended.
-    ReleaseOrphan {
-        /// Kept for this session.
-        session: SessionId,
-        /// Which.
-        ino: InodeId,
-    },
-    /// Go on removing: inodes without a name that were kept only for sessions that are over, and chunks of those that
-    /// nobody can reach any more. Outcome: Ended.
-    Reap {
-        /// Most rows and chunks to remove.
-        steps: u32,
-    },
 }
 
 /// Number of [`Command::Batch`] in the format.

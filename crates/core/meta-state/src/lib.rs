@@ -22,10 +22,10 @@ mod snapshot;
 mod table;
 
 pub use chunks::{ChunkRecord, Loss, MINT_MAX, Server};
-pub use command::{COMMAND_VERSION, Command, CommandError, ViewChange};
+pub use command::{COMMAND_VERSION, Command, CommandError, EndSource, ViewChange};
 pub use events::{EVENT_TEXT_MAX, EVENTS_MAX, Event};
 pub use kv::{Kv, MemoryKv};
-pub use namespace::{FILE_MAX, LINK_MAX, NAMES_MAX, NORM_MAX, ROOT, TARGET_MAX, layout_error};
+pub use namespace::{FILE_MAX, LINK_MAX, NAME_RULES, NAMES_MAX, NORM_MAX, ROOT, TARGET_MAX, layout_error};
 pub use outcome::{AllocError, Outcome, Refused, RegisterResult, SessionRefusal, ViewRefusal, ViewResult};
 pub use query::{Counts, INFO_CHUNKS_MAX, InodeView};
 pub use reap::REMOVE_CHUNKS;

@@ -27,7 +27,7 @@ pub enum Outcome {
     },
     /// Of opening or resuming.
     Session(Result<SessionId, SessionRefusal>),
-    /// Inodes without a name were given up or removed.
+    /// Of cleaning up.
     Ended {
         /// Inodes that nobody can reach any more.
         gone: Vec<InodeId>,
@@ -64,10 +64,6 @@ pub enum Refused {
     SessionGone,
     /// A session that lives has nothing to settle: block it first.
     SessionLives,
-    /// No such inode, or none of the kind the command is for.
-    NoFile(InodeId),
-    /// The body holds bytes and no chunk 0 exists to hold them instead.
-    BodyNeeded(InodeId),
     /// No such chunk.
     NoChunk(ChunkId),
     /// An argument outside its limits; which.
@@ -81,10 +77,6 @@ impl fmt::Display for Refused {
             Refused::Nested => write!(f, "a batch within a batch; send them one after the other"),
             Refused::SessionGone => write!(f, "the session is over; open a new one"),
             Refused::SessionLives => write!(f, "the session lives; block it first"),
-            Refused::NoFile(ino) => write!(f, "inode {ino} does not exist or is not a regular file"),
-            Refused::BodyNeeded(ino) => {
-                write!(f, "the content of inode {ino} stands only in its record; write it to chunk 0 first")
-            }
             Refused::NoChunk(chunk) => write!(f, "chunk {chunk} does not exist (any more)"),
             Refused::Argument(which) => write!(f, "{which} is outside its limits"),
         }

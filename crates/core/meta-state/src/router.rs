@@ -1,10 +1,10 @@
 //! The state as a whole: which module a command goes to, and what one module's change means for another.
 
 use crate::chunks::{self, Chunks, Loss, MINT_MAX, Registration};
-use crate::command::Command;
+use crate::command::{Command, EndSource};
 use crate::events;
 use crate::kv::{Kv, MemoryKv};
-use crate::namespace::{self, Asked, FILE_MAX, Namespace, Source, Stored, layout_error};
+use crate::namespace::{self, Asked, FILE_MAX, Namespace, Stored, layout_error};
 use crate::outcome::{AllocError, Outcome, Refused, RegisterResult};
 use crate::sessions::{self, Admission, Sessions};
 use crate::settings::{self, Cluster, TEXT_MAX};
@@ -63,6 +63,11 @@ impl<K: Kv> State<K> {
         let chunks = Chunks::open(&kv)?;
         let sessions = Sessions::open(&kv)?;
         Ok(State { kv, names, chunks, sessions })
+    }
+
+    /// For tests: goes on without one of [`crate::NAME_RULES`]. Panics if there is no such rule.
+    pub fn switch_off(&mut self, rule: &str) {
+        assert!(self.names.switch_off(rule), "no rule is called `{rule}`");
     }
 
     /// Where in the log the state stands.
@@ -129,13 +134,6 @@ impl<K: Kv> State<K> {
             Command::BlockSession { session, epoch, time } => done(self.sessions.block(kv, *session, *epoch, *time)),
             Command::SettleSession { session } => done(self.sessions.settle(kv, *session)),
             Command::CloseSession { session, time: _ } => done(self.sessions.close(kv, *session)),
-            Command::ReleaseOrphan { session, ino } => {
-                let mut gone = Vec::new();
-                if self.names.forget_orphan(kv, *session, *ino) {
-                    self.discard(*ino, index, &mut gone);
-                }
-                Outcome::Ended { gone }
-            }
             Command::Reap { steps } => Outcome::Ended { gone: self.reap(*steps, index) },
             Command::RegisterCs { cs, incarnation, boot, lost_memory, addr, host, capacity, time } => {
                 let r = Registration {
@@ -168,19 +166,8 @@ impl<K: Kv> State<K> {
                 }
                 Outcome::Copies(self.chunks.mint_copies(kv, *chunk, *count))
             }
-            Command::SetEnds { ends, fenced, time } => {
-                let source = if *fenced { Source::Fence } else { Source::Holder };
-                Outcome::Ends(ends.iter().map(|e| self.set_end(e, source, *time)).collect())
-            }
-            Command::DropInline { ino } => {
-                let Some((inode, true)) = namespace::view(kv, *ino) else {
-                    return Outcome::Refused(Refused::NoFile(*ino));
-                };
-                let holds = inode.body.is_some_and(|b| !b.0.is_empty());
-                if holds && chunks::mapped(kv, *ino, 0).is_none() {
-                    return Outcome::Refused(Refused::BodyNeeded(*ino));
-                }
-                done(self.names.drop_body(kv, *ino).map_err(|_| Refused::NoFile(*ino)))
+            Command::SetEnds { ends, source, time } => {
+                Outcome::Ends(ends.iter().map(|e| self.set_end(e, *source, *time)).collect())
             }
             Command::Loss { chunk, written, last, time } => {
                 let loss = Loss { chunk: *chunk, written: *written, last: *last, time: *time };
@@ -280,7 +267,7 @@ impl<K: Kv> State<K> {
         }
     }
 
-    fn set_end(&mut self, end: &FileEnd, source: Source, time: i64) -> Result<u64, MetaError> {
+    fn set_end(&mut self, end: &FileEnd, source: EndSource, time: i64) -> Result<u64, MetaError> {
         let taken = self.names.set_end(&mut self.kv, end, source)?;
         if taken.unzeroed {
             let text = format!(

@@ -3,6 +3,8 @@
 mod world;
 
 use meta_state::{Command, LoadError, SNAPSHOT_HEADER_LEN, State};
+use wire::meta::FileEnd;
+use wire::names::{FileKind, MetaOp, RenameMode};
 use world::{Rng, World, create};
 
 #[test]
@@ -16,7 +18,7 @@ fn random_commands_are_refused_or_applied() {
         let mut bytes: Vec<u8> = (0..len).map(|_| if r.one_in(3) { r.next() } else { r.below(8) } as u8).collect();
         if let [version, kind, ..] = &mut bytes[..] {
             *version = 1;
-            *kind %= 23;
+            *kind %= 20;
         }
         if let Ok(c) = Command::decode(&bytes) {
             applied += 1;
@@ -34,13 +36,38 @@ fn changed_commands_are_refused_or_applied() {
     let mut r = Rng(2);
     let mut w = World::new();
     let mut applied = 0;
-    let good: Vec<Vec<u8>> = vec![
+    let (f, name, epoch) = (types::InodeId(2), b"f".to_vec(), types::LeaseEpoch(1));
+    let parent = meta_state::ROOT;
+    let ops = [
+        MetaOp::Truncate { ino: f, size: 5, epoch, end: 7, zeroed: false },
+        MetaOp::SetBody { ino: f, body: b"body".to_vec(), mtime: Some(5), epoch },
+        MetaOp::Unbody { ino: f, epoch },
+        MetaOp::Setxattr { ino: f, name: name.clone(), value: vec![1, 2], mode: Default::default() },
+        MetaOp::Removexattr { ino: f, name: name.clone() },
+        MetaOp::Tmpfile { parent, new: world::new(), layout: None },
+        MetaOp::Forget { ino: f },
+        MetaOp::Mknod { parent, name: name.clone(), new: world::new(), kind: FileKind::CharDev, rdev: 7 },
+        MetaOp::Unlink { parent, name: name.clone(), keep: true },
+        MetaOp::Rename {
+            parent,
+            name: name.clone(),
+            to_parent: parent,
+            to_name: b"g".to_vec(),
+            mode: RenameMode::Exchange,
+            keep: true,
+        },
+    ];
+    let end = FileEnd { ino: f, epoch, size: 9, mtime: 8, truncate_gen: 0, zeroed: true };
+    let mut good: Vec<Vec<u8>> = vec![
+        Command::SetEnds { ends: vec![end], source: meta_state::EndSource::Former, time: 5 }.encode(),
+        Command::Reap { steps: 3 }.encode(),
         w.command(create("f", Some(b"body"))).encode(),
         world::register(w.cs[0], 5, 6).encode(),
         world::init().encode(),
         Command::Batch(vec![w.command(create("g", None)), Command::Event { time: 1, text: "e".into() }]).encode(),
     ];
-    for _ in 0..50_000 {
+    good.extend(ops.into_iter().map(|op| w.command(op).encode()));
+    for _ in 0..100_000 {
         let mut bytes = r.pick(&good).clone();
         for _ in 0..1 + r.below(4) {
             let at = r.below(bytes.len() as u64) as usize;

@@ -82,5 +82,5 @@ fn commands_are_encoded_as_ever() {
         ])),
         "01130202110202050".to_owned() + "1"
     );
-    assert_eq!(hex(Command::ReleaseOrphan { session: types::SessionId(1), ino: types::InodeId(2) }), "01140102");
+    assert_eq!(hex(Command::Reap { steps: 300 }), "010cac02");
 }

@@ -3,7 +3,7 @@
 
 mod world;
 
-use meta_state::{Command, Outcome, State, ViewChange};
+use meta_state::{Command, EndSource, Outcome, State, ViewChange};
 use std::collections::BTreeMap;
 use types::{ChunkId, CopyId, InodeId, LeaseEpoch, Member, OpId, Seq, SessionId, Term, ViewVer};
 use wire::meta::FileEnd;
@@ -441,13 +441,11 @@ fn command(r: &mut Rng, w: &World) -> Command {
                 truncate_gen: r.below(3) as u32,
                 zeroed: r.one_in(3),
             }],
-            fenced: r.one_in(2),
+            source: *r.pick(&[EndSource::Holder, EndSource::Former, EndSource::Fence]),
             time,
         },
-        27 => match r.below(4) {
-            3 => Command::Reap { steps: r.below(4) as u32 },
-            0 => Command::DropInline { ino: ids(r) },
-            1 => Command::ReleaseOrphan { session, ino: ids(r) },
+        27 => match r.below(2) {
+            0 => Command::Reap { steps: r.below(4) as u32 },
             _ => Command::LowWater { session },
         },
         28 => {

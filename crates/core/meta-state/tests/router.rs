@@ -3,7 +3,7 @@
 mod world;
 
 use meta_state::{
-    AllocError, Command, Outcome, Refused, RegisterResult, SessionRefusal, State, ViewChange, ViewResult,
+    AllocError, Command, EndSource, Outcome, Refused, RegisterResult, SessionRefusal, State, ViewChange, ViewResult,
 };
 use types::{CsId, Incarnation, LeaseEpoch, OpId, Seq, SessionId, Term, ViewVer};
 use wire::names::{MetaError, MetaOp, MetaOutcome};
@@ -144,7 +144,7 @@ fn unlink_kept(name: &str) -> MetaOp {
 #[test]
 fn an_orphan_stays_until_its_session_ends_or_lets_go() {
     let mut w = World::new();
-    for (how, name) in ["close", "block", "release", "forget"].into_iter().zip(["a", "b", "c", "d"]) {
+    for (how, name) in ["close", "block", "forget"].into_iter().zip(["a", "b", "c"]) {
         w.session = w.open(name.as_bytes()[0].into());
         let f = w.file(name, None);
         let c = alloc(&w, f, &[(0, &[0, 1])]);
@@ -165,10 +165,6 @@ fn an_orphan_stays_until_its_session_ends_or_lets_go() {
                 assert_eq!(w.apply(Command::BlockSession { session: w.session, epoch, time: 6 }), Outcome::Done);
                 reap(&mut w, 9)
             }
-            "release" => match w.apply(Command::ReleaseOrphan { session: w.session, ino: f }) {
-                Outcome::Ended { gone } => gone,
-                other => panic!("{other:?}"),
-            },
             _ => {
                 let c = w.command(MetaOp::Forget { ino: f });
                 let Outcome::Op { result: Ok(MetaOutcome::Done), gone, .. } = w.apply(c) else { panic!() };
@@ -179,8 +175,6 @@ fn an_orphan_stays_until_its_session_ends_or_lets_go() {
         assert_eq!(gone, [f], "{how}");
         assert_eq!((w.state.inode(f), w.state.counts().chunks), (None, 0));
     }
-    let c = Command::ReleaseOrphan { session: w.session, ino: types::InodeId(1) };
-    assert_eq!(w.apply(c), Outcome::Ended { gone: vec![] });
 }
 
 #[test]
@@ -245,8 +239,8 @@ fn end(ino: types::InodeId, size: u64, truncate_gen: u32, zeroed: bool) -> wire:
     wire::meta::FileEnd { ino, epoch: LeaseEpoch(1), size, mtime: 0, truncate_gen, zeroed }
 }
 
-fn say(w: &mut World, end: wire::meta::FileEnd, fenced: bool) -> u64 {
-    let Outcome::Ends(list) = w.apply(Command::SetEnds { ends: vec![end], fenced, time: 77 }) else { panic!() };
+fn say(w: &mut World, end: wire::meta::FileEnd, source: EndSource) -> u64 {
+    let Outcome::Ends(list) = w.apply(Command::SetEnds { ends: vec![end], source, time: 77 }) else { panic!() };
     list[0].unwrap()
 }
 
@@ -262,20 +256,24 @@ fn truncation_cuts_the_map_and_leaves_a_range_to_zero() {
     // The holder wrote 5 MiB and told nobody yet.
     assert!(w.op(cut(f, 4 * M + 100, 5 * M, false)).is_ok());
     assert_eq!((attr(&w).attr.size, attr(&w).zero), (4 * M + 100, Some((4 * M + 100, 5 * M))));
-    assert_eq!(say(&mut w, end(f, 5 * M, 0, false), false), 4 * M + 100, "of before the truncation");
+    assert_eq!(say(&mut w, end(f, 5 * M, 0, false), EndSource::Holder), 4 * M + 100, "of before the truncation");
     assert_eq!(w.state.events(9).len(), 0);
-    assert_eq!(say(&mut w, end(f, 5 * M, 1, false), false), 4 * M + 100, "not zeroed");
+    assert_eq!(say(&mut w, end(f, 5 * M, 1, false), EndSource::Holder), 4 * M + 100, "not zeroed");
     assert!(w.state.events(1)[0].text.contains("zeroed"));
     assert_eq!(w.op(cut(f, 6 * M, 0, false)), Err(MetaError::Unzeroed));
     let grow = wire::names::SetAttr { size: Some(6 * M), ..Default::default() };
     assert_eq!(w.op(MetaOp::Setattr { ino: f, set: grow }), Err(MetaError::Unzeroed));
     assert!(w.op(cut(f, 4 * M + 50, 0, false)).is_ok());
     assert_eq!(attr(&w).zero, Some((4 * M + 50, 5 * M)), "it keeps its end");
-    assert_eq!(say(&mut w, end(f, 0, 2, true), false), 4 * M + 50);
+    assert_eq!(say(&mut w, end(f, 0, 2, true), EndSource::Holder), 4 * M + 50);
     assert_eq!(attr(&w).zero, None, "zeroed");
     assert!(w.op(cut(f, 4 * M + 20, 0, false)).is_ok());
     assert_eq!(attr(&w).zero, Some((4 * M + 20, 4 * M + 50)), "to where content stood");
-    assert_eq!(say(&mut w, end(f, 4 * M + 30, 3, false), true), 4 * M + 30, "a record past the range proves it");
+    assert_eq!(
+        say(&mut w, end(f, 4 * M + 30, 3, false), EndSource::Fence),
+        4 * M + 30,
+        "a record past the range proves it"
+    );
     assert_eq!(attr(&w).zero, None);
     assert!(w.op(cut(f, 3 * M + 5, 0, false)).is_ok());
     assert_eq!((attr(&w).zero, w.state.counts().chunks), (None, 2), "a hole holds nothing");
@@ -310,15 +308,16 @@ fn bodies_are_set_cut_and_moved_out() {
     assert_eq!(w.op(body(b"x")), Err(MetaError::Invalid));
     let generation = w.state.inode(f).unwrap().attr.truncate_gen;
     assert_eq!(
-        say(&mut w, end(f, 9000, generation, false), true),
+        say(&mut w, end(f, 9000, generation, false), EndSource::Fence),
         4,
         "what was to replace the body was never answered"
     );
+    assert_eq!(say(&mut w, end(f, 9000, generation, false), EndSource::Former), 4, "nor this");
     assert!(w.op(unbody.clone()).is_ok());
     let i = w.state.inode(f).unwrap();
     assert_eq!((i.inline, i.attr.size), (false, 4));
     assert!(w.op(unbody).is_ok(), "again does nothing");
-    assert_eq!(say(&mut w, end(f, 9000, generation, false), true), 9000);
+    assert_eq!(say(&mut w, end(f, 9000, generation, false), EndSource::Fence), 9000);
 }
 
 #[test]
@@ -375,23 +374,16 @@ fn create_brings_its_first_chunk() {
 }
 
 #[test]
-fn a_body_moves_out() {
+fn only_regular_files_have_chunks() {
     let mut w = World::new();
     let f = w.file("f", Some(b"hello"));
-    assert_eq!(w.apply(Command::DropInline { ino: f }), Outcome::Refused(Refused::BodyNeeded(f)));
-    let c = alloc(&w, f, &[(0, &[0, 1])]);
-    assert!(matches!(w.apply(c), Outcome::Chunks(Ok(_))));
-    assert!(w.state.inode(f).unwrap().inline);
-    assert_eq!(w.apply(Command::DropInline { ino: f }), Outcome::Done);
-    let i = w.state.inode(f).unwrap();
-    assert_eq!((i.inline, i.attr.size), (false, 5));
-    assert_eq!(w.apply(Command::DropInline { ino: f }), Outcome::Done);
     let root = meta_state::ROOT;
-    assert_eq!(w.apply(Command::DropInline { ino: root }), Outcome::Refused(Refused::NoFile(root)));
     let c = alloc(&w, root, &[]);
     assert_eq!(w.apply(c), Outcome::Chunks(Err(AllocError::NotRegular)));
     let c = alloc(&w, types::InodeId(88), &[]);
     assert_eq!(w.apply(c), Outcome::Chunks(Err(AllocError::NoFile)));
+    let c = alloc(&w, f, &[(0, &[0, 1])]);
+    assert!(matches!(w.apply(c), Outcome::Chunks(Ok(_))));
     let cut = wire::names::SetAttr { size: Some(2), ..Default::default() };
     assert_eq!(w.op(MetaOp::Setattr { ino: f, set: cut }), Err(MetaError::Unsupported), "bytes stand in chunk 0");
 }

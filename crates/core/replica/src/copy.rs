@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 use types::{ChunkId, CopyId, InodeId, LeaseEpoch, Seq, SessionId, ViewVer};
 pub use wire::RangeRec;
-use wire::WriteHeader;
+use wire::{CopyReport, WriteHeader};
 
 /// Most records a tail holds (protocol.md 3.1: outstanding per chunk).
 pub const TAIL_MAX: usize = 256;
@@ -109,6 +109,18 @@ impl CopyState {
             }
         }
         self.learn(h.stable, h.flushed);
+    }
+
+    /// A copy that was filled knows of the records up to its base only what its source says: file and end of file as of
+    /// the source's newest record. Records of its own that are newer know better.
+    pub fn learn_end(&mut self, source: &CopyReport) {
+        if self.file.is_some() && self.last >= source.last {
+            return;
+        }
+        self.file = source.file;
+        self.file_end = source.file_end;
+        self.mtime = source.mtime;
+        self.truncate_gen = source.truncate_gen;
     }
 
     /// Takes over what a request says about `stable` and `flushed`, as far as this copy has it.

@@ -113,7 +113,7 @@ impl ChunkServer {
                     p.sources = sources;
                 }
                 _ => {
-                    self.pulls.insert(req.chunk, Pull::new(req, sources, Purpose::Join, Phase::List));
+                    self.pulls.insert(req.chunk, Pull::new(req, sources, Purpose::Join { state: None }, Phase::State));
                 }
             }
         }
@@ -162,7 +162,7 @@ impl ChunkServer {
         let Some(p) = self.pulls.remove(&chunk) else { return };
         self.note(format!("{chunk}: fetching {} under {} failed: {why}", p.to, p.epoch));
         match p.purpose {
-            Purpose::Join => {}
+            Purpose::Join { .. } => {}
             Purpose::Replace { reply, .. } => self.send_replaced(reply, chunk, p.to, p.epoch, false, fx),
             Purpose::Converge { reply, .. } => self.send_converged(reply, chunk, p.to, p.epoch, false, fx),
         }
@@ -195,8 +195,11 @@ impl ChunkServer {
             return;
         }
         let taken = match &p.purpose {
-            Purpose::Join => {
+            Purpose::Join { state } => {
                 let Some(mut s) = self.store.copy(chunk).cloned() else { return };
+                if let Some(source) = state {
+                    s.learn_end(source);
+                }
                 s.joining = s.joining.map(|j| Joining { copied: true, ..j });
                 self.patch(chunk, Some(s), Vec::new(), true, None, Then::Copied)
             }
@@ -414,7 +417,7 @@ impl ChunkServer {
         let (payload, crcs) = content.unwrap_or_default();
         fx.send.push((a.node, Msg::Copy(DataMsg { ans, id, offset, crcs, payload })));
     }
-    /// A source tells its state, for a replacement.
+    /// A source tells its state, for a join or a replacement. A source of a join must hold what the join builds on.
     pub(crate) fn source_state(&mut self, from: NodeId, ans: &CopyAns, report: Option<CopyReport>, fx: &mut Effects) {
         let Some(p) = self.pulls.get_mut(&ans.chunk) else { return };
         let source = p.current().filter(|m| Some(m.cs) == as_cs(from));
@@ -424,8 +427,9 @@ impl ChunkServer {
             return p.source_starts();
         }
         let sound = |r: &CopyReport| r.copy == source.copy && r.chunk == ans.chunk && !r.joining && !r.unclean;
-        match (report.filter(sound), &mut p.purpose) {
-            (Some(r), Purpose::Replace { state, .. }) => {
+        let base = if matches!(p.purpose, Purpose::Join { .. }) { p.stable } else { Seq(0) };
+        match (report.filter(|r| sound(r) && r.last >= base), &mut p.purpose) {
+            (Some(r), Purpose::Replace { state, .. } | Purpose::Join { state }) => {
                 *state = Some(r);
                 p.enter(Phase::List);
             }

@@ -27,9 +27,10 @@ enum Rest {
 /// What the content is for.
 #[derive(Debug)]
 pub(crate) enum Purpose {
-    /// A join; data enters as it comes.
-    Join,
-    /// A replacement asked for by `reply`; as a join, and the state of the source comes with it.
+    /// A join; data enters as it comes. Records that came before it began are known here only by what the source says of
+    /// them: the end of the file above all.
+    Join { state: Option<CopyReport> },
+    /// A replacement asked for by `reply`; as a join, and all of the source's state comes with it.
     Replace { reply: NodeId, state: Option<CopyReport> },
     /// A merge asked for by `reply`; everything is staged and enters in one record.
     Converge { reply: NodeId, last: Seq, ranges: Vec<(u32, u32)>, staged: Vec<Extent> },

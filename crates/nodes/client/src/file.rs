@@ -145,6 +145,8 @@ pub(crate) struct File {
     pub mtime: i64,
     pub truncate_gen: u32,
     pub end_dirty: bool,
+    /// Where the file ended when its lease was taken, until the group confirms that it knows.
+    pub owed: Option<FileEnd>,
     /// Nothing is written past the start of this before zeros stand there, durably.
     pub zero: Option<(u64, u64)>,
     /// They do; the group is told with the file's end.
@@ -216,6 +218,7 @@ impl File {
             mtime: 0,
             truncate_gen: 0,
             end_dirty: false,
+            owed: None,
             zero: None,
             zeroed: false,
             stage: Stage::None,
@@ -314,6 +317,14 @@ impl File {
     pub fn file_end(&self, epoch: LeaseEpoch) -> FileEnd {
         let (size, mtime, truncate_gen) = (self.size, self.mtime, self.truncate_gen);
         FileEnd { ino: self.ino, epoch, size, mtime, truncate_gen, zeroed: self.zeroed }
+    }
+    /// The lease is about to go without having been returned.
+    pub fn owe_end(&mut self) {
+        let writer = self.lease.as_ref().filter(|l| l.kind == LeaseKind::Write && self.end_dirty);
+        if let Some(l) = writer {
+            self.owed = Some(self.file_end(l.epoch));
+        }
+        self.end_dirty = false;
     }
     /// Where it ends is known anew: by the group, or because something did not happen.
     pub fn set_ends(&mut self, size: u64) {

@@ -20,8 +20,6 @@ const OPEN_AGAIN: Nanos = Nanos::from_millis(1000);
 /// A lease that is wanted by others serves what waited for it for so long at most: otherwise two hosts could hand a file
 /// back and forth without either getting anything done.
 const TURN: Nanos = Nanos::from_millis(50);
-/// Ends of files told with one renewal.
-const ENDS: usize = 1024;
 
 impl Client {
     pub(crate) fn file(&mut self, ino: InodeId) -> &mut File {
@@ -151,6 +149,10 @@ impl Client {
     }
     pub(crate) fn returned(&mut self, ino: InodeId, epoch: LeaseEpoch) {
         let Some(f) = self.files.get_mut(&ino) else { return };
+        if f.owed.is_some_and(|e| e.epoch <= epoch) {
+            f.owed = None;
+            self.dirty.insert(ino);
+        }
         if f.lease.as_ref().map(|l| l.epoch) == Some(epoch) && f.returning.is_some() {
             f.end_dirty = false;
             f.cached = false; // the front end was asked, or had its time
@@ -162,8 +164,10 @@ impl Client {
     fn drop_lease(&mut self, ino: InodeId) {
         self.front_end_lost(ino);
         self.drop_stage(ino);
-        self.ends.remove(&ino);
         let Some(f) = self.files.get_mut(&ino) else { return };
+        if f.owed.is_none() {
+            self.ends.remove(&ino);
+        }
         f.lease = None;
         f.returning = None;
         f.recalled = false;
@@ -195,7 +199,7 @@ impl Client {
         for t in done {
             self.op_part_done(t, None);
         }
-        if self.files.get(&ino).is_some_and(|f| f.unflushed.is_empty() && f.failed.is_none()) {
+        if self.files.get(&ino).is_some_and(|f| f.unflushed.is_empty() && f.owed.is_none() && f.failed.is_none()) {
             self.files.remove(&ino);
             self.attention.remove(&ino);
             self.unsynced.remove(&ino);
@@ -212,7 +216,8 @@ impl Client {
             self.stats.gone += 1;
             self.suspend(ino);
         }
-        self.tell_leader(ToMds::GoneOk { session, incarnation, ino, epoch }, fx);
+        let end = self.files.get(&ino).and_then(|f| f.owed);
+        self.tell_leader(ToMds::GoneOk { session, incarnation, ino, epoch, end }, fx);
     }
     /// Drops a lease but keeps what is under way until the next lease tells what became of it.
     pub(crate) fn suspend(&mut self, ino: InodeId) {
@@ -226,7 +231,7 @@ impl Client {
             }
         }
         f.in_flight = 0;
-        f.end_dirty = false;
+        f.owe_end();
         self.requeue_rmw(ino);
         self.drop_lease(ino);
     }
@@ -279,7 +284,7 @@ impl Client {
         self.lose_dirty(ino, why);
         if let Some(f) = self.files.get_mut(&ino) {
             f.in_flight = 0;
-            f.end_dirty = false;
+            f.owe_end();
         }
         self.drop_lease(ino);
     }
@@ -306,13 +311,19 @@ impl Client {
     }
 
     /// Takes a grant (L8): only a newer one, for this life and session.
-    pub(crate) fn granted(&mut self, g: Grant) {
+    pub(crate) fn granted(&mut self, g: Grant, fx: &mut Effects) {
         let now = self.now;
+        let (session, incarnation) = (self.link.session, self.cfg.incarnation);
         if g.session != self.link.session || g.incarnation != self.cfg.incarnation || g.epoch.term() < self.link.term {
             return;
         }
         let f = self.file(g.ino);
         if g.epoch <= f.deaf {
+            if f.lease.as_ref().is_none_or(|l| l.epoch > g.epoch) {
+                // It ended here, and whoever grants it again has not heard of that.
+                let (ino, epoch, end) = (g.ino, g.epoch, f.owed);
+                self.tell_leader(ToMds::GoneOk { session, incarnation, ino, epoch, end }, fx);
+            }
             return;
         }
         if f.lease.is_some() {
@@ -347,7 +358,13 @@ impl Client {
             self.lose_dirty(g.ino, ClientError::LeaseLost);
             self.replace_appends(g.ino);
         }
-        self.file(g.ino).set_ends(g.attr.size);
+        let f = self.file(g.ino);
+        let mut size = g.attr.size;
+        if let Some(e) = f.owed.filter(|e| e.truncate_gen == f.truncate_gen) {
+            size = size.max(e.size);
+            f.mtime = f.mtime.max(e.mtime);
+        }
+        f.set_ends(size);
         self.install_chunks(g.ino, g.chunks);
         self.resolve_limbo(g.ino, g.continued);
         self.flush_granted(g.ino);
@@ -435,21 +452,27 @@ impl Client {
             if let Some(f) = self.files.get_mut(&ino) {
                 f.asking = None;
                 f.deaf = LeaseEpoch::NONE;
-                if f.lease.is_some() {
+                let held = f.lease.is_some();
+                if held {
                     self.lose(ino, ClientError::SessionLost);
+                }
+                // The fence of the session has found the ends with the servers.
+                if let Some(f) = self.files.get_mut(&ino) {
+                    f.owed = None;
                 }
             }
             self.dirty.insert(ino);
         }
     }
     /// Ends of files that changed since they were last reported; of very many files some with every renewal.
-    pub(crate) fn file_ends(&mut self) -> Vec<FileEnd> {
+    pub(crate) fn file_ends(&mut self, most: usize) -> Vec<FileEnd> {
         let after = self.ends_told;
         let order = self.ends.range(after..).chain(self.ends.range(..after)).copied();
-        let next: Vec<InodeId> = order.take(ENDS).collect();
+        let next: Vec<InodeId> = order.take(most).collect();
         self.ends_told = next.last().map_or(InodeId::NONE, |i| InodeId(i.0 + 1));
-        let files = next.iter().filter_map(|i| self.files.get(i)).filter(|f| f.writes() && f.end_dirty);
-        files.filter_map(|f| f.epoch().map(|e| f.file_end(e))).collect()
+        let now = |f: &File| f.epoch().filter(|_| f.writes() && f.end_dirty).map(|e| f.file_end(e));
+        let files = next.iter().filter_map(|i| self.files.get(i));
+        files.flat_map(|f| f.owed.into_iter().chain(now(f))).collect()
     }
     /// An empty answer for a read at or past the end.
     pub(crate) fn empty_read(&mut self, ticket: u64) {

@@ -17,6 +17,8 @@ const ATTACH_AGAIN: Nanos = Nanos::from_millis(150);
 const CALL_AGAIN: Nanos = Nanos::from_millis(500);
 /// A leader that answers nothing for so long is given up for another one.
 const LEADER_SILENT: Nanos = Nanos::from_millis(900);
+/// Ends of files told with one renewal.
+const ENDS_MAX: usize = 1024;
 /// Slots of a session: calls in flight.
 pub(crate) const SLOTS: usize = 64;
 
@@ -158,10 +160,12 @@ impl Client {
             .values()
             .filter_map(|f| f.lease.as_ref().map(|l| HeldLease { ino: f.ino, kind: l.kind, epoch: l.epoch }))
             .collect();
+        let ends = self.file_ends(usize::MAX);
         let m = ToMds::Attach {
             incarnation: self.cfg.incarnation,
             session: self.link.session,
             held,
+            ends,
             may_cache: self.cfg.may_cache,
             stamp: self.now.0,
         };
@@ -198,7 +202,7 @@ impl Client {
         if now >= self.link.renew_due {
             self.link.renew_due = now + RENEW;
             self.link.renew_sent = now;
-            let ends = self.file_ends();
+            let ends = self.file_ends(ENDS_MAX);
             let (session, incarnation) = (self.link.session, self.cfg.incarnation);
             self.tell_leader(ToMds::Renew { session, incarnation, ends, stamp: now.0 }, fx);
         }
@@ -213,7 +217,7 @@ impl Client {
     pub(crate) fn pump_detach(&mut self, fx: &mut Effects) {
         if let Some(ticket) = self.link.detaching
             && self.link.attached
-            && self.files.values().all(|f| f.lease.is_none() && f.asking.is_none())
+            && self.files.values().all(|f| f.lease.is_none() && f.asking.is_none() && f.owed.is_none())
             && self.link.queue.is_empty()
             && self.link.slots.iter().all(|s| s.call.is_none())
         {
@@ -279,8 +283,8 @@ impl Client {
                     self.tick_reads(fx);
                 }
             }
-            FromMds::SessionGone { session } => {
-                if session == self.link.session {
+            FromMds::SessionGone { session, term } => {
+                if session == self.link.session && term >= self.link.term {
                     self.end_session();
                 }
             }
@@ -301,10 +305,10 @@ impl Client {
             }
             FromMds::MetaOk { session, slot, seq, outcome, grant } => {
                 if session == self.link.session {
-                    self.call_done(usize::from(slot), seq, outcome, grant);
+                    self.call_done(usize::from(slot), seq, outcome, grant, fx);
                 }
             }
-            FromMds::Grant(g) => self.granted(g),
+            FromMds::Grant(g) => self.granted(g, fx),
             FromMds::Mapped { ino, epoch, id, chunks } => self.mapped(ino, epoch, id, chunks),
             FromMds::Recall { ino, epoch, .. } => self.recall(ino, epoch, fx),
             FromMds::ReturnOk { ino, epoch } => self.returned(ino, epoch),
@@ -330,6 +334,7 @@ impl Client {
         seq: u32,
         outcome: Result<MetaOutcome, MetaError>,
         grant: Option<wire::meta::Grant>,
+        fx: &mut Effects,
     ) {
         let Some(s) = self.link.slots.get_mut(slot) else { return };
         if s.seq != seq {
@@ -342,7 +347,7 @@ impl Client {
             _ => false,
         };
         if let Some(g) = grant {
-            self.granted(g);
+            self.granted(g, fx);
         }
         self.group_answered(call.whom, &call.op, outcome, now);
     }

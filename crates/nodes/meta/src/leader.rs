@@ -16,6 +16,8 @@ pub(crate) struct Attached {
     pub heard: Nanos,
     /// Its connection broke and it has not been heard of since.
     pub reset: bool,
+    /// When it sent the Attach that counts, by its own clock: one that comes late says nothing of what it holds now.
+    pub stamp: u64,
 }
 
 /// A lease as granted or re-declared.

@@ -5,7 +5,7 @@ use crate::limits::{AGAIN, ATTACH, GONE, GRANT_CHUNKS, MAP_CHUNKS, RECALL, RECAL
 use crate::propose::{PendingMap, PendingRead, Then};
 use crate::{MetaServer, views};
 use host::node::Effects;
-use meta_state::{Command, Outcome};
+use meta_state::{Command, EndSource, Outcome};
 use types::{ChunkId, CsId, InodeId, LeaseEpoch, Nanos, Seq, SessionId};
 use wire::meta::{ChunkGrant, FileEnd, Grant};
 use wire::names::{MetaError, MetaOp, MetaOutcome};
@@ -361,7 +361,7 @@ impl MetaServer {
         let writer = held == Some((epoch, LeaseKind::Write));
         match end {
             Some(e) if writer && e.ino == ino => {
-                let cmd = Command::SetEnds { ends: vec![e], fenced: false, time: self.wall() };
+                let cmd = Command::SetEnds { ends: vec![e], source: EndSource::Holder, time: self.wall() };
                 self.propose(&cmd, Then::Return { session, ino, epoch, lasts });
             }
             _ => self.return_now(session, ino, epoch, if writer { lasts } else { vec![] }, fx),
@@ -388,28 +388,40 @@ impl MetaServer {
         self.send_session(session, FromMds::ReturnOk { ino, epoch }, fx);
     }
 
-    /// Commits ends that a takeover or a fence has found. The files wait for it: a grant names the end.
-    pub(crate) fn find_ends(&mut self, ends: Vec<FileEnd>) {
-        let inos: Vec<InodeId> = ends.iter().map(|e| e.ino).collect();
-        let time = self.wall();
-        if self.propose(&Command::SetEnds { ends, fenced: true, time }, Then::Ends { inos: inos.clone() })
-            && let Some(l) = &mut self.leader
-        {
-            for ino in inos {
+    /// Commits ends that a takeover, a fence or a former holder has found. The files wait for it: a grant names the end.
+    /// `tell`, the former holder,
+    /// hears of it; None = copies said it. False = it cannot be proposed now.
+    pub(crate) fn find_ends(&mut self, ends: Vec<FileEnd>, tell: Option<SessionId>) -> bool {
+        let of: Vec<(InodeId, LeaseEpoch)> = ends.iter().map(|e| (e.ino, e.epoch)).collect();
+        let source = if tell.is_some() { EndSource::Former } else { EndSource::Fence };
+        let cmd = Command::SetEnds { ends, source, time: self.wall() };
+        let proposed = self.propose(&cmd, Then::Ends { ends: of.clone(), tell });
+        if let Some(l) = self.leader.as_mut().filter(|_| proposed) {
+            for (ino, _) in of {
                 *l.ending.entry(ino).or_default() += 1;
             }
         }
+        proposed
+    }
+    /// What a grant of this file had to wait for is committed, once.
+    pub(crate) fn known(&mut self, ino: InodeId) {
+        let Some(l) = &mut self.leader else { return };
+        let left = l.ending.get(&ino).map_or(0, |n| n.saturating_sub(1));
+        if left == 0 {
+            l.ending.remove(&ino);
+            l.dirty.insert(ino);
+        } else {
+            l.ending.insert(ino, left);
+        }
     }
     /// They are committed.
-    pub(crate) fn ended(&mut self, inos: Vec<InodeId>) {
-        let Some(l) = &mut self.leader else { return };
-        for ino in inos {
-            let left = l.ending.get(&ino).map_or(0, |n| n.saturating_sub(1));
-            if left == 0 {
-                l.ending.remove(&ino);
-                l.dirty.insert(ino);
-            } else {
-                l.ending.insert(ino, left);
+    pub(crate) fn ended(&mut self, ends: &[(InodeId, LeaseEpoch)], tell: Option<SessionId>, fx: &mut Effects) {
+        for (ino, _) in ends {
+            self.known(*ino);
+        }
+        for (ino, epoch) in ends.iter().copied() {
+            if let Some(session) = tell {
+                self.send_session(session, FromMds::ReturnOk { ino, epoch }, fx);
             }
         }
     }
@@ -437,7 +449,29 @@ impl MetaServer {
             self.send_session(s, m, fx);
         }
     }
-    pub(crate) fn gone_ok(&mut self, session: SessionId, ino: InodeId, epoch: LeaseEpoch, _fx: &mut Effects) {
+    /// Takes the lease of one session away.
+    pub(crate) fn depose_session(&mut self, ino: InodeId, session: SessionId, fx: &mut Effects) {
+        let now = self.now;
+        let Some(l) = &mut self.leader else { return };
+        let fence = l.mint();
+        let f = l.file(ino);
+        let Some(h) = f.holders.remove(&session) else { return };
+        let epoch = h.epoch;
+        f.deposed.push(Deposed { session, epoch, fence, since: now, sent: now, fenced_all: false });
+        if h.kind == LeaseKind::Write {
+            f.last_writer = Some(session);
+            for (_, c, _) in self.state.all_chunks(ino) {
+                l.lasts.remove(&c);
+            }
+        }
+        self.send_session(session, FromMds::Gone { ino, epoch }, fx);
+    }
+    pub(crate) fn gone_ok(&mut self, session: SessionId, ino: InodeId, epoch: LeaseEpoch, end: Option<FileEnd>) {
+        if let Some(e) = end.filter(|e| e.ino == ino)
+            && !self.find_ends(vec![e], Some(session))
+        {
+            return; // asked again
+        }
         let Some(l) = &mut self.leader else { return };
         let f = l.file(ino);
         f.deposed.retain(|d| d.session != session || d.epoch > epoch);

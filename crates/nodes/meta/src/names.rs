@@ -7,12 +7,25 @@ use crate::propose::{PendingRead, Then};
 use crate::{MetaServer, lease};
 use host::node::Effects;
 use meta_state::{Command, Outcome, ROOT};
-use types::{InodeId, LeaseEpoch, OpId, SessionId};
-use wire::FromMds;
+use types::{Incarnation, InodeId, LeaseEpoch, OpId, SessionId};
 use wire::names::{MetaError, MetaOp, MetaOutcome, RenameMode};
+use wire::{FromMds, LeaseKind};
 
 /// A name within its directory.
 pub(crate) type Name = (InodeId, Vec<u8>);
+
+/// An operation on its way through the log.
+#[derive(Debug)]
+pub(crate) struct UnderWay {
+    client: Incarnation,
+    id: OpId,
+    op: MetaOp,
+    want: LeaseKind,
+    /// Nobody is granted a lease on this file meanwhile.
+    file: Option<InodeId>,
+    /// Sessions to be told if an inode is kept for them.
+    tell: Vec<SessionId>,
+}
 
 /// Names that an operation makes, takes or moves.
 fn names(op: &MetaOp) -> Vec<Name> {
@@ -89,13 +102,11 @@ impl MetaServer {
             return self.read(r);
         }
         let id = OpId { session: r.session, slot: r.slot, seq: r.seq };
-        // What was applied is answered from memory, whatever holds now.
-        if self.state.answered(id) {
-            return self.propose_op(r, None, vec![], None);
-        }
         let Some(l) = &mut self.leader else { return };
         if let Some((ino, epoch)) = bound(&r.op) {
-            if l.files.get(&ino).and_then(|f| f.writer()) != Some((r.session, epoch)) {
+            let held = l.files.get(&ino).and_then(|f| f.writer()) == Some((r.session, epoch));
+            // What was applied is answered from memory, whatever is held now.
+            if !held && !self.state.answered(id) {
                 let (client, op, want) = (r.client, r.op, r.want);
                 return self.answer_op(client, id, &op, want, Err(MetaError::NotHeld), fx);
             }
@@ -139,8 +150,8 @@ impl MetaServer {
         let id = OpId { session: r.session, slot: r.slot, seq: r.seq };
         let tell = keepers.iter().map(|(_, s)| *s).collect();
         let cmd = Command::Op { id, time: self.wall(), op: r.op.clone(), place, keepers };
-        let then = Then::Op { client: r.client, id, op: r.op.clone(), want: r.want, file, tell };
-        if self.propose(&cmd, then)
+        let under_way = UnderWay { client: r.client, id, op: r.op.clone(), want: r.want, file, tell };
+        if self.propose(&cmd, Then::Op(under_way))
             && let Some(l) = &mut self.leader
         {
             l.begin(&r.op, file);
@@ -148,12 +159,14 @@ impl MetaServer {
     }
 
     /// A namespace operation has been applied.
-    pub(crate) fn op_done(&mut self, then: Then, outcome: Outcome, fx: &mut Effects) {
-        let Then::Op { client, id, op, want, file, tell } = then else { return };
+    pub(crate) fn op_done(&mut self, done: UnderWay, outcome: Outcome, fx: &mut Effects) {
+        let UnderWay { client, id, op, want, file, tell } = done;
         let Some(l) = &mut self.leader else { return };
         l.end(&op);
         let deferred = std::mem::take(&mut l.deferred);
-        self.ended(file.into_iter().collect());
+        if let Some(ino) = file {
+            self.known(ino);
+        }
         match outcome {
             Outcome::Op { result, .. } => {
                 if let (Ok(MetaOutcome::Removed { gone: Some(attr) }), false) = (&result, tell.is_empty())

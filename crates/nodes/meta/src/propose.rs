@@ -5,11 +5,13 @@
 
 use crate::leader::Leader;
 use crate::limits::SNAPSHOT_EVERY;
+use crate::names::UnderWay;
 use crate::{MetaServer, lease, views};
 use consensus::Apply;
 use host::node::Effects;
 use meta_state::{Command, Outcome, State};
 use types::{ChunkId, CsId, Incarnation, InodeId, LeaseEpoch, Nanos, NodeId, OpId, SessionId, Term};
+use wire::meta::HeldLease;
 use wire::names::{MetaError, MetaOp, MetaOutcome};
 use wire::{FromMds, LeaseKind, Msg};
 
@@ -25,59 +27,17 @@ pub fn entry_payload(data: &[u8]) -> Option<&[u8]> {
 #[derive(Debug)]
 pub(crate) enum Then {
     Nothing,
-    Op {
-        client: Incarnation,
-        id: OpId,
-        op: MetaOp,
-        want: LeaseKind,
-        /// Nobody is granted a lease on this file meanwhile.
-        file: Option<InodeId>,
-        /// Sessions to be told if an inode is kept for them.
-        tell: Vec<SessionId>,
-    },
-    Attach {
-        client: Incarnation,
-        held: Vec<wire::meta::HeldLease>,
-        stamp: u64,
-    },
-    Register {
-        cs: CsId,
-        incarnation: Incarnation,
-        lost_memory: bool,
-    },
-    Alloc {
-        session: SessionId,
-        ino: InodeId,
-        epoch: LeaseEpoch,
-        id: u64,
-        first: u32,
-        count: u32,
-    },
-    Return {
-        session: SessionId,
-        ino: InodeId,
-        epoch: LeaseEpoch,
-        lasts: Vec<(ChunkId, types::Seq)>,
-    },
-    View {
-        chunk: ChunkId,
-    },
-    Takeover {
-        chunk: ChunkId,
-        epoch: LeaseEpoch,
-    },
-    Blocked {
-        session: SessionId,
-    },
-    Settled {
-        session: SessionId,
-    },
-    JoinCancelled {
-        chunk: ChunkId,
-    },
-    Ends {
-        inos: Vec<InodeId>,
-    },
+    Op(UnderWay),
+    Attach { client: Incarnation, held: Vec<HeldLease>, stamp: u64 },
+    Register { cs: CsId, incarnation: Incarnation, lost_memory: bool },
+    Alloc { session: SessionId, ino: InodeId, epoch: LeaseEpoch, id: u64, first: u32, count: u32 },
+    Return { session: SessionId, ino: InodeId, epoch: LeaseEpoch, lasts: Vec<(ChunkId, types::Seq)> },
+    View { chunk: ChunkId },
+    Takeover { chunk: ChunkId, epoch: LeaseEpoch },
+    Blocked { session: SessionId },
+    Settled { session: SessionId },
+    JoinCancelled { chunk: ChunkId },
+    Ends { ends: Vec<(InodeId, LeaseEpoch)>, tell: Option<SessionId> },
     Reaped,
 }
 
@@ -280,7 +240,7 @@ impl MetaServer {
     fn then(&mut self, then: Then, outcome: Outcome, fx: &mut Effects) {
         match then {
             Then::Nothing => {}
-            then @ Then::Op { .. } => self.op_done(then, outcome, fx),
+            Then::Op(op) => self.op_done(op, outcome, fx),
             Then::Attach { client, held, stamp } => {
                 if let Outcome::Session(Ok(session)) = outcome {
                     self.attach_now(client, session, &held, stamp, fx);
@@ -302,7 +262,7 @@ impl MetaServer {
                 }
             }
             Then::JoinCancelled { chunk } => views::join_cancelled(self, chunk, outcome, fx),
-            Then::Ends { inos } => self.ended(inos),
+            Then::Ends { ends, tell } => self.ended(&ends, tell, fx),
             Then::Reaped => self.reaped(),
         }
     }

@@ -1,13 +1,13 @@
 //! Sessions: attach, renew, end, and the fence of one that is gone (protocol 4.4 and 5.1).
 
 use crate::MetaServer;
-use crate::leader::{Attached, Deposed, Held, SessionFence};
+use crate::leader::{Attached, Deposed, FileLease, Held, SessionFence};
 use crate::limits::{AGAIN, ATTACH, SESSION_KEPT};
 use crate::propose::{PendingRead, Then};
 use host::node::Effects;
-use meta_state::Command;
+use meta_state::{Command, EndSource};
 use std::collections::BTreeSet;
-use types::{CsId, Incarnation, LeaseEpoch, Nanos, NodeId, SessionId};
+use types::{CsId, Incarnation, InodeId, LeaseEpoch, Nanos, NodeId, SessionId};
 use wire::meta::{FileEnd, HeldLease};
 use wire::{CopyReport, FromMds, LeaseKind, MdsToCs, Msg, ToMds};
 
@@ -26,9 +26,9 @@ pub(crate) fn fence(epoch: LeaseEpoch, committed: bool) -> SessionFence {
 impl MetaServer {
     /// A client's message, to a leader.
     pub(crate) fn client(&mut self, c: Incarnation, m: ToMds, fx: &mut Effects) {
-        if let ToMds::Attach { incarnation, session, held, may_cache, stamp } = m {
+        if let ToMds::Attach { incarnation, session, held, ends, may_cache, stamp } = m {
             if incarnation == c {
-                self.attach(c, session, held, may_cache, stamp, fx);
+                self.attach(c, session, held, ends, may_cache, stamp, fx);
             }
             return;
         }
@@ -73,7 +73,7 @@ impl MetaServer {
                 }
             }
             ToMds::Unsettled { ino, epoch, chunk, .. } => self.chunk_unsettled(session, ino, epoch, chunk, fx),
-            ToMds::GoneOk { ino, epoch, .. } => self.gone_ok(session, ino, epoch, fx),
+            ToMds::GoneOk { ino, epoch, end, .. } => self.gone_ok(session, ino, epoch, end),
             ToMds::Attach { .. } | ToMds::Status { .. } | ToMds::Death { .. } => {}
         }
     }
@@ -83,14 +83,21 @@ impl MetaServer {
         c: Incarnation,
         session: SessionId,
         held: Vec<HeldLease>,
+        ends: Vec<FileEnd>,
         may_cache: bool,
         stamp: u64,
         fx: &mut Effects,
     ) {
         if session.is_some() {
             match self.state.session(session) {
-                Some(s) if s.block.is_none() && s.incarnation == c => self.attach_now(c, session, &held, stamp, fx),
-                _ => fx.send.push((NodeId::Client(c), Msg::FromMds(FromMds::SessionGone { session }))),
+                Some(s) if s.block.is_none() && s.incarnation == c => {
+                    self.attach_now(c, session, &held, stamp, fx);
+                    self.late_ends(session, ends);
+                }
+                _ => {
+                    let Some(term) = self.leader.as_ref().map(|l| l.term) else { return };
+                    fx.send.push((NodeId::Client(c), Msg::FromMds(FromMds::SessionGone { session, term })));
+                }
             }
             return;
         }
@@ -111,7 +118,8 @@ impl MetaServer {
         let Some(l) = &mut self.leader else { return };
         let term = l.term;
         let first = !l.attached.contains_key(&session);
-        l.attached.insert(session, Attached { incarnation: c, heard: now, reset: false });
+        let news = l.attached.get(&session).is_none_or(|a| a.stamp < stamp);
+        l.attached.insert(session, Attached { incarnation: c, heard: now, reset: false, stamp });
         l.nodes.insert(c, session);
         let mut gone = vec![];
         for h in held {
@@ -149,10 +157,27 @@ impl MetaServer {
                 Held { kind: h.kind, epoch: h.epoch, continued: false, recalled: None, recall_sent: Nanos::ZERO },
             );
         }
+        if news {
+            self.forget_unheld(session, held, fx);
+        }
+        let Some(l) = &self.leader else { return };
         let settled = l.settled(session);
         let servers = self.addresses();
         let m = FromMds::AttachOk { session, term, settled, gone, servers, stamp };
         fx.send.push((NodeId::Client(c), Msg::FromMds(m)));
+    }
+    /// Leases that the client does not know of: their grants are lost or on their way, or it has lost its memory of them.
+    /// They end like leases that are taken away, because a grant may still arrive.
+    fn forget_unheld(&mut self, session: SessionId, held: &[HeldLease], fx: &mut Effects) {
+        let Some(l) = &self.leader else { return };
+        let known: BTreeSet<(InodeId, LeaseEpoch)> = held.iter().map(|h| (h.ino, h.epoch)).collect();
+        let unheld = |(ino, f): (&InodeId, &FileLease)| {
+            f.holders.get(&session).is_some_and(|x| !known.contains(&(*ino, x.epoch))).then_some(*ino)
+        };
+        let unheld: Vec<InodeId> = l.files.iter().filter_map(unheld).collect();
+        for ino in unheld {
+            self.depose_session(ino, session, fx);
+        }
     }
     pub(crate) fn addresses(&self) -> Vec<(CsId, String)> {
         self.servers.iter().filter(|(_, s)| !s.addr.is_empty()).map(|(cs, s)| (*cs, s.addr.clone())).collect()
@@ -161,16 +186,27 @@ impl MetaServer {
     fn renew(&mut self, session: SessionId, ends: Vec<FileEnd>, stamp: u64, fx: &mut Effects) {
         let Some(l) = &self.leader else { return };
         let (term, settled) = (l.term, l.settled(session));
-        let ends: Vec<FileEnd> = ends
-            .into_iter()
-            .filter(|e| l.files.get(&e.ino).and_then(|f| f.writer()) == Some((session, e.epoch)))
-            .collect();
         let servers = self.addresses();
         self.send_session(session, FromMds::RenewOk { term, settled, servers, stamp }, fx);
         self.tell_nameless(session, fx);
-        if !ends.is_empty() {
+        let (held, late): (Vec<FileEnd>, Vec<FileEnd>) = ends.into_iter().partition(|e| self.writes(session, e));
+        if !held.is_empty() {
             let time = self.wall();
-            self.propose(&Command::SetEnds { ends, fenced: false, time }, Then::Nothing);
+            self.propose(&Command::SetEnds { ends: held, source: EndSource::Holder, time }, Then::Nothing);
+        }
+        self.late_ends(session, late);
+    }
+    /// Is this the end of a file as its present writer knows it?
+    fn writes(&self, session: SessionId, end: &FileEnd) -> bool {
+        let file = self.leader.as_ref().and_then(|l| l.files.get(&end.ino));
+        file.and_then(|f| f.writer()) == Some((session, end.epoch))
+    }
+    /// Ends of files whose leases were taken away before the group knew them. Nothing of these files is granted before they
+    /// are committed.
+    fn late_ends(&mut self, session: SessionId, mut ends: Vec<FileEnd>) {
+        ends.retain(|e| !self.writes(session, e));
+        if !ends.is_empty() {
+            self.find_ends(ends, Some(session));
         }
     }
 
@@ -217,7 +253,8 @@ impl MetaServer {
         }
         if let Some(a) = l.attached.remove(&session) {
             l.nodes.remove(&a.incarnation);
-            fx.send.push((NodeId::Client(a.incarnation), Msg::FromMds(FromMds::SessionGone { session })));
+            let m = FromMds::SessionGone { session, term: l.term };
+            fx.send.push((NodeId::Client(a.incarnation), Msg::FromMds(m)));
         }
         let mut forget = vec![];
         for (ino, f) in &mut l.files {
@@ -282,7 +319,7 @@ impl MetaServer {
             }
         }
         if !ends.is_empty() {
-            self.find_ends(ends);
+            self.find_ends(ends, None);
         }
     }
 

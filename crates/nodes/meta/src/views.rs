@@ -185,7 +185,7 @@ impl MetaServer {
                             truncate_gen: winner.truncate_gen,
                             zeroed: false,
                         };
-                        self.find_ends(vec![end]);
+                        self.find_ends(vec![end], None);
                     }
                 }
                 Action::Restart(why) => {
@@ -566,7 +566,13 @@ pub(crate) fn join_cancelled(m: &mut MetaServer, chunk: ChunkId, outcome: Outcom
 }
 /// Gives up a join that the leader drives.
 pub(crate) fn cancel_join(m: &mut MetaServer, chunk: ChunkId) {
-    let Some(rec) = m.state.chunk(chunk) else { return };
+    let Some(rec) = m.state.chunk(chunk) else {
+        // Its file was removed or cut meanwhile.
+        if let Some(l) = &mut m.leader {
+            l.joins.remove(&chunk);
+        }
+        return;
+    };
     let (ver, joiner) = (rec.view.ver, rec.view.joiner);
     let Some(l) = &mut m.leader else { return };
     if l.changing.contains(&chunk) {

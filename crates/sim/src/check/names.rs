@@ -44,6 +44,21 @@ impl State {
                 Some(id) => NameAnswer::Done(*id),
                 None => NameAnswer::Missing,
             },
+            NameOp::Replace { name, to, .. } => match self.names.remove(&name) {
+                Some(id) => {
+                    self.names.insert(to, id);
+                    NameAnswer::Done(0)
+                }
+                None => NameAnswer::Missing,
+            },
+            NameOp::Exchange { name, to, .. } => match (self.names.get(&name).copied(), self.names.get(&to).copied()) {
+                (Some(a), Some(b)) => {
+                    self.names.extend([(name, b), (to, a)]);
+                    NameAnswer::Done(0)
+                }
+                _ => NameAnswer::Missing,
+            },
+            NameOp::Tmp { .. } | NameOp::Lose { .. } => NameAnswer::Done(0),
         }
     }
     /// Carries `op` out and compares with the answer; false = it cannot have been given in this state.
@@ -78,21 +93,13 @@ fn with_late(states: BTreeSet<State>) -> BTreeSet<State> {
     all
 }
 
-fn dir_of(op: NameOp) -> u32 {
-    match op {
-        NameOp::Create { dir, .. }
-        | NameOp::Remove { dir, .. }
-        | NameOp::Rename { dir, .. }
-        | NameOp::Find { dir, .. } => dir,
-    }
-}
-
 /// Checks every directory; the error names the first operation whose answer no possibility explains, and its number.
 pub fn check(history: &History) -> Result<(), (usize, String)> {
     let mut dirs: BTreeMap<u32, Option<BTreeSet<State>>> = BTreeMap::new();
     for (index, r) in history.records.iter().enumerate() {
         let AppOp::Name(op) = r.op else { continue };
-        let entry = dirs.entry(dir_of(op)).or_insert_with(|| Some(BTreeSet::from([State::default()])));
+        let Some(dir) = op.dir() else { continue };
+        let entry = dirs.entry(dir).or_insert_with(|| Some(BTreeSet::from([State::default()])));
         let Some(states) = entry.take() else { continue };
         let states = match &r.end {
             Some((_, AppAnswer::Name(answer))) => {
@@ -103,8 +110,8 @@ pub fn check(history: &History) -> Result<(), (usize, String)> {
                 }
                 now
             }
-            // Finding a name changes nothing.
-            _ if matches!(op, NameOp::Find { .. }) => states,
+            // Finding a name changes none, and a file without one has none.
+            _ if matches!(op, NameOp::Find { .. } | NameOp::Tmp { .. }) => states,
             _ => states
                 .into_iter()
                 .map(|mut s| {
@@ -151,5 +158,13 @@ mod tests {
         let rename = NameOp::Rename { dir: 1, name: 5, to: 6 };
         assert!(ok(&[(create, Some(Done(7))), (rename, None), (find, Some(Missing)), (create, Some(Done(8)))]));
         assert!(!ok(&[(rename, Some(Done(0)))]));
+        let other = NameOp::Create { dir: 1, name: 6 };
+        let swap = NameOp::Exchange { dir: 1, name: 5, to: 6 };
+        let two = [(create, Some(Done(7))), (other, Some(Done(8))), (swap, Some(Done(0)))];
+        assert!(ok(&[&two[..], &[(find, Some(Done(8)))]].concat()));
+        assert!(!ok(&[&two[..], &[(find, Some(Done(7)))]].concat()), "swapped twice");
+        assert!(!ok(&[(create, Some(Done(7))), (swap, Some(Done(0)))]));
+        let over = NameOp::Replace { dir: 1, name: 6, to: 5 };
+        assert!(ok(&[&two[..2], &[(over, Some(Done(0))), (find, Some(Done(8))), (over, Some(Missing))]].concat()));
     }
 }

@@ -81,12 +81,8 @@ fn place(op: &AppOp) -> Place {
         | AppOp::Bytes { file, .. }
         | AppOp::Flush { file }
         | AppOp::Close { file } => Place::File(*file),
-        AppOp::Name(
-            NameOp::Create { dir, .. }
-            | NameOp::Remove { dir, .. }
-            | NameOp::Rename { dir, .. }
-            | NameOp::Find { dir, .. },
-        ) => Place::Dir(*dir),
+        AppOp::Name(NameOp::Lose { file }) => Place::File(*file),
+        AppOp::Name(op) => Place::Dir(op.dir().unwrap_or_default()),
     }
 }
 
@@ -110,26 +106,35 @@ fn translate(op: &AppOp, ino: InodeId) -> ClientOp {
         }
         AppOp::Flush { .. } => ClientOp::Flush { ino: Some(ino) },
         AppOp::Close { .. } => ClientOp::Close { ino },
-        AppOp::Name(NameOp::Create { name, .. }) => meta(MetaOp::Create {
-            parent: ino,
-            name: entry_name(*name),
+        AppOp::Name(op) => meta(on_names(op, ino)),
+    }
+}
+
+fn on_names(op: &NameOp, dir: InodeId) -> MetaOp {
+    let rename = |name, to, mode| MetaOp::Rename {
+        parent: dir,
+        name: entry_name(name),
+        to_parent: dir,
+        to_name: entry_name(to),
+        mode,
+        keep: is_open(to),
+    };
+    match *op {
+        NameOp::Create { name, .. } => MetaOp::Create {
+            parent: dir,
+            name: entry_name(name),
             new: new_inode(),
             body: Some(Vec::new()),
             layout: None,
             exclusive: true,
-        }),
-        AppOp::Name(NameOp::Remove { name, .. }) => {
-            meta(MetaOp::Unlink { parent: ino, name: entry_name(*name), keep: false })
-        }
-        AppOp::Name(NameOp::Rename { name, to, .. }) => meta(MetaOp::Rename {
-            parent: ino,
-            name: entry_name(*name),
-            to_parent: ino,
-            to_name: entry_name(*to),
-            mode: RenameMode::NoReplace,
-            keep: false,
-        }),
-        AppOp::Name(NameOp::Find { name, .. }) => meta(MetaOp::Lookup { parent: ino, name: entry_name(*name) }),
+        },
+        NameOp::Remove { name, .. } => MetaOp::Unlink { parent: dir, name: entry_name(name), keep: is_open(name) },
+        NameOp::Rename { name, to, .. } => rename(name, to, RenameMode::NoReplace),
+        NameOp::Replace { name, to, .. } => rename(name, to, RenameMode::Replace),
+        NameOp::Exchange { name, to, .. } => rename(name, to, RenameMode::Exchange),
+        NameOp::Find { name, .. } => MetaOp::Lookup { parent: dir, name: entry_name(name) },
+        NameOp::Tmp { .. } => MetaOp::Tmpfile { parent: dir, new: new_inode(), layout: None },
+        NameOp::Lose { file } => MetaOp::Unlink { parent: ROOT, name: file_name(file), keep: false },
     }
 }
 
@@ -147,6 +152,11 @@ fn translate_bytes(op: &ByteOp, ino: InodeId) -> ClientOp {
         ByteOp::Extents { at, length } => ClientOp::Extents { ino, offset: at, length },
         ByteOp::Cached => ClientOp::Cached { ino },
     }
+}
+
+/// Does an application behave as if it had open what this name of its directory names?
+fn is_open(name: u32) -> bool {
+    name.is_multiple_of(2)
 }
 
 fn answer(op: &AppOp, result: Result<ClientAnswer, ClientError>) -> AppAnswer {
@@ -169,6 +179,15 @@ fn answer(op: &AppOp, result: Result<ClientAnswer, ClientError>) -> AppAnswer {
 }
 
 impl Application {
+    /// Every other file that has lost its last name is not open any more; the rest stays until this process ends.
+    fn let_go(&mut self, now: Nanos, result: &Result<ClientAnswer, ClientError>, fx: &mut Effects) {
+        let Ok(ClientAnswer::Meta(MetaOutcome::Removed { gone: Some(attr) })) = result else { return };
+        if attr.nlink == 0 && attr.ino.0.is_multiple_of(2) {
+            self.next += 1;
+            let op = ClientOp::Meta { op: MetaOp::Forget { ino: attr.ino }, want: LeaseKind::None };
+            self.client.submit(now, self.next, op, fx);
+        }
+    }
     fn find(&mut self, now: Nanos, place: Place, lookup: bool, fx: &mut Effects) {
         self.next += 1;
         self.calls.insert(self.next, place);
@@ -211,6 +230,7 @@ impl Application {
                         result => self.find(now, place, result == Err(ClientError::Meta(MetaError::Exists)), fx),
                     }
                 } else if let Some(op) = self.asked.remove(&ticket) {
+                    self.let_go(now, &result, fx);
                     self.finished.push((ticket, answer(&op, result)));
                 }
             }

@@ -3,6 +3,7 @@
 mod cast;
 mod content;
 mod joins;
+mod names;
 mod power;
 mod takeover;
 
@@ -18,6 +19,7 @@ pub fn all() -> Vec<(&'static str, &'static str, Script)> {
     all.extend(power::all());
     all.extend(joins::all());
     all.extend(content::all());
+    all.extend(names::all());
     all.extend([
         ("write-read", "one client writes, the other reads: the lease moves", write_read as Script),
         (

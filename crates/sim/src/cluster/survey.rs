@@ -121,6 +121,9 @@ impl Survey {
         if counts.degraded > 0 || counts.joining > 0 {
             return Err(format!("{} chunks have too few copies, {} joins", counts.degraded, counts.joining));
         }
+        if m.0.state().reap_due() {
+            return Err("what sessions left behind is not removed".into());
+        }
         if counts.sessions > clients {
             return Err(format!("{} sessions of {clients} clients", counts.sessions));
         }

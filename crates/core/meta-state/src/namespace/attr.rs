@@ -54,7 +54,7 @@ impl Namespace {
         inode.mode = set.mode.map_or(inode.mode, |m| m & 0o7777);
         inode.uid = set.uid.unwrap_or(inode.uid);
         inode.gid = set.gid.unwrap_or(inode.gid);
-        if inode.kind == FileKind::File && loses_privileges(set) {
+        if inode.kind == FileKind::File && loses_privileges(set) && self.rules.privileges {
             inode.mode &= if inode.mode & GROUP_EXECUTE == 0 { !SET_UID } else { !(SET_UID | SET_GID) };
         }
         let stamp = |t: Option<SetTime>, old| match t {

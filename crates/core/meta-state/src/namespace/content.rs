@@ -3,6 +3,7 @@
 use super::FILE_MAX;
 use super::ops::Applied;
 use super::record::{Inode, Namespace, live};
+use crate::command::EndSource;
 use crate::kv::Kv;
 use crate::table::Blob;
 use types::{INLINE_MAX, InodeId};
@@ -26,15 +27,6 @@ pub(super) struct Cut {
     pub size: u64,
     pub end: u64,
     pub zeroed: bool,
-}
-
-/// Who says where a file ends.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Source {
-    /// The holder of its W lease.
-    Holder,
-    /// Copies, when they were fenced.
-    Fence,
 }
 
 /// What came of a word about a file's end.
@@ -76,11 +68,12 @@ impl Namespace {
         if pending.is_some_and(|(start, _)| cut.size > start) {
             return Err(MetaError::Unzeroed);
         }
-        inode.truncate_gen = inode.truncate_gen.checked_add(1).ok_or(MetaError::Unsupported)?;
+        let step = u32::from(self.rules.generations);
+        inode.truncate_gen = inode.truncate_gen.checked_add(step).ok_or(MetaError::Unsupported)?;
         // The holder may have written further than it told so far.
         let end = before.max(cut.end);
         inode.zero = match cut.size < end {
-            true if stored.cut => inode.left_behind(cut.size, end, pending),
+            true if stored.cut && self.rules.zero_ranges => inode.left_behind(cut.size, end, pending),
             true => None,
             false => pending,
         };
@@ -131,20 +124,20 @@ impl Namespace {
 
     /// Takes over where somebody says that a file ends. Within a truncation generation the size only grows; a word about
     /// another generation does not count.
-    pub fn set_end<K: Kv>(&mut self, kv: &mut K, end: &FileEnd, source: Source) -> Result<EndTaken, MetaError> {
+    pub fn set_end<K: Kv>(&mut self, kv: &mut K, end: &FileEnd, source: EndSource) -> Result<EndTaken, MetaError> {
         let mut inode = file(kv, end.ino)?;
         if end.size > FILE_MAX {
             return Err(MetaError::TooLarge);
         }
         let before = inode.clone();
-        // Behind a body stand writes that were to replace it and were never answered.
-        let bodied = source == Source::Fence && inode.body.as_ref().is_some_and(|b| !b.0.is_empty());
+        // A body is the whole content. What others than its holder wrote to chunks was to replace it and was never answered.
+        let bodied = source != EndSource::Holder && inode.body.as_ref().is_some_and(|b| !b.0.is_empty());
         if end.truncate_gen != inode.truncate_gen || bodied {
             return Ok(EndTaken { size: inode.size, unzeroed: false });
         }
         let beyond = inode.zero.is_some_and(|(start, _)| end.size > start);
         // A holder writes past the range only after zeros, so a record there that survived says that they did.
-        if end.zeroed || (beyond && source == Source::Fence) {
+        if end.zeroed || (beyond && source == EndSource::Fence) {
             inode.zero = None;
         }
         if beyond && inode.zero.is_some() {

@@ -33,7 +33,9 @@ impl Namespace {
             return Err(MetaError::TooManyLinks);
         }
         inode.nlink += 1;
-        inode.ctime = time;
+        if self.rules.link_changes {
+            inode.ctime = time;
+        }
         inode.parent = parent;
         self.unkeep(kv, ino);
         self.rewrite(kv, ino, inode.size, &inode);
@@ -91,7 +93,9 @@ impl Namespace {
     pub(super) fn touch<K: Kv>(&mut self, kv: &mut K, ino: InodeId, entries: i64, links: i32, time: i64) {
         let Some(mut d) = live(kv, ino) else { return };
         d.size = d.size.saturating_add_signed(entries);
-        d.nlink = d.nlink.saturating_add_signed(links);
+        if self.rules.subdirectories {
+            d.nlink = d.nlink.saturating_add_signed(links);
+        }
         d.mtime = time;
         d.ctime = time;
         self.rewrite(kv, ino, d.size, &d);

@@ -9,15 +9,17 @@ mod orphan;
 mod query;
 mod record;
 mod rename;
+mod rules;
 #[cfg(test)]
 mod tests;
 mod xattr;
 
-pub use content::{Source, Stored};
+pub use content::Stored;
 pub use ops::{Asked, layout_error};
 pub use orphan::{keepers, orphans};
 pub use query::{query, view};
 pub use record::{Inode, Namespace, get, live};
+pub use rules::NAME_RULES;
 
 /// Most names an inode may have; for a directory, most subdirectories.
 pub const LINK_MAX: u32 = 1 << 20;

@@ -227,7 +227,7 @@ impl Namespace {
         }
         let above = dir(kv, parent)?;
         let born = Born { layout, ..Born::of(FileKind::File, new) };
-        let inode = Inode { nlink: 0, ..bear(born, parent, &above, asked.time) };
+        let inode = Inode { nlink: 0, ..bear(born, parent, &self.giver(&above), asked.time) };
         let ino = self.enter(kv, &inode)?;
         self.keep_orphan(kv, asked.session, ino);
         Ok(Applied::of(inode.outcome(ino)))
@@ -283,7 +283,7 @@ impl Namespace {
             return Err(MetaError::TooManyLinks);
         }
         let kind = born.kind;
-        let inode = bear(born, parent, &above, time);
+        let inode = bear(born, parent, &self.giver(&above), time);
         let ino = self.enter(kv, &inode)?;
         set_entry(kv, parent, name, Dirent { ino, kind });
         above.size = above.size.saturating_add(1);
@@ -293,6 +293,12 @@ impl Namespace {
         self.rewrite(kv, parent, 0, &above);
         Ok((ino, inode.outcome(ino)))
     }
+    /// The directory that gives its group and layout to what is made in it.
+    fn giver(&self, above: &Inode) -> Inode {
+        let mode = if self.rules.groups { above.mode } else { above.mode & !SET_GID };
+        Inode { mode, ..above.clone() }
+    }
+
     /// Writes an inode under a number of its own.
     fn enter<K: Kv>(&mut self, kv: &mut K, inode: &Inode) -> Result<InodeId, MetaError> {
         let ino = table::counter(kv, system::NEXT_INODE, ROOT.0 + 1);

@@ -52,6 +52,9 @@ pub(super) fn orphan_rows<'a, K: Kv>(
 impl Namespace {
     /// Keeps an inode without a name for a session.
     pub fn keep_orphan<K: Kv>(&mut self, kv: &mut K, session: SessionId, ino: InodeId) {
+        if !self.rules.orphans {
+            return;
+        }
         self.kept.insert((ino, session));
         table::put(kv, &orphans_of(session).u64(ino.0), &Orphan {});
     }

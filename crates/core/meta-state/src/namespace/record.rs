@@ -1,6 +1,7 @@
 //! Rows of the namespace, and the sums over them that are kept beside the table.
 
 use super::orphan::Orphan;
+use super::rules::Rules;
 use super::xattr;
 use crate::kv::Kv;
 use crate::table::{self, Blob, DIRENT, INODE, KeyBuf, ORPHAN, Row, RowError};
@@ -125,6 +126,7 @@ pub struct Namespace {
     totals: Totals,
     // Rows of inodes kept without a name, the other way round.
     pub(super) kept: BTreeSet<(InodeId, SessionId)>,
+    pub(super) rules: Rules,
 }
 
 pub(super) fn inode_key(ino: InodeId) -> KeyBuf {
@@ -182,6 +184,11 @@ impl Namespace {
         Ok(x)
     }
 
+    /// For tests: goes on without a rule. False: there is no such rule.
+    pub fn switch_off(&mut self, rule: &str) -> bool {
+        self.rules.switch_off(rule)
+    }
+
     /// Sums over all inodes.
     pub fn totals(&self) -> Totals {
         self.totals
@@ -205,7 +212,9 @@ impl Namespace {
         let inode = get(kv, ino)?;
         self.totals.sub(&inode);
         kv.delete(&inode_key(ino));
-        xattr::forget(kv, ino);
+        if self.rules.attributes {
+            xattr::forget(kv, ino);
+        }
         Some(inode)
     }
 }

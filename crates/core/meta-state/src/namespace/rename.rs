@@ -34,10 +34,14 @@ impl Namespace {
         if old.is_some() && mode == RenameMode::NoReplace {
             return Err(MetaError::Exists);
         }
-        self.check_tree(kv, (from.0, ino, &inode), (to.0, old.as_ref()), mode)?;
+        if old.is_none() && mode == RenameMode::Exchange {
+            return Err(MetaError::NotFound);
+        }
+        if self.rules.tree {
+            self.check_tree(kv, (from.0, ino, &inode), (to.0, old.as_ref()), mode)?;
+        }
         match (old, mode) {
-            (None, RenameMode::Exchange) => Err(MetaError::NotFound),
-            (Some((same, _)), _) if same == ino => Ok(nothing()),
+            (Some((same, _)), _) if same == ino && self.rules.two_names => Ok(nothing()),
             (Some(other), RenameMode::Exchange) => self.exchange(kv, (from, ino, inode), (to, other.0, other.1), time),
             (old, _) => self.replace(kv, (from, ino, inode), (to, old), time),
         }
@@ -115,7 +119,13 @@ impl Namespace {
         self.touch(kv, from.0, 0, -comes, time);
         self.touch(kv, to.0, 0, comes, time);
         self.settle(kv, to, ino, inode, time);
+        let above = record.parent;
         self.settle(kv, from, other, record, time);
+        if !self.rules.exchange
+            && let Some(left) = live(kv, other)
+        {
+            self.rewrite(kv, other, left.size, &Inode { parent: above, ..left });
+        }
         Ok(nothing())
     }
 

@@ -4,6 +4,7 @@ use super::content::EndTaken;
 use super::ops::Applied;
 use super::record::{get, inode_key};
 use super::*;
+use crate::command::EndSource;
 use crate::kv::{Kv, MemoryKv};
 use crate::table;
 use types::{INLINE_MAX, InodeId, Layout, LayoutKind, SessionId};
@@ -272,7 +273,7 @@ fn attributes_and_sizes() {
     };
     let generation = t.attr(f).truncate_gen;
     let taken = |size| Ok(EndTaken { size, unzeroed: false });
-    let mut say = |e: FileEnd| t.ns.set_end(&mut t.kv, &e, Source::Holder);
+    let mut say = |e: FileEnd| t.ns.set_end(&mut t.kv, &e, EndSource::Holder);
     assert_eq!(say(end(1 << 28, generation, 5)), taken(1 << 28));
     assert_eq!(say(end(7, generation, 0)), taken(1 << 28), "it only moves forward");
     assert_eq!(say(end(1 << 40, generation - 1, 0)), taken(1 << 28), "before the truncation");

@@ -2,6 +2,7 @@
 
 use super::cast::{Cast, cast, same};
 use crate::actor::{AppOp, SlotId};
+use crate::block::Seen;
 use crate::kept::Script;
 use crate::world::{MS, S, Verdict};
 use wire::Msg;
@@ -18,6 +19,11 @@ pub fn all() -> Vec<(&'static str, &'static str, Script)> {
             "copied-data-after-newer-write",
             "copied data arrives, twice, after the joiner got a newer write of the same block",
             copied_data_after_newer_write as Script,
+        ),
+        (
+            "joiner-without-a-record-of-its-own",
+            "an append nobody has reported is known only to a copy that was filled after it",
+            joiner_without_a_record as Script,
         ),
     ]
 }
@@ -90,5 +96,33 @@ fn copied_data_after_newer_write(mutant: Option<&str>) -> Result<(), String> {
     same("after the join", seen, value)?;
     c.cut_off(writer, &[a, b]);
     c.stage.read(writer, 0, 0)?;
+    c.stage.finish()
+}
+
+/// Where a file ends is known from the newest record of its last chunk until the holder reports it. A copy that got no
+/// record of its own must know it as well, because it may be the one that is left.
+fn joiner_without_a_record(mutant: Option<&str>) -> Result<(), String> {
+    let mut c = cast(mutant)?;
+    let (writer, reader) = (c.clients[0], c.clients[1]);
+    c.stage.rule(move |m| match m.msg {
+        Msg::ToMds(wire::ToMds::Renew { .. }) if m.from == writer => Verdict::Drop,
+        _ => Verdict::Pass,
+    });
+    let ([a, b, dead], joiner, held) = begin_join(&mut c)?;
+    c.stage.world.remove_rule(held);
+    c.stage.world.release(true, |_, to, _| to == joiner);
+    c.stage.run_for(S);
+    if !c.members()?.contains(&joiner) {
+        return Err("the joiner did not become a member: the scenario does not do what it says".into());
+    }
+    c.stage.flush(writer, 0)?;
+    c.kill(&[writer, a, b]);
+    c.start(&[dead]);
+    for block in [0, 1] {
+        match c.stage.read(reader, 0, block)? {
+            Seen::Value(_) => {}
+            other => return Err(format!("block {block}, written before the join: {other:?}")),
+        }
+    }
     c.stage.finish()
 }

@@ -55,6 +55,16 @@ pub fn all() -> Vec<(&'static str, &'static str, Script)> {
             "a client appends, flushes and dies before it reports the size",
             append_flushed_not_renewed as Script,
         ),
+        (
+            "end-in-another-chunk",
+            "a lease is taken for one chunk's sake; the file ends in another, and the leader that heard of it dies",
+            end_in_another_chunk as Script,
+        ),
+        (
+            "word-of-a-former-leader",
+            "a server that led before a session began wakes up and says that the session is over",
+            word_of_a_former_leader as Script,
+        ),
     ]
 }
 
@@ -278,5 +288,70 @@ fn append_flushed_not_renewed(mutant: Option<&str>) -> Result<(), String> {
         let seen = c.stage.read(reader, 0, block)?;
         same("an append that was flushed", seen, value)?;
     }
+    c.stage.finish()
+}
+
+/// A takeover is about one chunk, but the lease it takes covers the whole file: where the holder's other writes moved the
+/// end is known from the holder alone, and must reach a leader that lives.
+fn end_in_another_chunk(mutant: Option<&str>) -> Result<(), String> {
+    let mut c = cast(mutant)?;
+    let (writer, reader) = (c.clients[0], c.clients[1]);
+    c.stage.rule(move |m| match m.msg {
+        Msg::ToMds(wire::ToMds::Renew { .. }) if m.from == writer => Verdict::Drop,
+        _ => Verdict::Pass,
+    });
+    c.settled_write(writer, 0)?;
+    let value = c.settled_write(writer, 256)?;
+    // The holder does not hear of the recall, and the leader not that the lease has ended.
+    let deaf = c.stage.rule(move |m| match m.msg {
+        Msg::FromMds(FromMds::Recall { .. }) if m.to == writer => Verdict::Drop,
+        _ => Verdict::Pass,
+    });
+    let held = c.hold(move |from, _, m| matches!(m, Msg::ToMds(wire::ToMds::GoneOk { .. })) && from == writer);
+    let index = c.stage.begin(reader, AppOp::Read { file: 0, block: 256, count: 1 })?;
+    c.until_held("the holder's word that its lease has ended", 20 * S)?;
+    let leader = c.leader()?;
+    c.kill(&[leader]);
+    c.stage.world.release(false, |_, _, _| true);
+    c.stage.world.remove_rule(deaf);
+    c.stage.world.remove_rule(held);
+    c.start(&[leader]);
+    c.stage.wait(index)?;
+    let seen = c.stage.read(reader, 0, 256)?;
+    same("an acknowledged append to another chunk", seen, value)?;
+    c.stage.finish()
+}
+
+/// A metadata server that led long ago and has slept since wakes up and says that a session is over, of which it never
+/// heard. The client must know better.
+fn word_of_a_former_leader(mutant: Option<&str>) -> Result<(), String> {
+    let mut c = cast(mutant)?;
+    let (writer, reader) = (c.clients[0], c.clients[1]);
+    let old = c.leader()?;
+    c.stage.world.freeze(old, 20 * S);
+    c.kill(&[writer]);
+    c.start(&[writer]);
+    c.stage.run_for(100 * MS);
+    c.settled_write(writer, 0)?;
+    // It loses the new leader for a while and asks everybody. The old one does not hear of the new one at once.
+    let others: Vec<SlotId> = c.mds.iter().copied().filter(|m| *m != old).collect();
+    c.cut_off(old, &others);
+    c.cut_off(writer, &others);
+    c.stage.run_for(7 * S);
+    c.mend_off(writer, &others);
+    let mut value = 0;
+    for _ in 0..8 {
+        value = c.settled_write(writer, 0)?;
+    }
+    let gone = c.stage.rule_count(move |m| matches!(m.msg, Msg::FromMds(FromMds::SessionGone { .. })) && m.from == old);
+    c.stage.run_for(12 * S);
+    c.mend_off(old, &others);
+    if gone.get() == 0 {
+        return Err("the former leader said nothing: the scenario does not do what it says".into());
+    }
+    let value = c.stage.write(writer, 0, 0).map(|v| v.max(value))?;
+    c.stage.flush(writer, 0)?;
+    let seen = c.stage.read(reader, 0, 0)?;
+    same("after the word of a former leader", seen, value)?;
     c.stage.finish()
 }

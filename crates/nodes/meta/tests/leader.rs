@@ -1,0 +1,297 @@
+//! A group of one, spoken to as clients and chunk servers do: what the leader checks and adds before an operation on names
+//! enters the log.
+
+use host::memory::MemoryDisk;
+use host::node::{Effects, Input, Node};
+use meta::{MetaConfig, MetaServer};
+use meta_state::{Command, ROOT, State};
+use replica::rules::Rules;
+use std::collections::BTreeMap;
+use types::{BootVerifier, ClusterId, CsId, Incarnation, InodeId, Layout, LeaseEpoch, MdsId, Nanos, NodeId, SessionId};
+use wire::meta::FileEnd;
+use wire::names::{Attr, MetaError, MetaOp, MetaOutcome, NewInode, RenameMode};
+use wire::server::Space;
+use wire::{CsToMds, FromMds, LeaseKind, Msg, ToMds};
+
+const CLUSTER: ClusterId = ClusterId(5);
+
+const LAYOUT: Layout = Layout {
+    kind: types::LayoutKind::Replicated,
+    chunk_log2: 20,
+    stripe_log2: 20,
+    stripe_width: 1,
+    norm: 3,
+    min: 2,
+    ec: [0; 3],
+    tier: 0,
+    domain: 1,
+    durability: types::Durability::Flush,
+    flags: 0,
+};
+
+struct Group {
+    disk: MemoryDisk,
+    server: MetaServer,
+    now: Nanos,
+    /// What clients were told, oldest first.
+    told: BTreeMap<Incarnation, Vec<FromMds>>,
+    sessions: BTreeMap<Incarnation, SessionId>,
+    seq: u32,
+}
+
+type Answer = Result<MetaOutcome, MetaError>;
+
+const A: Incarnation = Incarnation(101);
+const B: Incarnation = Incarnation(102);
+const C: Incarnation = Incarnation(103);
+
+impl Group {
+    fn new() -> Group {
+        let mut disk = MemoryDisk::new();
+        let me = MdsId(1);
+        let config = consensus::Config { cluster: CLUSTER, me, voters: vec![me], segment_bytes: 1 << 20 };
+        consensus::format(&mut disk, &config).unwrap();
+        let options = consensus::OpenOptions { cluster: Some(CLUSTER), seed: 1, ..consensus::OpenOptions::default() };
+        let (log, _) = consensus::open(&mut disk, &options).unwrap();
+        let found = Command::Init { cluster: CLUSTER, name: "t".into(), layout: LAYOUT, mds: vec![], time: 1 };
+        let (peers, rules) = (vec![(me, "mds".into())], Rules::ALL);
+        let cfg = MetaConfig { id: me, peers, wall_base: 0, nonce: 9, rules, found: Some(found) };
+        let now = Nanos::from_secs(1);
+        let server = MetaServer::new(cfg, log, State::new(), now);
+        let (told, sessions) = (BTreeMap::new(), BTreeMap::new());
+        let mut g = Group { disk, server, now, told, sessions, seq: 0 };
+        g.pass(100);
+        assert!(g.server.leads() && g.server.state().cluster().is_some());
+        for c in [A, B, C] {
+            let (session, held) = (SessionId::NONE, vec![]);
+            g.say(c, ToMds::Attach { incarnation: c, session, held, ends: vec![], may_cache: false, stamp: 0 });
+            g.turn();
+            let heard = g.told.get_mut(&c).map(std::mem::take).unwrap_or_default();
+            let [FromMds::AttachOk { session, .. }] = heard[..] else { panic!("{heard:?}") };
+            g.sessions.insert(c, session);
+        }
+        g
+    }
+    /// Runs the server until nothing is left to do now.
+    fn turn(&mut self) {
+        loop {
+            let mut fx = Effects::default();
+            self.server.settle(self.now, &mut fx);
+            assert_eq!(fx.fatal, None);
+            for (to, m) in fx.send.drain(..) {
+                if let (NodeId::Client(c), Msg::FromMds(m)) = (to, m) {
+                    self.told.entry(c).or_default().push(m);
+                }
+            }
+            if fx.disk.is_empty() {
+                return;
+            }
+            for (tag, op) in fx.disk.drain(..) {
+                let done = self.disk.run(op);
+                let mut more = Effects::default();
+                self.server.input(self.now, Input::Disk(tag, done), &mut more);
+                assert!(more.send.is_empty() && more.disk.is_empty());
+            }
+        }
+    }
+    /// Lets `turns` times 50 ms pass.
+    fn pass(&mut self, turns: u32) {
+        for _ in 0..turns {
+            self.now = self.now + Nanos::from_millis(50);
+            let mut fx = Effects::default();
+            self.server.input(self.now, Input::Time, &mut fx);
+            self.turn();
+        }
+    }
+    fn message(&mut self, from: NodeId, m: Msg) {
+        let mut fx = Effects::default();
+        self.server.input(self.now, Input::Message(from, m), &mut fx);
+        for (to, m) in fx.send {
+            if let (NodeId::Client(c), Msg::FromMds(m)) = (to, m) {
+                self.told.entry(c).or_default().push(m);
+            }
+        }
+        assert!(fx.disk.is_empty());
+    }
+    fn say(&mut self, c: Incarnation, m: ToMds) {
+        self.message(NodeId::Client(c), Msg::ToMds(m));
+    }
+    /// Asks without waiting; returns the number of the question.
+    fn begin(&mut self, c: Incarnation, op: MetaOp, want: LeaseKind) -> u32 {
+        self.seq += 1;
+        self.repeat(c, self.seq, op, want);
+        self.seq
+    }
+    fn repeat(&mut self, c: Incarnation, seq: u32, op: MetaOp, want: LeaseKind) {
+        let session = self.sessions[&c];
+        self.say(c, ToMds::Meta { session, incarnation: c, slot: (seq % 64) as u16, seq, op, want });
+    }
+    /// The newest answer to a question, and what the client holds since.
+    fn answer(&mut self, c: Incarnation, seq: u32) -> (Answer, LeaseEpoch) {
+        self.turn();
+        let mine = self.told.get(&c).into_iter().flatten().rev();
+        mine.filter_map(|m| match m {
+            FromMds::MetaOk { seq: s, outcome, grant, .. } if *s == seq => {
+                Some((outcome.clone(), grant.as_ref().map_or(LeaseEpoch::NONE, |g| g.epoch)))
+            }
+            _ => None,
+        })
+        .next()
+        .expect("the question was answered")
+    }
+    fn ask(&mut self, c: Incarnation, op: MetaOp) -> Answer {
+        let seq = self.begin(c, op, LeaseKind::None);
+        self.answer(c, seq).0
+    }
+    /// A new file with a body, and a lease on it.
+    fn create(&mut self, c: Incarnation, name: &str, want: LeaseKind) -> (InodeId, LeaseEpoch) {
+        let (new, body) = (new(), Some(vec![]));
+        let op = MetaOp::Create { parent: ROOT, name: name.into(), new, body, layout: None, exclusive: true };
+        let seq = self.begin(c, op, want);
+        let (outcome, epoch) = self.answer(c, seq);
+        (attr(outcome).ino, epoch)
+    }
+    /// Inodes that this client was told it keeps, each time it was told; forgets that it was.
+    fn nameless(&mut self, c: Incarnation) -> Vec<InodeId> {
+        let heard = self.told.get_mut(&c).map(std::mem::take).unwrap_or_default();
+        heard.into_iter().filter_map(|m| if let FromMds::Nameless { ino } = m { Some(ino) } else { None }).collect()
+    }
+}
+
+fn new() -> NewInode {
+    NewInode { mode: 0o600, uid: 0, gid: 0, mtime: None, exact: true }
+}
+
+fn attr(a: Answer) -> Attr {
+    match a {
+        Ok(MetaOutcome::Attr { attr, .. } | MetaOutcome::Removed { gone: Some(attr) }) => attr,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn unlink(name: &str) -> MetaOp {
+    MetaOp::Unlink { parent: ROOT, name: name.into(), keep: false }
+}
+
+fn rename(from: &str, to: &str) -> MetaOp {
+    let (name, to_name) = (from.into(), to.into());
+    MetaOp::Rename { parent: ROOT, name, to_parent: ROOT, to_name, mode: RenameMode::Replace, keep: false }
+}
+
+#[test]
+fn only_the_holder_says_where_a_file_ends() {
+    let mut g = Group::new();
+    let (ino, epoch) = g.create(A, "f", LeaseKind::Write);
+    assert!(epoch.is_some());
+    let cut = |size, epoch| MetaOp::Truncate { ino, size, epoch, end: 0, zeroed: false };
+    assert_eq!(g.ask(B, cut(5, epoch)), Err(MetaError::NotHeld));
+    assert_eq!(g.ask(A, cut(5, LeaseEpoch(epoch.0 + 1))), Err(MetaError::NotHeld));
+    let body = MetaOp::SetBody { ino, body: b"hello".to_vec(), mtime: None, epoch };
+    assert_eq!(g.ask(B, body.clone()), Err(MetaError::NotHeld));
+    assert_eq!(g.ask(B, MetaOp::Unbody { ino, epoch }), Err(MetaError::NotHeld));
+    assert_eq!(attr(g.ask(A, body)).size, 5);
+    let op = cut(3, epoch);
+    let seq = g.begin(A, op.clone(), LeaseKind::None);
+    let (first, _) = g.answer(A, seq);
+    assert_eq!((attr(first.clone()).size, attr(first.clone()).truncate_gen), (3, 1));
+    // An end of before the truncation comes along too late.
+    let end = Some(FileEnd { ino, epoch, size: 5, mtime: 0, truncate_gen: 0, zeroed: false });
+    let (session, keep, lasts) = (g.sessions[&A], LeaseKind::None, vec![]);
+    g.say(A, ToMds::Return { session, incarnation: A, ino, epoch, keep, end, lasts });
+    g.turn();
+    g.repeat(A, seq, op, LeaseKind::None);
+    assert_eq!(g.answer(A, seq).0, first, "asked again, it is answered although the lease is back");
+    assert_eq!(g.ask(A, cut(1, epoch)), Err(MetaError::NotHeld));
+    let now = attr(g.ask(B, MetaOp::Getattr { ino }));
+    assert_eq!((now.size, now.truncate_gen), (3, 1));
+}
+
+#[test]
+fn what_others_have_open_is_kept_for_them() {
+    let mut g = Group::new();
+    let (ino, _) = g.create(A, "f", LeaseKind::Read);
+    assert_eq!(attr(g.ask(B, unlink("f"))).nlink, 0);
+    assert_eq!(g.nameless(A), [ino]);
+    assert_eq!(g.nameless(B), []);
+    assert_eq!(attr(g.ask(A, MetaOp::Getattr { ino })).nlink, 0);
+    g.say(A, ToMds::Renew { session: g.sessions[&A], incarnation: A, ends: vec![], stamp: 0 });
+    g.turn();
+    assert_eq!(g.nameless(A), [ino], "told again");
+    assert_eq!(g.ask(B, MetaOp::Forget { ino }), Ok(MetaOutcome::Done));
+    assert!(g.ask(B, MetaOp::Getattr { ino }).is_ok(), "it was never kept for this one");
+    assert_eq!(g.ask(A, MetaOp::Forget { ino }), Ok(MetaOutcome::Done));
+    assert_eq!(g.ask(A, MetaOp::Getattr { ino }), Err(MetaError::NotFound));
+    let (ino, _) = g.create(A, "g", LeaseKind::Read);
+    assert_eq!(attr(g.ask(A, unlink("g"))).nlink, 0);
+    assert_eq!(g.ask(A, MetaOp::Getattr { ino }), Err(MetaError::NotFound), "the asker said that it is not open");
+}
+
+/// All of these are under way at once: which inode a name leads to is known only when the others are through.
+#[test]
+fn a_name_on_the_move_is_waited_for() {
+    let mut g = Group::new();
+    let (x, _) = g.create(C, "x", LeaseKind::Read);
+    let (z, _) = g.create(C, "z", LeaseKind::Read);
+    let none = LeaseKind::None;
+    let moved = g.begin(A, rename("x", "y"), none);
+    let removed = g.begin(B, unlink("y"), none);
+    let replaced = g.begin(A, rename("z", "y"), none);
+    let last = g.begin(B, unlink("y"), none);
+    assert!(g.answer(A, moved).0.is_ok() && g.answer(A, replaced).0.is_ok());
+    let (removed, last) = (g.answer(B, removed).0, g.answer(B, last).0);
+    let mut gone: Vec<InodeId> = [removed, last].into_iter().map(|a| attr(a).ino).collect();
+    gone.sort();
+    assert_eq!(gone, [x, z]);
+    let mut kept = g.nameless(C);
+    kept.sort();
+    assert_eq!(kept, [x, z]);
+    for ino in [x, z] {
+        assert_eq!(attr(g.ask(C, MetaOp::Getattr { ino })).nlink, 0);
+    }
+}
+
+#[test]
+fn what_a_session_leaves_behind_is_removed() {
+    let mut g = Group::new();
+    for _ in 0..600 {
+        let made = g.ask(A, MetaOp::Tmpfile { parent: ROOT, new: new(), layout: None });
+        assert_eq!(attr(made).nlink, 0);
+    }
+    assert_eq!(g.server.state().counts().files, 600);
+    g.say(A, ToMds::Detach { session: g.sessions[&A], incarnation: A });
+    g.pass(3);
+    assert_eq!(g.server.state().counts().files, 0);
+    g.server.state().check().unwrap();
+}
+
+#[test]
+fn space_is_what_servers_report_and_copies_leave() {
+    let mut g = Group::new();
+    let ask = |g: &mut Group| match g.ask(A, MetaOp::Statfs) {
+        Ok(MetaOutcome::Statfs { total, free, files }) => (total, free, files),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(ask(&mut g), (0, 0, 1));
+    for n in 0..4u64 {
+        assert!(matches!(g.ask(A, MetaOp::NewCs { nonce: 50 + n }), Ok(MetaOutcome::Cs(..))));
+        let cs = CsId(1025 + n as u32);
+        let space = Space { capacity: 100_000, allocated: 15_000 * n, ..Space::default() };
+        let register = CsToMds::Register {
+            cs,
+            incarnation: Incarnation(70 + n),
+            boot: BootVerifier(n + 1),
+            lost_memory: false,
+            addr: format!("cs{n}"),
+            host: format!("host{n}"),
+            space,
+        };
+        g.message(NodeId::Cs(cs), Msg::CsToMds(register));
+        g.turn();
+    }
+    let copies = u64::from(LAYOUT.norm);
+    let free: u64 = (0..4).map(|n| 95_000 - 15_000 * n).sum();
+    assert_eq!(ask(&mut g), (380_000 / copies, free / copies, 1));
+    // None of them was heard of for some time: nothing can be placed.
+    g.pass(60);
+    assert_eq!(ask(&mut g), (0, 0, 1));
+}

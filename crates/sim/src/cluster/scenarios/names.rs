@@ -1,0 +1,108 @@
+//! Files that lose their names while somebody has them open, and names under way when the leader changes.
+
+use super::cast::{Cast, cast, same};
+use crate::actor::{AppAnswer, AppOp, NameAnswer, NameOp, SlotId};
+use crate::cluster::Metadata;
+use crate::kept::Script;
+use crate::world::{S, Verdict};
+use wire::{Msg, ToMds};
+
+/// The scenarios of this file.
+pub fn all() -> Vec<(&'static str, &'static str, Script)> {
+    vec![
+        (
+            "removed-while-open",
+            "a file loses its name while the other client writes it, then that client dies",
+            removed_while_open as Script,
+        ),
+        (
+            "removed-before-attach",
+            "a file loses its name under a new leader that has not heard of its writer yet",
+            removed_before_attach as Script,
+        ),
+        (
+            "removed-at-a-leader-change",
+            "the leader dies between the commit of a removal and its answer",
+            removed_at_a_leader_change as Script,
+        ),
+    ]
+}
+
+fn lose(c: &mut Cast, client: SlotId) -> Result<(), String> {
+    let index = c.stage.begin(client, AppOp::Name(NameOp::Lose { file: 0 }))?;
+    match c.stage.wait(index)? {
+        AppAnswer::Name(NameAnswer::Done(_)) => Ok(()),
+        other => Err(format!("the name is removed: {other:?}")),
+    }
+}
+
+/// (regular files, chunks) as the leader has them.
+fn counts(c: &mut Cast) -> Result<(u64, u64), String> {
+    let leader = c.leader()?;
+    let m = c.stage.world.node::<Metadata>(leader).ok_or("the leader is gone")?;
+    let counts = m.0.state().counts();
+    Ok((counts.files, counts.chunks))
+}
+
+/// Who has the file open goes on with it; when that client is gone, so is the file.
+fn open_until_dead(c: &mut Cast, writer: SlotId) -> Result<(), String> {
+    let value = c.stage.write(writer, 0, 1)?;
+    c.stage.flush(writer, 0)?;
+    let seen = c.stage.read(writer, 0, 1)?;
+    same("a file without a name", seen, value)?;
+    if counts(c)? != (1, 1) {
+        return Err(format!("files and chunks while it is open: {:?}", counts(c)?));
+    }
+    c.kill(&[writer]);
+    c.stage.run_for(50 * S);
+    match counts(c)? {
+        (0, 0) => Ok(()),
+        left => Err(format!("files and chunks left behind by a dead client: {left:?}")),
+    }
+}
+
+fn removed_while_open(mutant: Option<&str>) -> Result<(), String> {
+    let mut c = cast(mutant)?;
+    let (writer, other) = (c.clients[0], c.clients[1]);
+    c.stage.write(writer, 0, 0)?;
+    lose(&mut c, other)?;
+    open_until_dead(&mut c, writer)?;
+    c.stage.finish()
+}
+
+fn removed_before_attach(mutant: Option<&str>) -> Result<(), String> {
+    let mut c = cast(mutant)?;
+    let (writer, other) = (c.clients[0], c.clients[1]);
+    c.stage.write(writer, 0, 0)?;
+    let rule = c.hold(move |from, _, m| from == writer && matches!(m, Msg::ToMds(ToMds::Attach { .. })));
+    let leader = c.leader()?;
+    c.kill(&[leader]);
+    lose(&mut c, other)?;
+    c.stage.world.remove_rule(rule);
+    c.start(&[leader]);
+    open_until_dead(&mut c, writer)?;
+    c.stage.finish()
+}
+
+fn removed_at_a_leader_change(mutant: Option<&str>) -> Result<(), String> {
+    let mut c = cast(mutant)?;
+    let (writer, other) = (c.clients[0], c.clients[1]);
+    c.stage.write(writer, 0, 0)?;
+    // The answer is lost, the removal is not: asked again, it must not look for a second name.
+    let rule = c.stage.rule(move |m| match m.msg {
+        Msg::FromMds(wire::FromMds::MetaOk { .. }) if m.to == other => Verdict::Drop,
+        _ => Verdict::Pass,
+    });
+    let index = c.stage.begin(other, AppOp::Name(NameOp::Lose { file: 0 }))?;
+    c.stage.run_for(S);
+    let leader = c.leader()?;
+    c.kill(&[leader]);
+    c.stage.world.remove_rule(rule);
+    match c.stage.wait(index)? {
+        AppAnswer::Name(NameAnswer::Done(_)) => {}
+        answer => return Err(format!("a removal asked for twice: {answer:?}")),
+    }
+    c.start(&[leader]);
+    open_until_dead(&mut c, writer)?;
+    c.stage.finish()
+}
