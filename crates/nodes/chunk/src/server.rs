@@ -429,7 +429,9 @@ impl ChunkServer {
     fn data_ctl(&mut self, now: Nanos, from: NodeId, ctl: DataCtl, fx: &mut Effects) {
         match ctl {
             DataCtl::Read { req, id, offset, length } => self.read(now, from, &req, id, offset, length, fx),
-            DataCtl::Allocation { req, id, offset, length } => self.allocation(now, from, &req, id, (offset, length), fx),
+            DataCtl::Allocation { req, id, offset, length } => {
+                self.allocation(now, from, &req, id, (offset, length), fx)
+            }
             DataCtl::Promise(req) => self.promise(now, from, &req, fx),
             DataCtl::Stable(req) => self.stable(now, from, &req, fx),
             DataCtl::Flush { reqs, id } => self.flush(now, from, &reqs, id, fx),

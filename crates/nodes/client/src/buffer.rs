@@ -162,7 +162,10 @@ mod tests {
         }
         assert_eq!(b.bytes(), 40 * 4096);
         let full = b.take_full();
-        assert_eq!(full.iter().map(|r| (r.offset, r.data.len())).collect::<Vec<_>>(), [(0, 1 << 16), (1 << 16, 1 << 16)]);
+        assert_eq!(
+            full.iter().map(|r| (r.offset, r.data.len())).collect::<Vec<_>>(),
+            [(0, 1 << 16), (1 << 16, 1 << 16)]
+        );
         assert_eq!(b.bytes(), 8 * 4096);
         assert_eq!(runs(&mut b), [(2 << 16, 8 * 4096)]);
         assert!(b.is_empty() && b.bytes() == 0);

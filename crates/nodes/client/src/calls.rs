@@ -47,7 +47,9 @@ impl Client {
             }
             For::Body(..) => {}
             For::Truncate { ino, epoch, ticket, size } => self.truncated(ino, epoch, ticket, size, outcome),
-            For::SetBody { ino, epoch, ticket, version } => self.set_body_answered(ino, epoch, ticket, version, outcome),
+            For::SetBody { ino, epoch, ticket, version } => {
+                self.set_body_answered(ino, epoch, ticket, version, outcome)
+            }
             For::Unbody(ino, epoch) => {
                 if !self.call_over(ino, epoch) {
                     return;
@@ -129,7 +131,8 @@ impl Client {
         }
         match &outcome {
             Ok(MetaOutcome::Attr { attr, inline, zero, .. }) => {
-                let newer = self.files.get(&ino).is_some_and(|f| f.lease.is_some() && f.truncate_gen < attr.truncate_gen);
+                let newer =
+                    self.files.get(&ino).is_some_and(|f| f.lease.is_some() && f.truncate_gen < attr.truncate_gen);
                 if under || newer {
                     self.cut_at(ino, attr.size, attr.mtime, attr.truncate_gen, *zero, *inline);
                 }

@@ -25,9 +25,20 @@ pub(crate) struct Waiting {
 #[derive(Clone, Debug)]
 pub(crate) enum Change {
     /// `at`: None = at the end.
-    Write { at: Option<u64>, data: Bytes, buffered: bool },
-    Zero { offset: u64, length: u64, discard: bool, keep_size: bool },
-    Truncate { size: u64 },
+    Write {
+        at: Option<u64>,
+        data: Bytes,
+        buffered: bool,
+    },
+    Zero {
+        offset: u64,
+        length: u64,
+        discard: bool,
+        keep_size: bool,
+    },
+    Truncate {
+        size: u64,
+    },
 }
 
 /// What came of the change at the front of the queue.
@@ -339,11 +350,10 @@ mod tests {
         // The last block of the file counts as whole.
         assert_eq!(z(4096, 8192 + 5, 8192 + 5), [(0, 4096, 8192, true)]);
         let m = 1u32 << 20;
-        assert_eq!(z(u64::from(m) - 4096, 2 * u64::from(m) + 4096, 1 << 30), [
-            (0, m - 4096, 4096, true),
-            (1, 0, m, true),
-            (2, 0, 4096, true)
-        ]);
+        assert_eq!(
+            z(u64::from(m) - 4096, 2 * u64::from(m) + 4096, 1 << 30),
+            [(0, m - 4096, 4096, true), (1, 0, m, true), (2, 0, 4096, true)]
+        );
         let big = cut_zeros(1, 0, 64 << 20, 64 << 20, 26, false, Nanos::ZERO);
         assert_eq!((big.len(), big[0].content.length()), (16, ZERO_MAX));
         assert!(z(5, 5, 10).is_empty());

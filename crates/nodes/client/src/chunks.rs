@@ -1,7 +1,7 @@
 //! Chunks of held files: which there are, where their members stand, who the members are.
 
-use crate::{Client, ClientError};
 use crate::file::{Chunk, File, Lease, Mapping};
+use crate::{Client, ClientError};
 use host::node::Effects;
 use replica::sequencer::{SeqOut, Sequencer};
 use std::collections::{BTreeMap, BTreeSet};

@@ -37,12 +37,10 @@ mod tests {
             whole(o, l, d.to_vec()).iter().map(|e| (e.offset, e.length, e.data)).collect::<Vec<_>>()
         };
         assert_eq!(w(0, 100, &[]), [(0, 100, false)]);
-        assert_eq!(w(10, 100, &[(40, 10), (0, 20), (50, 5)]), [
-            (10, 10, true),
-            (20, 20, false),
-            (40, 15, true),
-            (55, 55, false)
-        ]);
+        assert_eq!(
+            w(10, 100, &[(40, 10), (0, 20), (50, 5)]),
+            [(10, 10, true), (20, 20, false), (40, 15, true), (55, 55, false)]
+        );
         assert_eq!(w(10, 20, &[(5, 100)]), [(10, 20, true)]);
         assert_eq!(w(10, 20, &[(30, 5), (0, 5)]), [(10, 20, false)]);
         assert_eq!(w(0, 30, &[(5, 20), (10, 2), (24, 3)]), [(0, 5, false), (5, 22, true), (27, 3, false)]);

@@ -52,7 +52,9 @@ impl Client {
     pub(crate) fn start_flush(&mut self, ticket: u64, ino: Option<InodeId>) {
         let files: BTreeSet<InodeId> = match ino {
             Some(i) => [i].into(),
-            None => self.unsynced.clone().into_iter().chain(self.ops.values().filter_map(|o| o.kind.changes())).collect(),
+            None => {
+                self.unsynced.clone().into_iter().chain(self.ops.values().filter_map(|o| o.kind.changes())).collect()
+            }
         };
         let dirty = |i: &InodeId| self.files.get(i).filter(|f| f.dirty()).map(|f| (*i, f.dirty_mark));
         let unwritten = files.iter().filter_map(dirty).collect();

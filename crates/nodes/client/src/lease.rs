@@ -1,8 +1,8 @@
 //! Leases as this client holds them: asked for, granted, recalled, given back, taken.
 
 use crate::calls::For;
-use crate::file::{File, Lease, Limbo};
 use crate::chunks::{Ready, SETTLE};
+use crate::file::{File, Lease, Limbo};
 use crate::small::Body;
 use crate::{Client, ClientAnswer, ClientError};
 use bytes::Bytes;

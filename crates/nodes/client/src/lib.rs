@@ -29,8 +29,8 @@ pub use events::{Event, REVOKE_MAX};
 pub use op::{ClientAnswer, ClientError, ClientOp, Extent};
 
 use bytes::Bytes;
-use host::node::{Effects, Input, Node};
 use file::File;
+use host::node::{Effects, Input, Node};
 use replica::rules::Rules;
 use replica::sequencer::SeqOut;
 use std::collections::{BTreeMap, BTreeSet};
@@ -318,9 +318,7 @@ impl Client {
                     self.copy_answer(cs, a, fx);
                 }
             }
-            (NodeId::Cs(cs), Msg::Data(DataCtl::Allocated { ans, id, runs })) => {
-                self.allocation(cs, ans, id, runs, fx)
-            }
+            (NodeId::Cs(cs), Msg::Data(DataCtl::Allocated { ans, id, runs })) => self.allocation(cs, ans, id, runs, fx),
             (NodeId::Cs(cs), Msg::Data(DataCtl::State { ans, report })) => self.chunk_state(cs, ans, report, fx),
             (NodeId::Cs(cs), Msg::Data(DataCtl::JoinState { ans, copied, .. })) => {
                 let Some(&(ino, index)) = self.chunks.get(&ans.chunk) else { return };

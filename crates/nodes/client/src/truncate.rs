@@ -1,9 +1,9 @@
 //! What a new end of a file does to what this client knows of it.
 
+use crate::Client;
 use crate::change::{Change, Waiting};
 use crate::op::OpKind;
 use crate::small::Body;
-use crate::Client;
 use types::InodeId;
 
 impl Client {
@@ -45,7 +45,8 @@ impl Client {
         f.unflushed.remove(&c.id);
         f.indices.remove(&c.id);
         self.chunks.remove(&c.id);
-        let reads: Vec<u64> = self.reads.iter().filter(|(_, r)| r.ino == ino && r.of(c.id)).map(|(id, _)| *id).collect();
+        let reads: Vec<u64> =
+            self.reads.iter().filter(|(_, r)| r.ino == ino && r.of(c.id)).map(|(id, _)| *id).collect();
         for id in reads {
             self.stall_read(id);
         }

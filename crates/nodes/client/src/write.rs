@@ -122,7 +122,8 @@ impl Client {
                 Content::Data(d) => (false, d),
                 c => (true, Bytes::from(vec![0; c.length() as usize])),
             };
-            let rmw = Rmw { offset: start, data, edge, file_end: p.file_end, head: None, tail: None, reads_left: reads };
+            let rmw =
+                Rmw { offset: start, data, edge, file_end: p.file_end, head: None, tail: None, reads_left: reads };
             self.tokens.insert(id, Token { rmw: Some(rmw), ..token });
             if need_head {
                 self.read_for(id, ino, index, first, fx);

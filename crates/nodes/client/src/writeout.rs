@@ -1,8 +1,8 @@
 //! Buffered writes: taken into memory under the write lease and answered at once; handed to the chunk servers by a flush,
 //! a recall, age, or when too much is dirty. What goes wrong then, the next flush of the file tells.
 
-use crate::change::cut;
 use crate::calls::For;
+use crate::change::cut;
 use crate::op::{Op, OpKind};
 use crate::small::Body;
 use crate::{Client, ClientError};
@@ -70,7 +70,8 @@ impl Client {
     fn credit(&mut self, ino: InodeId, offset: u64) -> Option<u64> {
         let f = self.files.get(&ino)?;
         let chunk = f.chunks.get(&((offset >> f.layout.chunk_log2) as u32));
-        let of = |c: &crate::file::Chunk| c.view.members.iter().map(|m| self.credits.get(&m.cs).copied()).min().flatten();
+        let of =
+            |c: &crate::file::Chunk| c.view.members.iter().map(|m| self.credits.get(&m.cs).copied()).min().flatten();
         if let Some(c) = chunk.and_then(of) {
             return Some(c);
         }

@@ -93,7 +93,12 @@ fn translate(op: &AppOp, ino: InodeId) -> ClientOp {
         AppOp::Write { block, values, buffered, .. } => {
             let mut data = Vec::with_capacity(values.len() * BLOCK as usize);
             values.iter().for_each(|v| block::fill(*v, &mut data));
-            ClientOp::Write { ino, offset: u64::from(*block) * u64::from(BLOCK), data: Bytes::from(data), buffered: *buffered }
+            ClientOp::Write {
+                ino,
+                offset: u64::from(*block) * u64::from(BLOCK),
+                data: Bytes::from(data),
+                buffered: *buffered,
+            }
         }
         AppOp::Truncate { blocks, .. } => ClientOp::Truncate { ino, size: u64::from(*blocks) * u64::from(BLOCK) },
         AppOp::Zero { block, count, discard, .. } => {
