@@ -87,6 +87,33 @@ pub enum AppOp {
         block: u32,
         /// One value per block.
         values: Vec<u64>,
+        /// Answered from the client's memory.
+        buffered: bool,
+    },
+    /// Cut the file, or let it grow, to so many blocks.
+    Truncate {
+        /// Which file.
+        file: u32,
+        /// Blocks left.
+        blocks: u32,
+    },
+    /// Make blocks read as zeros.
+    Zero {
+        /// Which file.
+        file: u32,
+        /// First block.
+        block: u32,
+        /// How many.
+        count: u32,
+        /// Give the space back.
+        discard: bool,
+    },
+    /// Something about bytes, for scripts: no checker looks at it.
+    Bytes {
+        /// Which file.
+        file: u32,
+        /// What.
+        op: ByteOp,
     },
     /// Read blocks.
     Read {
@@ -109,6 +136,68 @@ pub enum AppOp {
     },
     /// Something about names.
     Name(NameOp),
+}
+
+impl AppOp {
+    /// The file it is about, if it is about one.
+    pub fn file(&self) -> Option<u32> {
+        match self {
+            AppOp::Write { file, .. }
+            | AppOp::Read { file, .. }
+            | AppOp::Truncate { file, .. }
+            | AppOp::Zero { file, .. }
+            | AppOp::Bytes { file, .. }
+            | AppOp::Flush { file }
+            | AppOp::Close { file } => Some(*file),
+            AppOp::Name(_) => None,
+        }
+    }
+}
+
+/// An operation on the bytes of a file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ByteOp {
+    /// Write; `at` = None appends.
+    Write {
+        /// First byte.
+        at: Option<u64>,
+        /// Content.
+        data: Vec<u8>,
+        /// Answered from memory.
+        buffered: bool,
+    },
+    /// Read.
+    Read {
+        /// First byte.
+        at: u64,
+        /// Bytes.
+        length: u32,
+    },
+    /// Set the end.
+    Truncate {
+        /// Bytes.
+        size: u64,
+    },
+    /// Zeros.
+    Zero {
+        /// First byte.
+        at: u64,
+        /// Bytes.
+        length: u64,
+        /// Give the space back.
+        discard: bool,
+        /// Leave the end.
+        keep_size: bool,
+    },
+    /// Where is data?
+    Extents {
+        /// First byte.
+        at: u64,
+        /// Bytes.
+        length: u64,
+    },
+    /// Declare that content is cached.
+    Cached,
 }
 
 /// An operation on one directory; names are numbers.
@@ -208,6 +297,12 @@ pub enum AppAnswer {
     Done,
     /// One per block read.
     Blocks(Vec<Seen>),
+    /// Bytes read.
+    Bytes(Vec<u8>),
+    /// Where an append was placed.
+    Placed(u64),
+    /// (offset, length, data?) of runs.
+    Extents(Vec<(u64, u64, bool)>),
     /// Outcome of a [`NameOp`].
     Name(NameAnswer),
     /// It failed; a write may or may not have been carried out.

@@ -74,6 +74,35 @@ impl History {
         }
     }
 
+    fn add_write(
+        &self,
+        all: &mut BTreeMap<(u32, u32), Register>,
+        at: (u32, u32),
+        value: u64,
+        (start, end): (u64, u64),
+        mine: &[FlushSpan],
+        index: usize,
+    ) {
+        let entry = all.entry(at).or_insert_with(|| (Vec::new(), self.losses_of(at.0, at.1)));
+        let durable = if end == NEVER { NEVER } else { Self::durable_at(end, mine, &entry.1) };
+        entry.0.push(RegisterOp { write: true, value: Seen::Value(value), start, end, durable, index });
+    }
+    /// A write that was answered from memory at `end` counts as done if a later flush went well, and none that may have
+    /// told of its failure went wrong before.
+    fn written_out(start: u64, end: u64, flushes: &[FlushSpan]) -> bool {
+        match flushes.iter().find(|f| f.2 && f.0 >= end) {
+            Some(good) => !flushes.iter().any(|f| !f.2 && f.1 > start && f.0 < good.1),
+            None => false,
+        }
+    }
+    /// Did this read see what its own client had only in memory, and never was known to write out? It tells nothing to
+    /// others.
+    fn own_memory(read: &Record, written: Option<&Record>, mine: &[FlushSpan]) -> bool {
+        let Some(w) = written else { return false };
+        let own = w.slot == read.slot && w.life == read.life;
+        own && !matches!(&w.end, Some((t, AppAnswer::Done)) if Self::written_out(w.start, *t, mine))
+    }
+
     /// Per (file, block): its operations and the moments of loss. Indexes refer to `records`.
     pub fn registers(&self) -> BTreeMap<(u32, u32), Register> {
         // Per (slot, life, file).
@@ -87,40 +116,53 @@ impl History {
                 flushes.entry((r.slot, r.life, file)).or_default().push((r.start, done, well));
             }
         }
+        let mut buffered: BTreeMap<u64, &Record> = BTreeMap::new();
+        for r in &self.records {
+            if let AppOp::Write { values, buffered: true, .. } = &r.op {
+                buffered.extend(values.iter().map(|v| (*v, r)));
+            }
+        }
         let mut all: BTreeMap<(u32, u32), Register> = BTreeMap::new();
         for (index, r) in self.records.iter().enumerate() {
+            let none = Vec::new();
+            let mine = r.op.file().and_then(|f| flushes.get(&(r.slot, r.life, f))).unwrap_or(&none);
             match (&r.op, &r.end) {
-                (AppOp::Write { file, block, values }, end) => {
+                (AppOp::Write { file, block, values, buffered }, end) => {
                     let end = match end {
-                        Some((t, AppAnswer::Done)) => *t,
+                        Some((t, AppAnswer::Done)) if !buffered || Self::written_out(r.start, *t, mine) => *t,
                         _ => NEVER,
                     };
                     for (i, value) in values.iter().enumerate() {
-                        let at = (*file, block + i as u32);
-                        let entry = all.entry(at).or_insert_with(|| (Vec::new(), self.losses_of(at.0, at.1)));
-                        let mine = flushes.get(&(r.slot, r.life, *file)).map_or(&[][..], |f| f);
-                        let durable = if end == NEVER { NEVER } else { Self::durable_at(end, mine, &entry.1) };
-                        let op =
-                            RegisterOp { write: true, value: Seen::Value(*value), start: r.start, end, durable, index };
-                        entry.0.push(op);
+                        self.add_write(&mut all, (*file, block + i as u32), *value, (r.start, end), mine, index);
+                    }
+                }
+                (AppOp::Zero { file, block, count, .. }, end) => {
+                    let end = if let Some((t, AppAnswer::Done)) = end { *t } else { NEVER };
+                    for b in *block..block + count {
+                        self.add_write(&mut all, (*file, b), 0, (r.start, end), mine, index);
                     }
                 }
                 (AppOp::Read { file, block, .. }, Some((end, AppAnswer::Blocks(seen)))) => {
                     for (i, value) in seen.iter().enumerate() {
                         let at = (*file, block + i as u32);
+                        let written = if let Seen::Value(v) = value { buffered.get(v).copied() } else { None };
+                        if Self::own_memory(r, written, mine) {
+                            continue;
+                        }
                         let entry = all.entry(at).or_insert_with(|| (Vec::new(), self.losses_of(at.0, at.1)));
-                        let op = RegisterOp {
-                            write: false,
-                            value: *value,
-                            start: r.start,
-                            end: *end,
-                            durable: NEVER,
-                            index,
-                        };
-                        entry.0.push(op);
+                        let (value, start, end) = (*value, r.start, *end);
+                        entry.0.push(RegisterOp { write: false, value, start, end, durable: NEVER, index });
                     }
                 }
                 _ => {}
+            }
+        }
+        // A cut is a write of zeros to everything behind it, and as durable as the group's records.
+        for (index, r) in self.records.iter().enumerate() {
+            let AppOp::Truncate { file, blocks } = r.op else { continue };
+            let end = if let Some((t, AppAnswer::Done)) = r.end { t } else { NEVER };
+            for ((_, _), (ops, _)) in all.range_mut((file, blocks)..(file + 1, 0)) {
+                ops.push(RegisterOp { write: true, value: Seen::Value(0), start: r.start, end, durable: end, index });
             }
         }
         all
@@ -138,8 +180,14 @@ impl History {
             .collect();
         for (i, r) in self.records.iter().enumerate() {
             let what = match (&r.op, &r.end) {
-                (AppOp::Write { file: f, block: b, values }, _) if *f == file && touches(*b, values.len()) => {
+                (AppOp::Write { file: f, block: b, values, .. }, _) if *f == file && touches(*b, values.len()) => {
                     format!("write {}", values[(block - b) as usize])
+                }
+                (AppOp::Truncate { file: f, blocks }, _) if *f == file && *blocks <= block => {
+                    format!("cut to {blocks} blocks")
+                }
+                (AppOp::Zero { file: f, block: b, count, .. }, _) if *f == file && touches(*b, *count as usize) => {
+                    "zeros".into()
                 }
                 (AppOp::Read { file: f, block: b, .. }, Some((_, AppAnswer::Blocks(seen))))
                     if *f == file && touches(*b, seen.len()) =>

@@ -1,6 +1,6 @@
 //! Steered scenarios: a stage on which a script decides what is lost, held, killed and read, and when.
 
-use crate::actor::{AppAnswer, AppOp, HostId, SlotId};
+use crate::actor::{AppAnswer, AppOp, ByteOp, HostId, SlotId};
 use crate::block::Seen;
 use crate::disks::Tear;
 use crate::history::Loss;
@@ -95,7 +95,7 @@ impl<Sys: System> Stage<Sys> {
     /// Starts writing a fresh value to one block; returns the operation and the value.
     pub fn begin_write(&mut self, slot: SlotId, file: u32, block: u32) -> Result<(usize, u64), String> {
         let value = self.work.value();
-        Ok((self.begin(slot, AppOp::Write { file, block, values: vec![value] })?, value))
+        Ok((self.begin(slot, AppOp::Write { file, block, values: vec![value], buffered: false })?, value))
     }
     /// Writes a fresh value to one block and waits; returns the value.
     pub fn write(&mut self, slot: SlotId, file: u32, block: u32) -> Result<u64, String> {
@@ -111,6 +111,31 @@ impl<Sys: System> Stage<Sys> {
         match self.wait(index)? {
             AppAnswer::Blocks(b) if b.len() == 1 => Ok(b[0]),
             other => Err(format!("read of file {file} block {block}: {other:?}")),
+        }
+    }
+    /// Writes a fresh value to one block in the client's memory; returns the value.
+    pub fn buffer(&mut self, slot: SlotId, file: u32, block: u32) -> Result<u64, String> {
+        let value = self.work.value();
+        let index = self.begin(slot, AppOp::Write { file, block, values: vec![value], buffered: true })?;
+        match self.wait(index)? {
+            AppAnswer::Done => Ok(value),
+            other => Err(format!("buffered write of file {file} block {block}: {other:?}")),
+        }
+    }
+    /// Sets the end of a file and waits.
+    pub fn truncate(&mut self, slot: SlotId, file: u32, blocks: u32) -> Result<(), String> {
+        let index = self.begin(slot, AppOp::Truncate { file, blocks })?;
+        match self.wait(index)? {
+            AppAnswer::Done => Ok(()),
+            other => Err(format!("truncation of file {file} to {blocks} blocks: {other:?}")),
+        }
+    }
+    /// Does something about bytes and waits.
+    pub fn bytes(&mut self, slot: SlotId, file: u32, op: ByteOp) -> Result<AppAnswer, String> {
+        let index = self.begin(slot, AppOp::Bytes { file, op: op.clone() })?;
+        match self.wait(index)? {
+            AppAnswer::Failed(why) => Err(format!("{op:?} of file {file}: {why}")),
+            other => Ok(other),
         }
     }
     /// Flushes a file and waits.

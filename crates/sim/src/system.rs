@@ -13,6 +13,8 @@ pub struct Load {
     pub ranges: Vec<(u32, u32)>,
     /// Operations on names are part of the load.
     pub names: bool,
+    /// Truncations, zeros and buffered writes are part of the load.
+    pub cuts: bool,
 }
 
 /// A system under simulation.

@@ -29,6 +29,9 @@ pub struct Workload {
     mix: (u64, u64, u64),
     /// Draws what an operation on names is turned into, apart from the rest.
     turns: Rng,
+    /// Percent of writes that are truncations or zeros, and of the others those answered from memory.
+    cuts: u64,
+    buffered: u64,
     apps: BTreeMap<SlotId, Application>,
     next_value: u64,
     next_ticket: u64,
@@ -44,11 +47,17 @@ impl Workload {
         let depth = 1 + rng.skewed(7);
         let names = if load.names { rng.range(2, 10) } else { 0 };
         let mix = (rng.range(25, 60), rng.range(1, 8), names);
+        // Drawn from a generator of their own, so that the rest of a run does not depend on them.
+        let mut more = rng.fork(17);
+        let cuts = if load.cuts { more.below(3) * 6 } else { 0 };
+        let buffered = if load.cuts && more.percent(50) { more.range(20, 80) } else { 0 };
         Workload {
             depth,
             pause: rng.range(20, 60) * MS,
             turns: rng.clone().fork(18),
             mix,
+            cuts,
+            buffered,
             load,
             rng,
             apps: BTreeMap::new(),
@@ -158,8 +167,12 @@ impl Workload {
         let block = first + self.rng.below(u64::from(length - count + 1)) as u32;
         let dice = self.rng.below(100);
         let (w, f, n) = self.mix;
-        Some(if dice < w {
-            AppOp::Write { file, block, values: (0..count).map(|_| self.value()).collect() }
+        let cut = self.cuts > 0 && self.rng.below(100) < self.cuts;
+        let buffered = self.buffered > 0 && self.rng.below(100) < self.buffered;
+        Some(if dice < w && cut {
+            self.cut(file, block, count)
+        } else if dice < w {
+            AppOp::Write { file, block, values: (0..count).map(|_| self.value()).collect(), buffered }
         } else if dice < w + f {
             if self.rng.percent(20) { AppOp::Close { file } } else { AppOp::Flush { file } }
         } else if dice < w + f + n && !naming {
@@ -167,6 +180,12 @@ impl Workload {
         } else {
             AppOp::Read { file, block, count }
         })
+    }
+    fn cut(&mut self, file: u32, block: u32, count: u32) -> AppOp {
+        match self.rng.below(3) {
+            0 => AppOp::Zero { file, block, count, discard: self.rng.percent(50) },
+            _ => AppOp::Truncate { file, blocks: if self.rng.percent(15) { 0 } else { block + count - 1 } },
+        }
     }
     fn name_op(&mut self, dir: u32) -> NameOp {
         let name = self.rng.below(6) as u32;

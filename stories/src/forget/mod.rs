@@ -141,6 +141,7 @@ impl Table {
                 ino: InodeId(*ino),
                 offset: u64::from(BLOCKS) * 2 * BLOCK as u64,
                 data: writer::content(self.round, 0, 0, 0),
+                buffered: false,
             };
             link.run(op, BACK_MAX)?.context("a write of another client")?;
         } else {

@@ -157,7 +157,12 @@ impl Writer {
         let version = self.version;
         self.note(Kind::Submit, file, block, version)?;
         let data = content(self.round, file, block, version);
-        let op = ClientOp::Write { ino: self.inodes[usize::from(file)], offset: u64::from(block) * BLOCK as u64, data };
+        let op = ClientOp::Write {
+            ino: self.inodes[usize::from(file)],
+            offset: u64::from(block) * BLOCK as u64,
+            data,
+            buffered: false,
+        };
         let ticket = self.link.submit(op);
         self.asked.insert(ticket, Asked::Write { file, block, version });
         self.busy.insert((file, block));

@@ -117,7 +117,7 @@ fn writes(link: &mut Link, shared: &Shared) -> Result<()> {
     let data: Bytes = block.freeze();
     while !shared.stop.load(Ordering::Relaxed) {
         let offset = chance.below(BLOCKS) * BLOCK as u64;
-        match link.run(ClientOp::Write { ino, offset, data: data.clone() }, PATIENCE)? {
+        match link.run(ClientOp::Write { ino, offset, data: data.clone(), buffered: false }, PATIENCE)? {
             Ok(_) => shared.ended()?,
             Err(e) => bail!("a write failed: {e}"),
         }

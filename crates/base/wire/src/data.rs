@@ -172,6 +172,26 @@ pub enum DataCtl {
         /// Bytes, whole blocks.
         length: u32,
     },
+    /// Holder → CS: which ranges hold data? Served like a read. Answer: Allocated.
+    Allocation {
+        /// The usual.
+        req: CopyReq,
+        /// Echoed.
+        id: u64,
+        /// Byte offset, whole blocks.
+        offset: u32,
+        /// Bytes, whole blocks.
+        length: u32,
+    },
+    /// CS → holder.
+    Allocated {
+        /// The usual.
+        ans: CopyAns,
+        /// The request's id.
+        id: u64,
+        /// (offset, length) in bytes within the range asked for that hold data, ascending; the rest reads as zeros.
+        runs: Vec<(u32, u32)>,
+    },
     /// Holder → CS: a promise for reads from elsewhere (L5); also spreads `stable`. Answer: Ack.
     Promise(CopyReq),
     /// Holder → CS: `stable` and `flushed` moved. Answer: Ack.

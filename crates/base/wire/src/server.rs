@@ -64,6 +64,8 @@ pub enum CsToMds {
         space: Space,
         /// Something an operator should know; empty = well.
         trouble: String,
+        /// Chunks whose newest record has stood here for seconds without its writer's word that all members have it.
+        tails: Vec<ChunkId>,
     },
     /// The session is blocked durably; these copies are not plain.
     SessionFenced {

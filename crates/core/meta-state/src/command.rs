@@ -225,6 +225,14 @@ pub enum Command {
     /// Several at once, under one index; not nested. Outcome: Batch.
     #[serde(with = "flat")]
     Batch(Vec<Command>),
+    /// Leases on a file below this epoch are over: one was taken from a holder that does not answer, and may be declared to
+    /// a later leader that knows nothing of it. Outcome: Done.
+    LeaseFloor {
+        /// Which file.
+        ino: InodeId,
+        /// One more than the lease that was taken.
+        epoch: LeaseEpoch,
+    },
 }
 
 /// Number of [`Command::Batch`] in the format.

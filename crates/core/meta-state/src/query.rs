@@ -7,7 +7,7 @@ use crate::namespace::{self, Inode};
 use crate::router::State;
 use crate::sessions::{self, Admission, Block, Session};
 use crate::settings::{self, Cluster};
-use types::{ChunkId, CopyId, CsId, Incarnation, InodeId, Layout, OpId, SessionId};
+use types::{ChunkId, CopyId, CsId, Incarnation, InodeId, Layout, LeaseEpoch, OpId, SessionId};
 use wire::names::{Attr, MetaError, MetaOp, MetaOutcome};
 
 /// Most chunks that one Info lists; the rest comes by [`State::file_chunks`].
@@ -24,6 +24,8 @@ pub struct InodeView {
     pub inline: bool,
     /// Pending zero range of a file.
     pub zero: Option<(u64, u64)>,
+    /// Leases below this epoch are over.
+    pub lease_floor: LeaseEpoch,
 }
 
 /// Sums over the state, all kept up to date by every command.
@@ -65,7 +67,13 @@ impl<K: Kv> State<K> {
     /// An inode; O(log n).
     pub fn inode(&self, ino: InodeId) -> Option<InodeView> {
         let i: Inode = namespace::live(&self.kv, ino)?;
-        Some(InodeView { attr: i.attr(ino), layout: i.layout, inline: i.body.is_some(), zero: i.zero })
+        Some(InodeView {
+            attr: i.attr(ino),
+            layout: i.layout,
+            inline: i.body.is_some(),
+            zero: i.zero,
+            lease_floor: i.lease_floor,
+        })
     }
     /// A chunk's record; O(log n).
     pub fn chunk(&self, chunk: ChunkId) -> Option<ChunkRecord> {

@@ -169,6 +169,11 @@ impl<K: Kv> State<K> {
             Command::SetEnds { ends, source, time } => {
                 Outcome::Ends(ends.iter().map(|e| self.set_end(e, *source, *time)).collect())
             }
+            Command::LeaseFloor { ino, epoch } => {
+                // Of a file that is gone nobody can hold anything.
+                let _ = self.names.raise_lease_floor(kv, *ino, *epoch);
+                Outcome::Done
+            }
             Command::Loss { chunk, written, last, time } => {
                 let loss = Loss { chunk: *chunk, written: *written, last: *last, time: *time };
                 done(chunks::record_loss(kv, loss).then_some(()).ok_or(Refused::NoChunk(*chunk)))

@@ -444,8 +444,9 @@ fn command(r: &mut Rng, w: &World) -> Command {
             source: *r.pick(&[EndSource::Holder, EndSource::Former, EndSource::Fence]),
             time,
         },
-        27 => match r.below(2) {
-            0 => Command::Reap { steps: r.below(4) as u32 },
+        27 => match r.below(3) {
+            0 => Command::LeaseFloor { ino: ids(r), epoch: LeaseEpoch(r.below(9)) },
+            1 => Command::Reap { steps: r.below(4) as u32 },
             _ => Command::LowWater { session },
         },
         28 => {

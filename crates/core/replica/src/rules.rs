@@ -31,6 +31,8 @@ pub struct Rules {
     pub fence_waits: bool,
     /// A read needs promises of n − min + 1 members (L5).
     pub promises: bool,
+    /// What was cut off is zeroed, durably, before anything is written behind the end.
+    pub zero_before_growth: bool,
 }
 
 impl Rules {
@@ -49,9 +51,10 @@ impl Rules {
         restart_waits: true,
         fence_waits: true,
         promises: true,
+        zero_before_growth: true,
     };
     /// Names of all switches, as [`Rules::without`] takes them.
-    pub const NAMES: [&'static str; 13] = [
+    pub const NAMES: [&'static str; 14] = [
         "ack_by_all",
         "epochs",
         "merge_tails",
@@ -65,6 +68,7 @@ impl Rules {
         "restart_waits",
         "fence_waits",
         "promises",
+        "zero_before_growth",
     ];
     /// All rules but one; None if there is no such rule.
     pub fn without(name: &str) -> Option<Rules> {
@@ -83,6 +87,7 @@ impl Rules {
             "restart_waits" => &mut r.restart_waits,
             "fence_waits" => &mut r.fence_waits,
             "promises" => &mut r.promises,
+            "zero_before_growth" => &mut r.zero_before_growth,
             _ => return None,
         };
         *switch = false;

@@ -61,8 +61,11 @@ impl ChunkStore {
         }
         let old = c.units.get(&unit).copied();
         let base = old.map_or(0, |u| u.mask);
-        let moved = data & !base != 0;
         let rest = (base & !zero) | data;
+        let grows = data & !base != 0;
+        // Zeros over a part of a unit give their place back: the unit moves to a shorter one, if there is one.
+        let shrunk = if !grows && rest != base && rest != 0 { self.alloc.get(rest.count_ones()) } else { None };
+        let moved = grows || shrunk.is_some();
         if rest == 0 {
             // Nothing but zeros is left: the unit goes, in memory; the checkpoint waits for the records.
             self.over.drop_unit(c, unit);
@@ -89,9 +92,15 @@ impl ChunkStore {
         if moved {
             // Without a reservation (only after a start on a fragmented disk) the unit may have to stay in the journal.
             job.len = rest.count_ones();
-            let (loc, len) = match c.reserved.remove(&unit) {
-                Some(r) => r,
-                None => (self.alloc.get(job.len)?, job.len),
+            let (loc, len) = match (shrunk, c.reserved.remove(&unit)) {
+                (None, Some(r)) => r,
+                (None, None) => (self.alloc.get(job.len)?, job.len),
+                (Some(loc), reserved) => {
+                    if let Some((l, n)) = reserved {
+                        self.alloc.give(l, n);
+                    }
+                    (loc, job.len)
+                }
             };
             assert!(job.len <= len, "reservations cover the overlay");
             if job.len < len {

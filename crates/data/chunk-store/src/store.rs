@@ -208,6 +208,11 @@ impl ChunkStore {
     pub fn copies(&self) -> impl Iterator<Item = &CopyState> {
         self.copies.values().map(|c| &c.state)
     }
+    /// States of the copies of chunks behind this one, in order.
+    pub fn copies_behind(&self, chunk: ChunkId) -> impl Iterator<Item = &CopyState> {
+        let behind = (std::ops::Bound::Excluded(chunk), std::ops::Bound::Unbounded);
+        self.copies.range(behind).map(|(_, c)| &c.state)
+    }
     /// State of the server.
     pub fn server(&self) -> &ServerState {
         &self.server

@@ -282,7 +282,7 @@ impl ChunkServer {
             return;
         }
         if let Purpose::Converge { staged, .. } = &mut p.purpose {
-            staged.push(Extent { offset, length, crcs: m.crcs, payload: Some(m.payload) });
+            staged.extend(sparse(offset, &m.crcs, &m.payload));
             p.stored(id);
             return;
         }
@@ -439,5 +439,46 @@ impl ChunkServer {
                 }
             }
         }
+    }
+}
+
+/// What was fetched as extents in which blocks of zeros are nothing: a record of zeros covers far more than a journal takes
+/// as data, and a merge must fit into one record.
+fn sparse(offset: u32, crcs: &[u32], payload: &Bytes) -> Vec<Extent> {
+    let block = BLOCK as usize;
+    let zero = |i: usize| payload[i * block..(i + 1) * block].iter().all(|b| *b == 0);
+    let mut out = Vec::new();
+    let mut i = 0;
+    while i < crcs.len() {
+        let (start, empty) = (i, zero(i));
+        while i < crcs.len() && zero(i) == empty {
+            i += 1;
+        }
+        let (a, b) = (start * block, i * block);
+        out.push(Extent {
+            offset: offset + a as u32,
+            length: (b - a) as u32,
+            crcs: if empty { Vec::new() } else { crcs[start..i].to_vec() },
+            payload: (!empty).then(|| payload.slice(a..b)),
+        });
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zeros_of_a_merge_are_nothing() {
+        let mut data = vec![0u8; 6 * BLOCK as usize];
+        data[2 * BLOCK as usize] = 1;
+        data[4 * BLOCK as usize - 1] = 1;
+        let crcs: Vec<u32> = data.chunks(BLOCK as usize).map(crc32c::crc32c).collect();
+        let parts = sparse(3 * BLOCK, &crcs, &Bytes::from(data));
+        let shape: Vec<_> = parts.iter().map(|e| (e.offset / BLOCK, e.length / BLOCK, e.payload.is_some())).collect();
+        assert_eq!(shape, [(3, 2, false), (5, 2, true), (7, 2, false)]);
+        assert_eq!(parts[1].crcs, crcs[2..4]);
+        assert!(parts[0].crcs.is_empty());
     }
 }

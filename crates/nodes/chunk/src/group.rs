@@ -92,7 +92,7 @@ impl ChunkServer {
             self.group.redirected = false;
             self.promises.prune(now);
             match self.group.leader {
-                Some(_) => self.heartbeat(fx),
+                Some(_) => self.heartbeat(now, fx),
                 None => {
                     for m in self.group.mds.clone() {
                         self.register(m, fx);
@@ -117,13 +117,15 @@ impl ChunkServer {
         fx.send.push((NodeId::Mds(to), Msg::CsToMds(msg)));
     }
     /// Tells the leader how full it is and what is wrong.
-    pub(crate) fn heartbeat(&mut self, fx: &mut Effects) {
+    pub(crate) fn heartbeat(&mut self, now: Nanos, fx: &mut Effects) {
         let Some(leader) = self.group.leader else { return };
+        let tails = self.tails.look(now, self.store.copies_behind(self.tails.cursor()));
         let msg = CsToMds::Heartbeat {
             cs: self.cfg.cs,
             incarnation: self.cfg.incarnation,
             space: self.space(),
             trouble: self.trouble.clone(),
+            tails,
         };
         fx.send.push((NodeId::Mds(leader), Msg::CsToMds(msg)));
         // What was refused for want of room is news once; a failed disk says so again and again.

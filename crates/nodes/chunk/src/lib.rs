@@ -13,6 +13,7 @@ mod merge;
 mod pull;
 mod serve;
 mod server;
+mod tails;
 mod takeover;
 
 pub use config::ChunkConfig;

@@ -29,7 +29,7 @@ impl ChunkServer {
         } else {
             msg
         };
-        let bytes = u64::from(msg.header.length);
+        let bytes = msg.payload.len() as u64;
         if self.held_bytes + bytes <= HELD_MAX {
             self.held_bytes += bytes;
             self.held_back.push_back((from, msg));
@@ -39,9 +39,9 @@ impl ChunkServer {
     pub(crate) fn retry_writes(&mut self, now: Nanos, fx: &mut Effects) {
         while !self.store.busy() {
             let Some((from, msg)) = self.held_back.pop_front() else { break };
-            self.held_bytes -= u64::from(msg.header.length);
+            self.held_bytes -= msg.payload.len() as u64;
             if let Some(m) = self.try_write(now, from, msg, fx) {
-                self.held_bytes += u64::from(m.header.length);
+                self.held_bytes += m.payload.len() as u64;
                 self.held_back.push_front((from, m));
                 break;
             }
@@ -103,10 +103,11 @@ impl ChunkServer {
             self.patch(h.chunk, Some(s), Vec::new(), false, Some(Seq(h.seq.0 - 1)), Then::Nothing)?;
         }
         let t = self.ticket();
+        let bytes = payload.len() as u64; // zeros take no memory
         self.store.write(Ticket(t), h, crcs, payload, &mut self.sfx)?;
         let Some(l) = self.live_of(h.chunk) else { return Err(StoreError::NoCopy(h.chunk)) };
         l.submitted(t, Some(h.seq), h.has(flags::DURABLE));
-        let (copy, bytes) = (l.copy, u64::from(h.length));
+        let copy = l.copy;
         *self.outstanding.entry(h.session).or_default() += bytes;
         self.works.insert(t, Work::Write { chunk: h.chunk, copy, session: h.session, bytes });
         Ok(())
@@ -215,6 +216,28 @@ impl ChunkServer {
     pub(crate) fn still_here(&self, a: &Asker) -> Result<(), Refusal> {
         let same = |c: &CopyState| c.copy == a.copy || !self.cfg.rules.copy_ids;
         if self.store.copy(a.chunk).is_some_and(same) { Ok(()) } else { Err(Refusal::NoCopy) }
+    }
+
+    /// Which ranges hold data, under the rules for reads.
+    pub(crate) fn allocation(
+        &mut self,
+        now: Nanos,
+        from: NodeId,
+        req: &CopyReq,
+        id: u64,
+        (offset, length): (u32, u32),
+        fx: &mut Effects,
+    ) {
+        let asker = Asker::new(from, req);
+        let (refusal, promise) = match self.enter(req, Access::Read) {
+            Ok(v) => (None, v.promise),
+            Err(None) => return,
+            Err(Some(r)) => (Some(r), false),
+        };
+        let ans = self.answer(now, &asker, refusal, promise);
+        let runs = if refusal.is_none() { self.store.allocated(req.chunk) } else { Vec::new() };
+        let runs = clip(&runs, offset, length);
+        fx.send.push((from, Msg::Data(DataCtl::Allocated { ans, id, runs })));
     }
 
     pub(crate) fn promise(&mut self, now: Nanos, from: NodeId, req: &CopyReq, fx: &mut Effects) {
@@ -394,4 +417,15 @@ fn intact(m: &WriteMsg) -> bool {
         WriteKind::Data => m.payload.len() == m.header.length as usize && matches_crcs(&m.payload, &m.crcs),
         _ => m.payload.is_empty() && m.crcs.is_empty(),
     }
+}
+
+/// The parts of `runs`, which ascend, that lie within a range.
+fn clip(runs: &[(u32, u32)], offset: u32, length: u32) -> Vec<(u32, u32)> {
+    let end = u64::from(offset) + u64::from(length);
+    let part = |&(o, l): &(u32, u32)| {
+        let (from, to) = (o.max(offset), (u64::from(o) + u64::from(l)).min(end));
+        // No more than `l`, so it fits.
+        (u64::from(from) < to).then(|| (from, (to - u64::from(from)) as u32))
+    };
+    runs.iter().filter_map(part).collect()
 }

@@ -4,6 +4,7 @@ use crate::config::ChunkConfig;
 use crate::group::Group;
 use crate::live::{Asker, Live};
 use crate::pull::Pull;
+use crate::tails::Tails;
 use chunk_store::{ChunkStore, Done, Extent, OpenOptions, StoreError, Ticket};
 use host::disk::{Folder, Ring};
 use host::node::{Effects, Input, Node};
@@ -102,6 +103,7 @@ pub struct ChunkServer {
     pub(crate) pulls: BTreeMap<ChunkId, Pull>,
     pub(crate) next_piece: u32,
     pub(crate) group: Group,
+    pub(crate) tails: Tails,
     pub(crate) trouble: String,
     failed: Option<String>,
     /// The group was told so.
@@ -129,6 +131,7 @@ impl ChunkServer {
         let (store, report) = chunk_store::open(folder, ring, options)?;
         Ok(ChunkServer {
             promises: Promises::new(cfg.now, &cfg.rules),
+            tails: Tails::default(),
             group: Group::new(&cfg, report.memory_lost || report.copies_lost),
             cfg,
             store,
@@ -429,6 +432,9 @@ impl ChunkServer {
     fn data_ctl(&mut self, now: Nanos, from: NodeId, ctl: DataCtl, fx: &mut Effects) {
         match ctl {
             DataCtl::Read { req, id, offset, length } => self.read(now, from, &req, id, offset, length, fx),
+            DataCtl::Allocation { req, id, offset, length } => {
+                self.allocation(now, from, &req, id, (offset, length), fx)
+            }
             DataCtl::Promise(req) => self.promise(now, from, &req, fx),
             DataCtl::Stable(req) => self.stable(now, from, &req, fx),
             DataCtl::Flush { reqs, id } => self.flush(now, from, &reqs, id, fx),
@@ -441,7 +447,7 @@ impl ChunkServer {
             }
             DataCtl::State { ans, report } => self.source_state(from, &ans, report, fx),
             DataCtl::Extents { ans, to, extents } => self.source_list(from, &ans, to, &extents, fx),
-            DataCtl::Ack(_) | DataCtl::FlushAck { .. } | DataCtl::JoinState { .. } => {}
+            DataCtl::Ack(_) | DataCtl::FlushAck { .. } | DataCtl::JoinState { .. } | DataCtl::Allocated { .. } => {}
         }
     }
 }
@@ -498,7 +504,7 @@ impl Node for ChunkServer {
         if let Some(r) = self.failed.clone() {
             let r = format!("{}: {r}", self.id());
             if !std::mem::replace(&mut self.failure_told, true) {
-                self.heartbeat(fx);
+                self.heartbeat(now, fx);
             }
             fx.fatal.get_or_insert(r);
         }

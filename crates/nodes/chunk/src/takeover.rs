@@ -162,6 +162,7 @@ impl ChunkServer {
             Ok(()) => {
                 self.works.insert(t, Work::Deleted { reply, chunk, copy });
                 self.live.remove(&chunk);
+                self.tails.forget(chunk);
                 self.pulls.remove(&chunk);
                 self.fences.retain(|(c, _), _| *c != chunk);
             }

@@ -1,6 +1,5 @@
 //! Flush: everything acknowledged before it becomes durable on all members, or the program learns once that it is lost.
 
-use crate::op::OpKind;
 use crate::{Client, ClientError};
 use host::node::Effects;
 use replica::sequencer::SeqOut;
@@ -20,37 +19,73 @@ pub(crate) struct Flushing {
     files: BTreeSet<InodeId>,
     /// Writes submitted before it that have not ended.
     before: BTreeSet<u64>,
+    /// Files with something in memory, and how much of it has to be written out first.
+    unwritten: BTreeMap<InodeId, u64>,
     targets: Option<BTreeMap<ChunkId, (InodeId, Seq)>>,
-    lost: bool,
+    /// Of this client itself: it tells nobody of losses.
+    own: bool,
+    error: Option<ClientError>,
     sent: Nanos,
     rounds: u32,
     /// Some chunks were not ready when it was sent.
     incomplete: bool,
 }
 
+impl Flushing {
+    fn new(ticket: u64, files: BTreeSet<InodeId>) -> Flushing {
+        Flushing {
+            ticket,
+            files,
+            before: BTreeSet::new(),
+            unwritten: BTreeMap::new(),
+            targets: None,
+            own: false,
+            error: None,
+            sent: Nanos::ZERO,
+            rounds: 0,
+            incomplete: false,
+        }
+    }
+}
+
 impl Client {
     pub(crate) fn start_flush(&mut self, ticket: u64, ino: Option<InodeId>) {
         let files: BTreeSet<InodeId> = match ino {
             Some(i) => [i].into(),
-            None => self.files.keys().copied().collect(),
+            None => {
+                self.unsynced.clone().into_iter().chain(self.ops.values().filter_map(|o| o.kind.changes())).collect()
+            }
         };
-        let before = self
-            .ops
-            .iter()
-            .filter(|(_, o)| matches!(o.kind, OpKind::Write { ino } if files.contains(&ino)))
-            .map(|(t, _)| *t)
-            .collect();
-        let f = Flushing {
-            ticket,
-            files,
-            before,
-            targets: None,
-            lost: false,
-            sent: Nanos::ZERO,
-            rounds: 0,
-            incomplete: false,
-        };
-        self.flushes.push(f);
+        let dirty = |i: &InodeId| self.files.get(i).filter(|f| f.dirty()).map(|f| (*i, f.dirty_mark));
+        let unwritten = files.iter().filter_map(dirty).collect();
+        let before = self.changes_of(&files);
+        self.flushes.push(Flushing { before, unwritten, ..Flushing::new(ticket, files) });
+    }
+    /// A flush for a stage of a file: of what is acknowledged, whatever else is under way.
+    pub(crate) fn start_own_flush(&mut self, ticket: u64, ino: InodeId) {
+        self.flushes.push(Flushing { own: true, ..Flushing::new(ticket, [ino].into()) });
+    }
+    fn changes_of(&self, files: &BTreeSet<InodeId>) -> BTreeSet<u64> {
+        let of = |o: &crate::op::Op| o.kind.changes().is_some_and(|i| files.contains(&i));
+        self.ops.iter().filter(|(_, o)| of(o)).map(|(t, _)| *t).collect()
+    }
+    /// Everything that was in memory when the flush began is on its way; what that is, is waited for.
+    fn hand_out_dirty(&mut self, fl: &mut Flushing) -> bool {
+        let mut handed = BTreeSet::new();
+        for (ino, mark) in std::mem::take(&mut fl.unwritten) {
+            self.write_out(ino);
+            let Some(f) = self.files.get(&ino) else { continue };
+            if !f.dirty() || f.handed_mark >= mark {
+                handed.insert(ino);
+            } else {
+                fl.unwritten.insert(ino, mark);
+            }
+        }
+        if !handed.is_empty() {
+            let outs = self.changes_of(&handed);
+            fl.before.extend(outs.into_iter().filter(|t| t & crate::op::OWN_TICKETS != 0));
+        }
+        fl.unwritten.is_empty()
     }
 
     /// Sends what can be flushed and ends what is flushed.
@@ -64,8 +99,9 @@ impl Client {
         self.flushes = flushes;
     }
     fn pump_flush(&mut self, fl: &mut Flushing, fx: &mut Effects) -> bool {
+        let handed = self.hand_out_dirty(fl);
         fl.before.retain(|t| self.ops.contains_key(t));
-        if !fl.before.is_empty() {
+        if !handed || !fl.before.is_empty() {
             return false;
         }
         let targets = fl.targets.get_or_insert_with(|| {
@@ -82,7 +118,13 @@ impl Client {
                 open.insert(*ino);
                 return true;
             }
-            let done = f.sequencer(*chunk).is_some_and(|s| s.flushed() >= *seq);
+            let index = f.indices.get(chunk).copied().unwrap_or(0);
+            if f.chunks.get(&index).is_some_and(|c| c.id != *chunk) {
+                f.unflushed.remove(chunk); // another one stands there: this one was cut off
+                return false;
+            }
+            let at = f.sequencer(index).filter(|s| s.chunk() == *chunk);
+            let done = at.is_some_and(|s| s.flushed() >= *seq);
             if done && f.unflushed.get(chunk).is_some_and(|u| u.1 <= *seq) {
                 f.unflushed.remove(chunk);
             }
@@ -96,21 +138,25 @@ impl Client {
                 self.dirty.insert(*ino);
             }
         }
-        for ino in &fl.files {
+        let empty = targets.is_empty();
+        for ino in fl.files.iter().filter(|_| !fl.own) {
             if let Some(f) = self.files.get_mut(ino) {
-                fl.lost |= std::mem::take(&mut f.lost);
+                fl.error = fl.error.or(f.failed.take());
             }
         }
-        if targets.is_empty() {
+        if empty {
             for ino in &fl.files {
                 if let Some(f) = self.files.get_mut(ino) {
                     f.flush_wants = false;
+                    if f.unflushed.is_empty() && !f.dirty() && f.failed.is_none() {
+                        self.unsynced.remove(ino);
+                    }
                     if f.closing {
                         self.dirty.insert(*ino);
                     }
                 }
             }
-            self.op_part_done(fl.ticket, fl.lost.then_some(ClientError::WritesLost));
+            self.op_part_done(fl.ticket, fl.error);
             return true;
         }
         let again = if fl.incomplete { SOON } else { AGAIN };
@@ -134,12 +180,13 @@ impl Client {
                 waiting = true;
                 continue;
             }
-            let Some(c) = f.chunks.values_mut().find(|c| c.id == *chunk) else {
-                need_map.push((*ino, f.indices.get(chunk).copied().unwrap_or(0)));
+            let index = f.indices.get(chunk).copied().unwrap_or(0);
+            let Some(c) = f.chunks.get_mut(&index).filter(|c| c.id == *chunk) else {
+                need_map.push((*ino, index));
                 continue;
             };
             let Some(s) = &mut c.seq else {
-                need_map.push((*ino, f.indices.get(chunk).copied().unwrap_or(0)));
+                need_map.push((*ino, index));
                 continue;
             };
             for (cs, req) in s.flush_requests(now) {
@@ -167,17 +214,32 @@ impl Client {
         self.wake = self.wake.min(now + Nanos::from_millis(if waiting { 5 } else { 20 }));
         waiting
     }
-    /// A lease has come: what waited for it is sent at once, because its turn may be short.
+    /// A lease has come: what waited for it is sent at once, because its turn may be short. Nobody has been asked under
+    /// it yet, so nobody is late.
     pub(crate) fn flush_granted(&mut self, ino: InodeId) {
         for f in self.flushes.iter_mut().filter(|f| f.files.contains(&ino)) {
             f.sent = Nanos::ZERO;
+            f.rounds = 0;
         }
     }
     /// A server is gone: its part of every flush is asked for again, and it is reported.
-    pub(crate) fn flush_reset(&mut self, _cs: CsId, fx: &mut Effects) {
+    pub(crate) fn flush_reset(&mut self, cs: CsId, fx: &mut Effects) {
+        let now = self.now;
+        let mut wanted: BTreeSet<(ChunkId, InodeId)> = BTreeSet::new();
         for f in &mut self.flushes {
             f.sent = Nanos::ZERO;
-            f.rounds = f.rounds.max(2);
+            wanted.extend(f.targets.iter().flatten().map(|(chunk, (ino, _))| (*chunk, *ino)));
+        }
+        for (chunk, ino) in wanted {
+            let Some(f) = self.files.get_mut(&ino) else { continue };
+            let Some(c) = f.indices.get(&chunk).and_then(|i| f.chunks.get_mut(i)).filter(|c| c.id == chunk) else {
+                continue;
+            };
+            if let Some(s) = c.seq.as_mut().filter(|_| c.view.members.iter().any(|m| m.cs == cs)) {
+                let mut out = SeqOut::default();
+                s.accuse(cs, now, &mut out);
+                self.carry_out(ino, chunk, out, fx);
+            }
         }
         self.pump_flushes(fx);
     }

@@ -1,22 +1,36 @@
 //! The client library: a session with the metadata group, leases on files, sequenced writes to all members, reads under
 //! promises. A [`Client`] is a [`host::node::Node`]; a program submits [`ClientOp`]s and collects what came of them.
 //!
-//! Rooms: [`session`] talks to the metadata servers, [`lease`] keeps files and grants, `write` and `read` move bytes,
-//! [`flush`] makes them durable. All are parts of one state machine without clock, socket or randomness.
+//! Rooms: [`session`] talks to the metadata servers, [`lease`] and `chunks` keep files and grants; `change` takes what
+//! programs want in its order, `write` and `read` move bytes, `writeout` buffers them, `small` and `stage` know content in
+//! the inode and ends that were cut, [`flush`] makes things durable. All are parts of one state machine without clock,
+//! socket or randomness.
 #![forbid(unsafe_code)]
 
+mod buffer;
+mod calls;
+mod change;
+mod chunks;
+mod events;
+mod extents;
+mod file;
 mod flush;
 mod lease;
 mod op;
 mod read;
 mod session;
+mod small;
+mod stage;
+mod truncate;
 mod write;
+mod writeout;
 
-pub use op::{ClientAnswer, ClientError, ClientOp};
+pub use events::{Event, REVOKE_MAX};
+pub use op::{ClientAnswer, ClientError, ClientOp, Extent};
 
 use bytes::Bytes;
+use file::File;
 use host::node::{Effects, Input, Node};
-use lease::File;
 use replica::rules::Rules;
 use replica::sequencer::SeqOut;
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,6 +49,12 @@ pub struct ClientConfig {
     pub wall_base: i64,
     /// Longest record of a write in bytes, a multiple of 64 KiB.
     pub record_max: u32,
+    /// Dirty bytes that buffered writes may keep in memory; beyond it they wait.
+    pub buffer_max: u64,
+    /// How long they stay there at most before they are written out.
+    pub buffer_age: Nanos,
+    /// The program's kernel may keep pages under a lease; the group is told.
+    pub may_cache: bool,
     /// Rules; all on in the product.
     pub rules: Rules,
 }
@@ -42,7 +62,16 @@ pub struct ClientConfig {
 impl ClientConfig {
     /// The usual.
     pub fn new(mds: Vec<MdsId>, incarnation: Incarnation, wall_base: i64) -> ClientConfig {
-        ClientConfig { mds, incarnation, wall_base, record_max: 1 << 20, rules: Rules::ALL }
+        ClientConfig {
+            mds,
+            incarnation,
+            wall_base,
+            record_max: 1 << 20,
+            buffer_max: 64 << 20,
+            buffer_age: Nanos::from_secs(1),
+            may_cache: false,
+            rules: Rules::ALL,
+        }
     }
 }
 
@@ -75,9 +104,44 @@ pub struct Client {
     flushes: Vec<flush::Flushing>,
     next_id: u64,
     finished: Vec<(u64, Result<ClientAnswer, ClientError>)>,
+    /// Files to be looked at.
     dirty: BTreeSet<InodeId>,
+    /// Files for which time has to pass.
+    attention: BTreeSet<InodeId>,
+    /// Files whose end the group does not know yet, and the one the last renewal ended before.
+    ends: BTreeSet<InodeId>,
+    ends_told: InodeId,
+    /// Files of which a flush may have something to do or to tell.
+    unsynced: BTreeSet<InodeId>,
+    /// When what is dirty of a file has been so for long enough.
+    ages: BTreeSet<(Nanos, InodeId)>,
+    /// Dirty bytes, those on their way to the servers included.
+    buffered: u64,
+    /// Files with buffered writes that wait for room.
+    starved: BTreeSet<InodeId>,
+    /// Bytes each server will take.
+    credits: BTreeMap<CsId, u64>,
+    /// Bytes the cluster has left, and when it said so.
+    space: Option<(u64, Nanos)>,
+    space_asked: Nanos,
+    events: Vec<Event>,
     wake: Nanos,
     stats: ClientStats,
+}
+
+/// A file as its holder knows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FileView {
+    /// Length in bytes.
+    pub size: u64,
+    /// Modification time, nanoseconds since 1970.
+    pub mtime: i64,
+    /// The lease held.
+    pub kind: wire::LeaseKind,
+    /// Its epoch.
+    pub epoch: LeaseEpoch,
+    /// Some of it is in this client's memory only.
+    pub dirty: bool,
 }
 
 /// A server's word that it answers no fence before `until` (by our clock).
@@ -107,12 +171,23 @@ impl Client {
             next_id: 1,
             finished: Vec::new(),
             dirty: BTreeSet::new(),
+            attention: BTreeSet::new(),
+            ends: BTreeSet::new(),
+            ends_told: InodeId::NONE,
+            unsynced: BTreeSet::new(),
+            ages: BTreeSet::new(),
+            buffered: 0,
+            starved: BTreeSet::new(),
+            credits: BTreeMap::new(),
+            space: None,
+            space_asked: Nanos::ZERO,
+            events: Vec::new(),
             wake: Nanos::ZERO,
             stats: ClientStats::default(),
         }
     }
 
-    /// Begins an operation; `ticket` comes back with [`Self::finished`]. Tickets in flight differ.
+    /// Begins an operation; `ticket`, below 2^63, comes back with [`Self::finished`]. Tickets in flight differ.
     pub fn submit(&mut self, now: Nanos, ticket: u64, op: ClientOp, fx: &mut Effects) {
         self.now = self.now.max(now);
         self.start(ticket, op, fx);
@@ -128,7 +203,7 @@ impl Client {
     }
     /// Operations that have not ended.
     pub fn outstanding(&self) -> usize {
-        self.ops.len()
+        self.ops.range(..op::OWN_TICKETS).count()
     }
     /// The session is open with a leader that answers.
     pub fn attached(&self) -> bool {
@@ -137,6 +212,20 @@ impl Client {
     /// Files on which a lease is held.
     pub fn leases(&self) -> usize {
         self.files.values().filter(|f| f.lease.is_some()).count()
+    }
+
+    /// What this client knows of a file under the lease it holds; None = it holds none. It includes what is buffered and
+    /// may be newer than what the group would say. It is as old as the last word of the group about the lease, so it is
+    /// for attributes, not for decisions about content.
+    pub fn view_of(&self, ino: InodeId) -> Option<FileView> {
+        let f = self.files.get(&ino)?;
+        let lease = f.lease.as_ref().filter(|_| f.returning.is_none())?;
+        let dirty = f.dirty() || f.writing_out > 0;
+        Some(FileView { size: f.end(), mtime: f.mtime, kind: lease.kind, epoch: lease.epoch, dirty })
+    }
+    /// Bytes in memory that the program was told are written, those on their way included.
+    pub fn buffered(&self) -> u64 {
+        self.buffered
     }
 
     fn id(&mut self) -> u64 {
@@ -161,11 +250,15 @@ impl Client {
         if out.fenced {
             self.unsettled(ino, chunk, fx);
         }
+        if let (Some(f), Some((_, index))) = (self.files.get_mut(&ino), self.chunks.get(&chunk)) {
+            f.note(*index);
+        }
         self.dirty.insert(ino);
     }
     fn wish(&mut self, ino: InodeId, chunk: ChunkId, wishes: Vec<ViewWish>, fx: &mut Effects) {
         let Some(f) = self.files.get(&ino) else { return };
-        let (Some(l), Some(s)) = (&f.lease, f.sequencer(chunk)) else { return };
+        let index = self.chunks.get(&chunk).map_or(0, |c| c.1);
+        let (Some(l), Some(s)) = (&f.lease, f.sequencer(index)) else { return };
         let ver = s.ver();
         let changes = wishes.into_iter().map(|w| (chunk, ver, w)).collect();
         let (session, incarnation) = (self.link.session, self.cfg.incarnation);
@@ -188,6 +281,7 @@ impl Client {
 
     /// An answer of a copy: promise, progress, refusals.
     fn copy_answer(&mut self, cs: CsId, ans: &CopyAns, fx: &mut Effects) {
+        self.credits.insert(cs, ans.credit);
         let Some(&(ino, index)) = self.chunks.get(&ans.chunk) else { return };
         let now = self.now;
         let Some(f) = self.files.get_mut(&ino) else { return };
@@ -224,6 +318,7 @@ impl Client {
                     self.copy_answer(cs, a, fx);
                 }
             }
+            (NodeId::Cs(cs), Msg::Data(DataCtl::Allocated { ans, id, runs })) => self.allocation(cs, ans, id, runs, fx),
             (NodeId::Cs(cs), Msg::Data(DataCtl::State { ans, report })) => self.chunk_state(cs, ans, report, fx),
             (NodeId::Cs(cs), Msg::Data(DataCtl::JoinState { ans, copied, .. })) => {
                 let Some(&(ino, index)) = self.chunks.get(&ans.chunk) else { return };
@@ -289,10 +384,24 @@ impl Client {
             return;
         }
         self.tick_session(fx);
+        self.tick_chunks(fx);
+        self.tick_files(fx);
+        self.tick_reads(fx);
+        self.tick_flushes(fx);
+        self.tick_buffers();
+        self.wake = now + Nanos::from_millis(if self.idle() { 500 } else { 20 });
+        if let Some((due, _)) = self.ages.first() {
+            self.wake = self.wake.min(*due);
+        }
+    }
+    fn tick_chunks(&mut self, fx: &mut Effects) {
+        let now = self.now;
         let mut outs = vec![];
-        for (ino, f) in &mut self.files {
-            for c in f.chunks.values_mut() {
-                if let Some(s) = &mut c.seq
+        for ino in &self.attention {
+            let Some(f) = self.files.get_mut(ino) else { continue };
+            for index in &f.busy {
+                if let Some(c) = f.chunks.get_mut(index)
+                    && let Some(s) = &mut c.seq
                     && s.deadline(now) <= now + Nanos::from_millis(50)
                 {
                     let mut out = SeqOut::default();
@@ -304,13 +413,9 @@ impl Client {
         for (ino, chunk, out) in outs {
             self.carry_out(ino, chunk, out, fx);
         }
-        self.tick_files(fx);
-        self.tick_reads(fx);
-        self.tick_flushes(fx);
-        self.wake = now + Nanos::from_millis(if self.idle() { 500 } else { 20 });
     }
     fn idle(&self) -> bool {
-        self.ops.is_empty() && self.files.values().all(|f| f.quiet())
+        self.ops.is_empty() && self.attention.is_empty()
     }
 }
 

@@ -1,12 +1,17 @@
 //! What a program asks of a client, and the bookkeeping of operations in flight.
 
 use crate::Client;
+use crate::calls::For;
+use crate::change::{Change, Waiting};
 use bytes::Bytes;
 use host::node::Effects;
-use types::{Incarnation, InodeId, Nanos, NodeId};
+use types::{Incarnation, InodeId, LeaseEpoch, Nanos, NodeId};
 use wire::LeaseKind;
 use wire::names::{MetaError, MetaOp, MetaOutcome, SetTime};
 use wire::status::ClusterReport;
+
+/// Bit of the tickets of a client's own operations.
+pub(crate) const OWN_TICKETS: u64 = 1 << 63;
 
 /// An operation.
 #[derive(Clone, Debug)]
@@ -18,7 +23,9 @@ pub enum ClientOp {
         /// Lease.
         want: LeaseKind,
     },
-    /// Write bytes. Acknowledged as the file's durability says.
+    /// Write bytes. Acknowledged as the file's durability says; `buffered` = as soon as they are in this client's memory,
+    /// which the program's own reads see, and a flush, a recall or time bring to the servers. What goes wrong then the
+    /// next flush of the file tells, once.
     Write {
         /// File.
         ino: InodeId,
@@ -26,6 +33,46 @@ pub enum ClientOp {
         offset: u64,
         /// Content.
         data: Bytes,
+        /// Answer from memory.
+        buffered: bool,
+    },
+    /// Write bytes at the end of the file, wherever that is when its turn comes. Answer: Placed.
+    Append {
+        /// File.
+        ino: InodeId,
+        /// Content.
+        data: Bytes,
+        /// Answer from memory.
+        buffered: bool,
+    },
+    /// Make a range read as zeros; where nothing is stored nothing gets stored.
+    Zero {
+        /// File.
+        ino: InodeId,
+        /// Byte offset.
+        offset: u64,
+        /// Bytes.
+        length: u64,
+        /// Give the space back.
+        discard: bool,
+        /// Leave the end of the file where it is; otherwise it moves behind the range.
+        keep_size: bool,
+    },
+    /// Set where a file ends. Answer: Meta (Attr). What stood behind a lower end never comes back.
+    Truncate {
+        /// File.
+        ino: InodeId,
+        /// Length in bytes.
+        size: u64,
+    },
+    /// Where a file holds data and where nothing. Answer: Extents.
+    Extents {
+        /// File.
+        ino: InodeId,
+        /// Byte offset.
+        offset: u64,
+        /// Bytes; what is past the end of the file is not told.
+        length: u64,
     },
     /// Read bytes; shorter at the end of the file.
     Read {
@@ -45,6 +92,19 @@ pub enum ClientOp {
     Close {
         /// File.
         ino: InodeId,
+    },
+    /// The front end keeps content of this file from now on, under the lease held: it wants to hear before that lease goes
+    /// back ([`crate::Event`]).
+    Cached {
+        /// File.
+        ino: InodeId,
+    },
+    /// Answer to [`crate::Event::Revoke`]: the front end keeps nothing any more.
+    Revoked {
+        /// File.
+        ino: InodeId,
+        /// The event's.
+        epoch: LeaseEpoch,
     },
     /// The cluster as the leader sees it.
     Status,
@@ -68,8 +128,23 @@ pub enum ClientAnswer {
     Meta(MetaOutcome),
     /// Bytes read.
     Data(Bytes),
+    /// Where an append was placed: the offset of its first byte.
+    Placed(u64),
+    /// Runs of data and of nothing, in order and without gaps.
+    Extents(Vec<Extent>),
     /// Report.
     Status(Box<ClusterReport>),
+}
+
+/// A run of bytes of a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Extent {
+    /// First byte.
+    pub offset: u64,
+    /// Bytes.
+    pub length: u64,
+    /// Something is stored there; otherwise it is zeros.
+    pub data: bool,
 }
 
 /// Why it did not work.
@@ -113,6 +188,33 @@ pub(crate) enum OpKind {
     Write {
         ino: InodeId,
     },
+    Append {
+        ino: InodeId,
+        at: Option<u64>,
+        data: Bytes,
+        /// No piece of it was issued.
+        whole: bool,
+    },
+    /// Zeros.
+    Change {
+        ino: InodeId,
+    },
+    Truncate {
+        ino: InodeId,
+    },
+    /// Dirty bytes on their way to the servers; nobody hears of its end.
+    WriteOut {
+        ino: InodeId,
+        bytes: u64,
+    },
+    /// A part of a stage of a file.
+    Own(Own),
+    Extents {
+        offset: u64,
+        length: u64,
+        since: Nanos,
+        runs: Vec<(u64, u64)>,
+    },
     /// Filled piece by piece; `skip`..`skip + length` of `buf` is what was asked for.
     Read {
         offset: u64,
@@ -129,7 +231,57 @@ pub(crate) enum OpKind {
     Detach,
 }
 
+/// Operations of the client's own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Own {
+    /// Zeros behind an end that was cut; then their flush.
+    Zeros(InodeId, LeaseEpoch),
+    ZerosFlush(InodeId, LeaseEpoch),
+    /// Content of the inode goes into the first chunk; then its flush.
+    Body(InodeId, LeaseEpoch),
+    BodyFlush(InodeId, LeaseEpoch),
+}
+impl Own {
+    /// Which file, under which lease.
+    pub fn about(self) -> (InodeId, LeaseEpoch) {
+        match self {
+            Own::Zeros(i, e) | Own::ZerosFlush(i, e) | Own::Body(i, e) | Own::BodyFlush(i, e) => (i, e),
+        }
+    }
+}
+impl OpKind {
+    /// The file it changes.
+    pub fn changes(&self) -> Option<InodeId> {
+        match self {
+            OpKind::Write { ino }
+            | OpKind::Append { ino, .. }
+            | OpKind::Change { ino }
+            | OpKind::Truncate { ino }
+            | OpKind::WriteOut { ino, .. } => Some(*ino),
+            _ => None,
+        }
+    }
+}
+/// An error of the group as the program hears it.
+pub(crate) fn group_error(e: MetaError) -> ClientError {
+    match e {
+        MetaError::SessionGone => ClientError::SessionLost,
+        e => ClientError::Meta(e),
+    }
+}
+
 impl Client {
+    /// Tickets of this client's own operations lie above those of programs.
+    pub(crate) fn own_ticket(&mut self) -> u64 {
+        OWN_TICKETS | self.id()
+    }
+    fn queue(&mut self, ticket: u64, ino: InodeId, kind: OpKind, change: Change) {
+        self.ops.insert(ticket, Op { left: 0, kind, error: None });
+        let since = self.now;
+        self.file(ino).waiting.push_back(Waiting { ticket, since, change });
+        self.dirty.insert(ino);
+    }
+
     pub(crate) fn start(&mut self, ticket: u64, op: ClientOp, fx: &mut Effects) {
         match op {
             ClientOp::Meta { op, want } => {
@@ -142,17 +294,48 @@ impl Client {
                         f.mtime = t;
                     }
                     f.size = f.size.max(set.size.unwrap_or(0));
-                    f.end_dirty |= f.writes() && (set.mtime.is_some() || set.size.is_some());
+                    let noted = f.writes() && (set.mtime.is_some() || set.size.is_some());
+                    f.end_dirty |= noted;
+                    if noted {
+                        self.ends.insert(*ino);
+                    }
                 }
-                self.call(Some(ticket), op, want);
+                self.call(For::Program(ticket), op, want);
             }
-            ClientOp::Write { ino, offset, data } => {
-                self.ops.insert(ticket, Op { left: 0, kind: OpKind::Write { ino }, error: None });
+            ClientOp::Write { ino, offset, data, buffered } => {
+                let change = Change::Write { at: Some(offset), data: data.clone(), buffered };
+                self.queue(ticket, ino, OpKind::Write { ino }, change);
                 if data.is_empty() {
-                    return self.finish_op(ticket);
+                    self.unqueue(ticket, ino);
                 }
-                self.file(ino).waiting_writes.push_back((ticket, offset, data));
+            }
+            ClientOp::Append { ino, data, buffered } => {
+                let kind = OpKind::Append { ino, at: None, data: data.clone(), whole: true };
+                self.queue(ticket, ino, kind, Change::Write { at: None, data, buffered });
+            }
+            ClientOp::Zero { ino, offset, length, discard, keep_size } => {
+                let change = Change::Zero { offset, length, discard, keep_size };
+                self.queue(ticket, ino, OpKind::Change { ino }, change);
+                if length == 0 {
+                    self.unqueue(ticket, ino);
+                }
+            }
+            ClientOp::Truncate { ino, size } => {
+                self.queue(ticket, ino, OpKind::Truncate { ino }, Change::Truncate { size });
+            }
+            ClientOp::Extents { ino, offset, length } => {
+                let kind = OpKind::Extents { offset, length, since: self.now, runs: vec![] };
+                self.ops.insert(ticket, Op { left: 0, kind, error: None });
+                self.file(ino).waiting_reads.push_back(ticket);
                 self.dirty.insert(ino);
+            }
+            ClientOp::Cached { ino } => {
+                self.cached(ino);
+                self.finished.push((ticket, Ok(ClientAnswer::Done)));
+            }
+            ClientOp::Revoked { ino, epoch } => {
+                self.revoked(ino, epoch);
+                self.finished.push((ticket, Ok(ClientAnswer::Done)));
             }
             ClientOp::Read { ino, offset, length } => {
                 let kind = OpKind::Read { offset, length, since: self.now, parts: vec![] };
@@ -193,12 +376,18 @@ impl Client {
                 for (ino, f) in &mut self.files {
                     f.closing = true;
                     self.dirty.insert(*ino);
+                    self.attention.insert(*ino);
                 }
                 self.link.detaching = Some(ticket);
             }
         }
     }
 
+    /// A change of nothing is done at once.
+    fn unqueue(&mut self, ticket: u64, ino: InodeId) {
+        self.file(ino).waiting.pop_back();
+        self.finish_op(ticket);
+    }
     /// One piece of an operation is done.
     pub(crate) fn op_part_done(&mut self, ticket: u64, error: Option<ClientError>) {
         let Some(op) = self.ops.get_mut(&ticket) else { return };
@@ -211,22 +400,39 @@ impl Client {
     fn finish_op(&mut self, ticket: u64) {
         let Some(op) = self.ops.remove(&ticket) else { return };
         let answer = match (op.error, op.kind) {
+            (e, OpKind::Own(own)) => return self.own_done(own, e),
+            (e, OpKind::WriteOut { ino, bytes }) => return self.write_out_done(ino, bytes, e),
             (Some(e), _) => Err(e),
             (None, OpKind::Read { offset, length, parts, .. }) => {
                 self.stats.reads += 1;
                 Ok(ClientAnswer::Data(assemble(offset, length, parts)))
             }
+            (None, OpKind::Extents { offset, length, runs, .. }) => {
+                Ok(ClientAnswer::Extents(crate::extents::whole(offset, length, runs)))
+            }
             (None, OpKind::Write { .. }) => {
                 self.stats.writes += 1;
                 Ok(ClientAnswer::Done)
             }
-            (None, OpKind::Call | OpKind::Close { .. } | OpKind::Detach) => Ok(ClientAnswer::Done),
+            (None, OpKind::Append { at, .. }) => {
+                self.stats.writes += 1;
+                Ok(ClientAnswer::Placed(at.unwrap_or(0)))
+            }
+            (
+                None,
+                OpKind::Call | OpKind::Close { .. } | OpKind::Detach | OpKind::Change { .. } | OpKind::Truncate { .. },
+            ) => Ok(ClientAnswer::Done),
         };
         self.finished.push((ticket, answer));
     }
     /// Ends an operation with this answer.
     pub(crate) fn answer(&mut self, ticket: u64, answer: Result<ClientAnswer, ClientError>) {
-        if self.ops.remove(&ticket).is_some() {
+        if ticket & OWN_TICKETS != 0 {
+            if let Some(op) = self.ops.get_mut(&ticket) {
+                op.error = op.error.or(answer.err());
+                self.finish_op(ticket);
+            }
+        } else if self.ops.remove(&ticket).is_some() {
             self.finished.push((ticket, answer));
         }
     }

@@ -1,15 +1,17 @@
 //! Reads: planned per chunk, asked of one member (of another when it is slow), handed out under promises
 //! (rules R1 to R4 and L5).
 
-use crate::lease::Ready;
+use crate::calls::For;
+use crate::chunks::Ready;
 use crate::op::OpKind;
+use crate::small::Body;
 use crate::{Client, ClientError, block_crcs};
 use bytes::Bytes;
 use host::node::Effects;
 use replica::sequencer::SeqOut;
 use types::{BLOCK, ChunkId, CsId, InodeId, Member, Nanos, NodeId};
 use wire::names::{MetaError, MetaOp, MetaOutcome};
-use wire::{DataCtl, DataMsg, LeaseKind, Msg};
+use wire::{CopyAns, DataCtl, DataMsg, LeaseKind, Msg};
 
 /// Another member is asked after so long.
 const HEDGE: Nanos = Nanos::from_millis(50);
@@ -37,21 +39,63 @@ pub(crate) struct Reading {
     asked_at: Nanos,
     promised_at: Nanos,
     dirty: bool,
-    data: Option<(Member, Bytes)>,
+    /// It asks where data stands instead of for the data.
+    extents: bool,
+    got: Option<(Member, Got)>,
 }
+/// What a member answered.
+#[derive(Clone, Debug)]
+enum Got {
+    Data(Bytes),
+    /// (offset, length) within the chunk.
+    Extents(Vec<(u32, u32)>),
+}
+/// Longest part of a read that is asked for in one piece although it crosses a record's border.
+const PART_MAX: u64 = 2 << 20;
 
 impl Reading {
+    fn new(ino: InodeId, index: u32, now: Nanos) -> Reading {
+        Reading {
+            ino,
+            ticket: 0,
+            rmw: None,
+            index,
+            chunk: None,
+            offset: 0,
+            length: 0,
+            at: 0,
+            asked: vec![],
+            begun: now,
+            since: now,
+            asked_at: Nanos::ZERO,
+            promised_at: Nanos::ZERO,
+            dirty: false,
+            extents: false,
+            got: None,
+        }
+    }
     /// A write is issued: an answer that crosses it is worth nothing (R2).
     pub(crate) fn met_write(&mut self, chunk: ChunkId, offset: u32, length: u32) {
         if self.chunk == Some(chunk) && offset < self.offset + self.length && self.offset < offset + length {
             self.dirty = true;
         }
     }
+    /// Dirty bytes of the file are on their way out of memory.
+    pub(crate) fn met_range(&mut self, chunk_log2: u8, start: u64, end: u64) {
+        let from = (u64::from(self.index) << chunk_log2) + u64::from(self.offset);
+        if start < from + u64::from(self.length) && from < end {
+            self.dirty = true;
+        }
+    }
+    /// It was asked of this chunk.
+    pub(crate) fn of(&self, chunk: ChunkId) -> bool {
+        self.chunk == Some(chunk)
+    }
     fn fresh(&mut self) {
         self.chunk = None;
         self.asked.clear();
         self.dirty = false;
-        self.data = None;
+        self.got = None;
     }
 }
 
@@ -59,14 +103,16 @@ impl Client {
     /// Plans waiting reads and asks for what can be asked for.
     pub(crate) fn pump_reads(&mut self, ino: InodeId, fx: &mut Effects) {
         loop {
-            let Some(f) = self.files.get_mut(&ino) else { return };
-            let Some(ticket) = f.waiting_reads.pop_front() else { break };
-            if f.inline {
-                self.call(Some(ticket), MetaOp::ReadBody { ino }, LeaseKind::None);
-                continue;
+            let Some(f) = self.files.get(&ino) else { return };
+            let Some(&ticket) = f.waiting_reads.front() else { break };
+            if f.end() > 0 && !self.body_known(ino) {
+                return;
             }
             if !self.plan_read(ino, ticket, fx) {
                 return;
+            }
+            if let Some(f) = self.files.get_mut(&ino) {
+                f.waiting_reads.pop_front();
             }
         }
         let Some(f) = self.files.get(&ino) else { return };
@@ -75,47 +121,68 @@ impl Client {
             self.try_read(id, fx);
         }
     }
-    /// Cuts a read into parts. False = not now: where the file ends must be confirmed first, because no server's promise
-    /// vouches for it (R3).
+    /// Cuts a read into parts. False = not now: where the file ends, or that what is in memory counts, must be confirmed
+    /// first, because no server's promise vouches for it (R3).
     fn plan_read(&mut self, ino: InodeId, ticket: u64, fx: &mut Effects) -> bool {
-        let Some(f) = self.files.get_mut(&ino) else { return true };
-        let (size, log2, record_max) = (f.size, f.layout.chunk_log2, u64::from(self.cfg.record_max));
+        let Some(f) = self.files.get(&ino) else { return true };
+        let (size, log2) = (f.end(), f.layout.chunk_log2);
+        let in_inode = f.body == Body::Yes || f.small.is_some();
+        let (checked, small) = (f.checked, f.small.as_ref().filter(|s| s.dirty).map(|s| s.content.clone()));
         let Some(op) = self.ops.get_mut(&ticket) else { return true };
-        let OpKind::Read { offset, length, since, .. } = &mut op.kind else { return true };
-        let real = u64::from(*length).min(size.saturating_sub(*offset));
-        if real < u64::from(*length) && f.checked < *since {
-            f.waiting_reads.push_front(ticket);
+        let (offset, wanted, since, extents) = match &op.kind {
+            OpKind::Read { offset, length, since, .. } => (*offset, u64::from(*length), *since, false),
+            OpKind::Extents { offset, length, since, .. } => (*offset, *length, *since, true),
+            _ => return true,
+        };
+        let real = wanted.min(size.saturating_sub(offset));
+        let from_memory = in_inode && (small.is_some() || extents);
+        if (real < wanted || from_memory) && checked < since {
             self.map(ino, 0, false, fx);
             return false;
         }
-        *length = real as u32;
-        let block = u64::from(BLOCK);
-        let start = *offset / block * block;
-        let end = (*offset + real).div_ceil(block) * block;
-        if real == 0 {
-            self.empty_read(ticket);
-            return true;
+        match &mut op.kind {
+            OpKind::Read { length, .. } => *length = real as u32,
+            OpKind::Extents { length, .. } => *length = real,
+            _ => {}
         }
+        if real == 0 && !extents {
+            self.empty_read(ticket);
+        } else if in_inode && extents {
+            if let OpKind::Extents { runs, .. } = &mut op.kind {
+                runs.push((offset, real));
+            }
+            self.op_done_at_once(ticket);
+        } else if real == 0 {
+            self.op_done_at_once(ticket);
+        } else if let Some(mut content) = small {
+            content.resize(size as usize, 0);
+            let part = Bytes::from(content).slice(offset as usize..(offset + real) as usize);
+            self.answer(ticket, Ok(crate::ClientAnswer::Data(part)));
+        } else if in_inode {
+            self.call(For::Program(ticket), MetaOp::ReadBody { ino }, LeaseKind::None);
+        } else {
+            self.plan_parts(ino, ticket, (offset, real), log2, extents);
+        }
+        true
+    }
+    fn plan_parts(&mut self, ino: InodeId, ticket: u64, (offset, real): (u64, u64), log2: u8, extents: bool) {
+        let record_max = u64::from(self.cfg.record_max);
+        let block = u64::from(BLOCK);
+        let start = offset / block * block;
+        let end = (offset + real).div_ceil(block) * block;
         let mut at = start;
         while at < end {
             let chunk_end = ((at >> log2) + 1) << log2;
-            let to = end.min(chunk_end).min(at - at % record_max + record_max);
+            let one = extents || end - start <= PART_MAX;
+            let part_end = if one { u64::MAX } else { at - at % record_max + record_max };
+            let to = end.min(chunk_end).min(part_end);
             let part = Reading {
-                ino,
                 ticket,
-                rmw: None,
-                index: (at >> log2) as u32,
-                chunk: None,
+                extents,
                 offset: (at & ((1 << log2) - 1)) as u32,
                 length: (to - at) as u32,
                 at: (at - start) as usize,
-                asked: vec![],
-                begun: self.now,
-                since: self.now,
-                asked_at: Nanos::ZERO,
-                promised_at: Nanos::ZERO,
-                dirty: false,
-                data: None,
+                ..Reading::new(ino, (at >> log2) as u32, self.now)
             };
             at = to;
             self.add_reading(part);
@@ -123,7 +190,6 @@ impl Client {
                 op.left += 1;
             }
         }
-        true
     }
     fn add_reading(&mut self, part: Reading) -> u64 {
         let id = self.id();
@@ -136,23 +202,7 @@ impl Client {
     }
     /// Reads one block for a partial write.
     pub(crate) fn read_for(&mut self, token: u64, ino: InodeId, index: u32, offset: u32, fx: &mut Effects) {
-        let part = Reading {
-            ino,
-            ticket: 0,
-            rmw: Some(token),
-            index,
-            chunk: None,
-            offset,
-            length: BLOCK,
-            at: 0,
-            asked: vec![],
-            begun: self.now,
-            since: self.now,
-            asked_at: Nanos::ZERO,
-            promised_at: Nanos::ZERO,
-            dirty: false,
-            data: None,
-        };
+        let part = Reading { rmw: Some(token), offset, length: BLOCK, ..Reading::new(ino, index, self.now) };
         let id = self.add_reading(part);
         self.try_read(id, fx);
     }
@@ -160,10 +210,15 @@ impl Client {
     fn try_read(&mut self, id: u64, fx: &mut Effects) {
         let Some(r) = self.reads.get(&id) else { return };
         let (ino, index, offset, length, begun) = (r.ino, r.index, r.offset, r.length, r.begun);
+        let (own, extents) = (r.rmw.is_some(), r.extents);
+        if !own && self.in_the_way(ino, index, offset, length) {
+            return;
+        }
         match self.chunk_ready_since(ino, index, false, begun, fx) {
             Ready::Wait => {}
             Ready::Hole => {
-                self.part_read(id, Bytes::from(vec![0; length as usize]), fx);
+                let nothing = if extents { Got::Extents(vec![]) } else { Got::Data(vec![0; length as usize].into()) };
+                self.part_read(id, nothing, fx);
             }
             Ready::Yes => {
                 let rules = self.cfg.rules;
@@ -183,6 +238,13 @@ impl Client {
                 self.ask(id, fx);
             }
         }
+    }
+    /// Something that the program was told is written is on its way to this range and not yet a record.
+    fn in_the_way(&self, ino: InodeId, index: u32, offset: u32, length: u32) -> bool {
+        let Some(f) = self.files.get(&ino) else { return false };
+        let meets = |o: u32, l: u32| o < offset + length && offset < o + l;
+        f.pieces.iter().any(|p| p.told && p.index == index && meets(p.offset, p.content.length()))
+            || f.chunks.get(&index).is_some_and(|c| c.locked.iter().any(|(o, l, _)| meets(*o, *l)))
     }
     /// Back to the queue: the lease changed, or the answer was worth nothing.
     pub(crate) fn stall_read(&mut self, id: u64) {
@@ -221,7 +283,11 @@ impl Client {
         r.asked_at = now;
         let req = s.request(m, now);
         let (offset, length) = (r.offset, r.length);
-        fx.send.push((NodeId::Cs(m.cs), Msg::Data(DataCtl::Read { req, id, offset, length })));
+        let question = match r.extents {
+            true => DataCtl::Allocation { req, id, offset, length },
+            false => DataCtl::Read { req, id, offset, length },
+        };
+        fx.send.push((NodeId::Cs(m.cs), Msg::Data(question)));
         // The others are asked for a promise at once where one will be missing when the answer is here.
         self.ask_promises(id, Nanos::from_millis(100), fx);
         self.wake = self.wake.min(now + Nanos::from_millis(20));
@@ -244,13 +310,13 @@ impl Client {
         let fresh = asked.filter(|cs| {
             !self.promises.get(cs).is_some_and(|p| p.until > now + margin && p.fence <= self.link.settled)
         });
-        let will_have = self.promises(members, margin) + usize::from(fresh.is_some() && r.data.is_none());
+        let will_have = self.promises(members, margin) + usize::from(fresh.is_some() && r.got.is_none());
         if will_have >= s.promises_needed() || now.since(r.promised_at) < PROMISE_AGAIN {
             return;
         }
         for m in members {
             let has = self.promises.get(&m.cs).is_some_and(|p| p.until > now + margin && p.fence <= self.link.settled);
-            if !has && (r.data.is_some() || asked != Some(m.cs)) {
+            if !has && (r.got.is_some() || asked != Some(m.cs)) {
                 fx.send.push((NodeId::Cs(m.cs), Msg::Data(DataCtl::Promise(s.request(*m, now)))));
             }
         }
@@ -261,36 +327,54 @@ impl Client {
 
     pub(crate) fn read_answer(&mut self, cs: CsId, d: DataMsg, fx: &mut Effects) {
         self.copy_answer(cs, &d.ans, fx);
+        if !self.answers(cs, &d.ans, d.id, d.offset, false, fx) {
+            return;
+        }
         let Some(r) = self.reads.get_mut(&d.id) else { return };
-        let Some(f) = self.files.get(&r.ino) else { return };
-        let held = f.lease.as_ref().map(|l| l.epoch) == Some(d.ans.epoch);
-        if !held || r.chunk != Some(d.ans.chunk) || r.offset != d.offset || r.data.is_some() {
-            return;
-        }
-        if d.ans.refusal.is_some() {
-            if r.asked.last() == Some(&cs) {
-                let many = r.asked.len() >= 3;
-                r.asked_at = if many { self.now } else { Nanos::ZERO };
-                if !many {
-                    self.ask(d.id, fx);
-                }
-            }
-            return;
-        }
         if d.payload.len() != r.length as usize || block_crcs(&d.payload) != d.crcs {
             self.stats.bad_crc += 1; // R4
             fx.log
                 .push(format!("read of {:?} from {cs:?}: checksum does not match; asking another member", d.ans.chunk));
             return self.ask(d.id, fx);
         }
-        r.data = Some((Member { cs, copy: d.ans.copy }, d.payload));
+        r.got = Some((Member { cs, copy: d.ans.copy }, Got::Data(d.payload)));
         self.hand_out(d.id, fx);
+    }
+    /// Where data stands, by one member.
+    pub(crate) fn allocation(&mut self, cs: CsId, ans: CopyAns, id: u64, runs: Vec<(u32, u32)>, fx: &mut Effects) {
+        self.copy_answer(cs, &ans, fx);
+        let offset = self.reads.get(&id).map_or(0, |r| r.offset);
+        if !self.answers(cs, &ans, id, offset, true, fx) {
+            return;
+        }
+        let Some(r) = self.reads.get_mut(&id) else { return };
+        r.got = Some((Member { cs, copy: ans.copy }, Got::Extents(runs)));
+        self.hand_out(id, fx);
+    }
+    /// Is this the answer that read `id` waits for? A refusal makes it ask somebody else.
+    fn answers(&mut self, cs: CsId, ans: &CopyAns, id: u64, offset: u32, extents: bool, fx: &mut Effects) -> bool {
+        let Some(r) = self.reads.get_mut(&id) else { return false };
+        let held = self.files.get(&r.ino).and_then(|f| f.epoch()) == Some(ans.epoch);
+        if !held || !r.of(ans.chunk) || r.offset != offset || r.got.is_some() || r.extents != extents {
+            return false;
+        }
+        if ans.refusal.is_some() {
+            if r.asked.last() == Some(&cs) {
+                let many = r.asked.len() >= 3;
+                r.asked_at = if many { self.now } else { Nanos::ZERO };
+                if !many {
+                    self.ask(id, fx);
+                }
+            }
+            return false;
+        }
+        true
     }
     /// Gives data to the program if everything that must hold does (R2, R3, L5).
     fn hand_out(&mut self, id: u64, fx: &mut Effects) {
         let rules = self.cfg.rules;
         let Some(r) = self.reads.get(&id) else { return };
-        let Some((from, data)) = r.data.clone() else { return };
+        let Some((from, got)) = r.got.clone() else { return };
         let Some(s) = self.files.get(&r.ino).and_then(|f| f.chunks.get(&r.index)).and_then(|c| c.seq.as_ref()) else {
             return self.stall_read(id);
         };
@@ -306,26 +390,51 @@ impl Client {
         if rules.promises && self.promises(&s.view().members, Nanos::ZERO) < s.promises_needed() {
             return self.ask_promises(id, Nanos::ZERO, fx);
         }
-        self.part_read(id, data, fx);
+        self.part_read(id, got, fx);
     }
-    fn part_read(&mut self, id: u64, data: Bytes, fx: &mut Effects) {
+    fn part_read(&mut self, id: u64, got: Got, fx: &mut Effects) {
         let Some(r) = self.reads.remove(&id) else { return };
         if let Some(f) = self.files.get_mut(&r.ino) {
             f.stalled_reads.remove(&id);
         }
-        if let Some(token) = r.rmw {
-            return self.rmw_read(token, r.offset, data, fx);
-        }
-        if let Some(op) = self.ops.get_mut(&r.ticket)
-            && let OpKind::Read { parts, .. } = &mut op.kind
-        {
-            parts.push((r.at, data));
+        match (got, r.rmw) {
+            (Got::Data(data), Some(token)) => return self.rmw_read(token, r.offset, data, fx),
+            (Got::Data(data), None) => {
+                let data = self.with_dirty(&r, data);
+                if let Some(OpKind::Read { parts, .. }) = self.ops.get_mut(&r.ticket).map(|o| &mut o.kind) {
+                    parts.push((r.at, data));
+                }
+            }
+            (Got::Extents(found), _) => {
+                let found = self.with_dirty_ranges(&r, &found);
+                if let Some(OpKind::Extents { runs, .. }) = self.ops.get_mut(&r.ticket).map(|o| &mut o.kind) {
+                    runs.extend(found);
+                }
+            }
         }
         self.op_part_done(r.ticket, None);
     }
+    /// What is in memory here lies over what the servers have.
+    fn with_dirty(&self, r: &Reading, data: Bytes) -> Bytes {
+        let Some(f) = self.files.get(&r.ino) else { return data };
+        let start = (u64::from(r.index) << f.layout.chunk_log2) + u64::from(r.offset);
+        if !f.buffer.overlaps(start, start + data.len() as u64) {
+            return data;
+        }
+        let mut out = data.to_vec();
+        f.buffer.overlay(start, &mut out);
+        out.into()
+    }
+    fn with_dirty_ranges(&self, r: &Reading, found: &[(u32, u32)]) -> Vec<(u64, u64)> {
+        let Some(f) = self.files.get(&r.ino) else { return vec![] };
+        let base = u64::from(r.index) << f.layout.chunk_log2;
+        let start = base + u64::from(r.offset);
+        let stored = found.iter().map(|(o, l)| (base + u64::from(*o), u64::from(*l)));
+        stored.chain(f.buffer.ranges(start, start + u64::from(r.length))).collect()
+    }
 
     /// The body of an inline file has come.
-    pub(crate) fn body_read(&mut self, ticket: u64, outcome: Result<MetaOutcome, MetaError>) {
+    pub(crate) fn body_read(&mut self, ino: InodeId, ticket: u64, outcome: Result<MetaOutcome, MetaError>) {
         let Some(op) = self.ops.get(&ticket) else { return };
         let OpKind::Read { offset, length, .. } = op.kind else { return };
         match outcome {
@@ -335,6 +444,7 @@ impl Client {
                 let data = Bytes::from(b).slice(start..end);
                 self.answer(ticket, Ok(crate::ClientAnswer::Data(data)));
             }
+            Err(MetaError::Invalid) if self.body_moved(ino) => self.file(ino).waiting_reads.push_back(ticket),
             Ok(_) => self.end_read(ticket, Some(ClientError::Meta(MetaError::Invalid))),
             Err(e) => self.end_read(ticket, Some(ClientError::Meta(e))),
         }
@@ -344,7 +454,7 @@ impl Client {
         let ids: Vec<u64> = self
             .reads
             .iter()
-            .filter(|(_, r)| r.data.is_none() && r.asked.last() == Some(&cs))
+            .filter(|(_, r)| r.got.is_none() && r.asked.last() == Some(&cs))
             .map(|(id, _)| *id)
             .collect();
         for id in ids {
@@ -356,7 +466,7 @@ impl Client {
         let ids: Vec<u64> = self.reads.iter().filter(|(_, r)| r.chunk.is_some()).map(|(id, _)| *id).collect();
         for id in ids {
             let Some(r) = self.reads.get(&id) else { continue };
-            if r.data.is_some() {
+            if r.got.is_some() {
                 self.hand_out(id, fx);
             }
             let Some(r) = self.reads.get(&id) else { continue };
@@ -364,7 +474,7 @@ impl Client {
                 self.accuse(id, fx);
             }
             let Some(r) = self.reads.get(&id) else { continue };
-            if r.data.is_none() && now.since(r.asked_at) >= HEDGE {
+            if r.got.is_none() && now.since(r.asked_at) >= HEDGE {
                 self.ask(id, fx);
             }
         }
@@ -373,7 +483,7 @@ impl Client {
     fn accuse(&mut self, id: u64, fx: &mut Effects) {
         let now = self.now;
         let Some(r) = self.reads.get(&id) else { return };
-        let (ino, index, data) = (r.ino, r.index, r.data.is_some());
+        let (ino, index, data) = (r.ino, r.index, r.got.is_some());
         let asked = r.asked.clone();
         let promised: Vec<CsId> = self.promises.iter().filter(|(_, p)| p.until > now).map(|(cs, _)| *cs).collect();
         let Some(c) = self.files.get_mut(&ino).and_then(|f| f.chunks.get_mut(&index)) else { return };

@@ -1,6 +1,7 @@
 //! The session with the metadata group: finding the leader, attaching, renewing, calls exactly once.
 
-use crate::{Client, ClientAnswer, ClientConfig, ClientError};
+use crate::calls::For;
+use crate::{Client, ClientAnswer, ClientConfig};
 use host::node::Effects;
 use std::collections::{BTreeMap, VecDeque};
 use types::{CsId, LeaseEpoch, MdsId, Nanos, NodeId, SessionId, Term};
@@ -16,14 +17,12 @@ const ATTACH_AGAIN: Nanos = Nanos::from_millis(150);
 const CALL_AGAIN: Nanos = Nanos::from_millis(500);
 /// A leader that answers nothing for so long is given up for another one.
 const LEADER_SILENT: Nanos = Nanos::from_millis(900);
-/// Ends of files told with one renewal.
-const ENDS_MAX: usize = 1024;
 /// Slots of a session: calls in flight.
 pub(crate) const SLOTS: usize = 64;
 
 #[derive(Clone, Debug)]
 struct Call {
-    ticket: Option<u64>,
+    whom: For,
     op: MetaOp,
     want: LeaseKind,
 }
@@ -89,7 +88,7 @@ impl Link {
     }
     /// An Open of this file waits or is under way.
     pub fn opening(&self, ino: types::InodeId) -> bool {
-        let is = |c: &Call| c.ticket.is_none() && c.op == MetaOp::Open { ino };
+        let is = |c: &Call| c.whom == For::Lease(ino);
         self.queue.iter().any(is) || self.slots.iter().any(|s| s.call.as_ref().is_some_and(|(c, _)| is(c)))
     }
     pub fn deadline(&self) -> Nanos {
@@ -122,8 +121,8 @@ impl Client {
     }
 
     /// Queues a namespace call.
-    pub(crate) fn call(&mut self, ticket: Option<u64>, op: MetaOp, want: LeaseKind) {
-        self.link.queue.push_back(Call { ticket, op, want });
+    pub(crate) fn call(&mut self, whom: For, op: MetaOp, want: LeaseKind) {
+        self.link.queue.push_back(Call { whom, op, want });
     }
     /// Puts queued calls into free slots.
     pub(crate) fn pump_calls(&mut self, fx: &mut Effects) {
@@ -163,8 +162,8 @@ impl Client {
             incarnation: self.cfg.incarnation,
             session: self.link.session,
             held,
-            ends: self.file_ends().collect(),
-            may_cache: false,
+            ends: self.all_ends(),
+            may_cache: self.cfg.may_cache,
             stamp: self.now.0,
         };
         self.link.attach_sent = self.now;
@@ -200,7 +199,7 @@ impl Client {
         if now >= self.link.renew_due {
             self.link.renew_due = now + RENEW;
             self.link.renew_sent = now;
-            let ends = self.file_ends().take(ENDS_MAX).collect();
+            let ends = self.some_ends();
             let (session, incarnation) = (self.link.session, self.cfg.incarnation);
             self.tell_leader(ToMds::Renew { session, incarnation, ends, stamp: now.0 }, fx);
         }
@@ -339,24 +338,15 @@ impl Client {
             return;
         }
         let Some((call, _)) = s.call.take() else { return };
+        // A repeated answer may be older than the lease that comes with it.
+        let now = match (&grant, &outcome) {
+            (Some(g), Ok(MetaOutcome::Attr { attr, .. })) => g.attr == *attr,
+            _ => false,
+        };
         if let Some(g) = grant {
             self.granted(g, fx);
         }
-        match (call.ticket, &call.op) {
-            (None, MetaOp::Open { ino }) => {
-                let inline = outcome.map(|o| matches!(o, MetaOutcome::Attr { inline: true, .. }));
-                self.opened(*ino, inline);
-            }
-            (Some(t), MetaOp::ReadBody { .. })
-                if self.ops.get(&t).is_some_and(|o| matches!(o.kind, crate::op::OpKind::Read { .. })) =>
-            {
-                self.body_read(t, outcome);
-            }
-            (Some(t), _) => {
-                self.answer(t, outcome.map(ClientAnswer::Meta).map_err(ClientError::Meta));
-            }
-            (None, _) => {}
-        }
+        self.group_answered(call.whom, &call.op, outcome, now);
     }
 
     /// The session is over: everything under it is lost; a new one is opened.
@@ -378,15 +368,16 @@ impl Client {
             }
         }
         for c in unknown {
-            if let Some(t) = c.ticket {
-                self.answer(t, Err(ClientError::SessionLost));
-            }
+            self.group_answered(c.whom, &c.op, Err(MetaError::SessionGone), false);
         }
         for c in again {
-            if c.ticket.is_some() {
-                self.link.queue.push_front(c);
+            match c.whom {
+                For::Program(_) => self.link.queue.push_front(c),
+                For::Space => self.space_asked = Nanos::ZERO,
+                _ => {}
             }
         }
+        self.wake_starved();
     }
 }
 

@@ -1,12 +1,13 @@
 //! Writes: cut into pieces per chunk, filled to whole blocks, issued, completed.
 
-use crate::lease::{Piece, Ready};
+use crate::chunks::Ready;
+use crate::file::{Content, Piece};
+use crate::op::OpKind;
 use crate::{Client, ClientError, block_crcs};
 use bytes::{Bytes, BytesMut};
 use host::node::Effects;
 use replica::sequencer::SeqOut;
 use types::{BLOCK, Durability, InodeId, Seq};
-use wire::names::MetaError;
 use wire::{WriteHeader, WriteKind, WriteMsg, flags};
 
 /// A piece of a write under way.
@@ -25,45 +26,51 @@ pub(crate) struct Token {
 pub(crate) struct Rmw {
     pub offset: u32,
     pub data: Bytes,
+    /// Zeros: nothing is to be written where they stand already.
+    pub edge: bool,
+    pub file_end: Option<u64>,
     pub head: Option<Bytes>,
     pub tail: Option<Bytes>,
     pub reads_left: usize,
 }
 
 impl Client {
-    /// Cuts waiting writes into pieces and issues what can be issued, in order.
-    pub(crate) fn pump_writes(&mut self, ino: InodeId, fx: &mut Effects) {
-        let record_max = self.cfg.record_max;
-        let Some(f) = self.files.get_mut(&ino) else { return };
-        if !f.writes() {
-            return;
-        }
-        while let Some((ticket, offset, data)) = f.waiting_writes.pop_front() {
-            let error = if f.inline && f.size > 0 {
-                Some(MetaError::Unsupported)
-            } else if offset + data.len() as u64 > u64::from(u32::MAX) << f.layout.chunk_log2 {
-                Some(MetaError::TooLarge)
-            } else {
-                None
-            };
-            if let Some(e) = error {
-                self.answer(ticket, Err(ClientError::Meta(e)));
-                return self.pump_writes(ino, fx);
-            }
-            let pieces = cut(ticket, offset, data, f.layout.chunk_log2, record_max);
-            let n = pieces.len();
-            f.pieces.extend(pieces);
-            if let Some(op) = self.ops.get_mut(&ticket) {
-                op.left += n;
-            }
-        }
+    /// Issues the pieces that can be issued, in order.
+    pub(crate) fn pump_pieces(&mut self, ino: InodeId, fx: &mut Effects) {
         loop {
             let Some(f) = self.files.get(&ino) else { return };
-            let Some(p) = f.pieces.front() else { return };
-            let index = p.index;
-            if self.chunk_ready(ino, index, true, fx) != Ready::Yes || !self.issue_front(ino, fx) {
+            if !f.writes() {
                 return;
             }
+            let Some(p) = f.pieces.front() else { return };
+            let (index, since, stores) = (p.index, p.since, matches!(p.content, Content::Data(_)));
+            let gone_on = match self.chunk_ready_since(ino, index, stores, since, fx) {
+                Ready::Yes => self.issue_front(ino, fx),
+                Ready::Hole => self.skip_front(ino),
+                Ready::Wait => false,
+            };
+            if !gone_on {
+                return;
+            }
+        }
+    }
+    /// Zeros where nothing stands are there already.
+    fn skip_front(&mut self, ino: InodeId) -> bool {
+        let piece = self.files.get_mut(&ino).and_then(|f| f.pieces.pop_front());
+        if let Some(p) = piece {
+            self.op_part_done(p.ticket, None);
+        }
+        true
+    }
+    /// Pieces for a place where no chunk can be.
+    pub(crate) fn fail_pieces(&mut self, ino: InodeId, index: u32, why: ClientError) {
+        let Some(f) = self.files.get_mut(&ino) else { return };
+        // Only writes need a chunk that is not there.
+        let tickets: Vec<u64> = f.pieces.iter().filter(|p| p.index == index).map(|p| p.ticket).collect();
+        f.pieces.retain(|p| p.index != index);
+        f.set_ends(f.size);
+        for t in tickets {
+            self.op_part_done(t, Some(why));
         }
     }
 
@@ -73,7 +80,7 @@ impl Client {
         let Some(f) = self.files.get_mut(&ino) else { return false };
         let Some(p) = f.pieces.front() else { return false };
         let chunk_base = u64::from(p.index) << f.layout.chunk_log2;
-        let (start, end) = (p.offset, p.offset + p.data.len() as u32);
+        let (start, end) = (p.offset, p.offset + p.content.length());
         let (first, last) = (start / BLOCK * BLOCK, end.div_ceil(BLOCK) * BLOCK);
         let Some(c) = f.chunks.get_mut(&p.index) else { return false };
         let Some(s) = &c.seq else { return false };
@@ -90,17 +97,33 @@ impl Client {
         let (ticket, index) = (p.ticket, p.index);
         let Some(p) = f.pieces.pop_front() else { return false };
         f.in_flight += 1;
+        if let Some(OpKind::Append { whole, .. }) = self.ops.get_mut(&ticket).map(|o| &mut o.kind) {
+            *whole = false;
+        }
         let reads = usize::from(need_head) + usize::from(need_tail);
         let token = Token { ino, index, ticket, issued: false, seq: Seq(0), rmw: None };
         if reads == 0 {
             self.tokens.insert(id, token);
-            let data =
-                if start == first && end == last { p.data } else { fill(first, last, start, &p.data, None, None) };
+            if let Content::Edge { .. } = p.content {
+                self.nothing_to_write(id); // behind the end everything is zero
+                return true;
+            }
+            let content = match p.content {
+                Content::Data(d) if start != first || end != last => {
+                    Content::Data(fill(first, last, start, &d, None, None))
+                }
+                c => c,
+            };
             let file_end = p.file_end.unwrap_or(chunk_base + u64::from(end));
-            self.issue(id, first, data, file_end, fx);
+            self.issue(id, first, content, file_end, fx);
         } else {
             c.locked.push((first, last - first, id));
-            let rmw = Rmw { offset: start, data: p.data, head: None, tail: None, reads_left: reads };
+            let (edge, data) = match p.content {
+                Content::Data(d) => (false, d),
+                c => (true, Bytes::from(vec![0; c.length() as usize])),
+            };
+            let rmw =
+                Rmw { offset: start, data, edge, file_end: p.file_end, head: None, tail: None, reads_left: reads };
             self.tokens.insert(id, Token { rmw: Some(rmw), ..token });
             if need_head {
                 self.read_for(id, ino, index, first, fx);
@@ -128,19 +151,30 @@ impl Client {
             return;
         }
         let Some(r) = t.rmw.take() else { return };
-        let end = r.offset + r.data.len() as u32;
-        let (first, last) = (r.offset / BLOCK * BLOCK, end.div_ceil(BLOCK) * BLOCK);
-        let data = fill(first, last, r.offset, &r.data, r.head, r.tail);
         if let Some(c) = self.files.get_mut(&ino).and_then(|f| f.chunks.get_mut(&index)) {
             c.locked.retain(|l| l.2 != id);
         }
-        let log2 = self.files.get(&ino).map_or(0, |f| f.layout.chunk_log2);
-        self.issue(id, first, data, (u64::from(index) << log2) + u64::from(end), fx);
         self.dirty.insert(ino);
+        if r.edge && r.zero_already() {
+            return self.nothing_to_write(id);
+        }
+        let end = r.offset + r.data.len() as u32;
+        let (first, last) = (r.offset / BLOCK * BLOCK, end.div_ceil(BLOCK) * BLOCK);
+        let data = fill(first, last, r.offset, &r.data, r.head, r.tail);
+        let log2 = self.files.get(&ino).map_or(0, |f| f.layout.chunk_log2);
+        let file_end = r.file_end.unwrap_or((u64::from(index) << log2) + u64::from(end));
+        self.issue(id, first, Content::Data(data), file_end, fx);
+    }
+    fn nothing_to_write(&mut self, id: u64) {
+        let Some(t) = self.tokens.remove(&id) else { return };
+        if let Some(f) = self.files.get_mut(&t.ino) {
+            f.in_flight = f.in_flight.saturating_sub(1);
+        }
+        self.op_part_done(t.ticket, None);
     }
 
     /// Issues a record of whole blocks; the file ends at `file_end` or later afterwards.
-    fn issue(&mut self, id: u64, offset: u32, data: Bytes, file_end: u64, fx: &mut Effects) {
+    fn issue(&mut self, id: u64, offset: u32, content: Content, file_end: u64, fx: &mut Effects) {
         let now = self.now;
         let wall = self.wall();
         let Some(t) = self.tokens.get_mut(&id) else { return };
@@ -149,16 +183,23 @@ impl Client {
         f.size = f.size.max(file_end);
         f.mtime = f.mtime.max(wall);
         f.end_dirty = true;
+        self.ends.insert(ino);
         let (file_end, mtime, truncate_gen) = (f.size, f.mtime, f.truncate_gen);
         let sync = f.layout.durability == Durability::Sync;
         let Some(c) = f.chunks.get_mut(&index) else { return };
         let chunk = c.id;
         let Some(s) = &mut c.seq else { return };
+        let length = content.length();
+        let (kind, data) = match content {
+            Content::Data(d) => (WriteKind::Data, d),
+            Content::Zero { discard: true, .. } => (WriteKind::Discard, Bytes::new()),
+            Content::Zero { .. } | Content::Edge { .. } => (WriteKind::Zero, Bytes::new()),
+        };
         let header = WriteHeader {
-            kind: WriteKind::Data,
+            kind,
             flags: if sync { flags::DURABLE } else { 0 },
             offset,
-            length: data.len() as u32,
+            length,
             file_end,
             mtime,
             truncate_gen,
@@ -176,12 +217,15 @@ impl Client {
     }
 
     /// A write that did not happen under the last lease goes back to the front of the queue.
-    pub(crate) fn issue_again(&mut self, ino: InodeId, l: crate::lease::Limbo) {
+    pub(crate) fn issue_again(&mut self, ino: InodeId, l: crate::file::Limbo) {
         let Some(t) = self.tokens.remove(&l.token) else { return };
+        let told = self.ops.get(&t.ticket).is_some_and(|o| matches!(o.kind, OpKind::WriteOut { .. }));
+        let since = self.now;
         if let Some(f) = self.files.get_mut(&ino) {
-            let (offset, data) = (l.msg.header.offset, l.msg.payload);
-            let file_end = Some(l.msg.header.file_end);
-            f.pieces.push_front(Piece { ticket: t.ticket, index: l.index, offset, data, file_end });
+            let (offset, file_end) = (l.msg.header.offset, Some(l.msg.header.file_end));
+            let content = Content::of(l.msg);
+            f.pieces.push_front(Piece { ticket: t.ticket, index: l.index, offset, content, file_end, since, told });
+            f.set_ends(f.size);
         }
     }
 
@@ -195,6 +239,7 @@ impl Client {
                 let u = f.unflushed.entry(c.id).or_insert((e, t.seq));
                 *u = (*u).max((e, t.seq));
                 f.indices.insert(c.id, t.index);
+                self.unsynced.insert(t.ino);
             }
         }
         self.dirty.insert(t.ino);
@@ -213,28 +258,25 @@ impl Client {
             let Some(t) = self.tokens.remove(&id) else { continue };
             let Some(r) = t.rmw else { continue };
             self.reads.retain(|_, x| x.rmw != Some(id));
+            let told = self.ops.get(&t.ticket).is_some_and(|o| matches!(o.kind, OpKind::WriteOut { .. }));
+            let since = self.now;
             if let Some(f) = self.files.get_mut(&ino) {
-                let (offset, data) = (r.offset, r.data);
-                f.pieces.push_front(Piece { ticket: t.ticket, index: t.index, offset, data, file_end: None });
+                let (offset, file_end) = (r.offset, r.file_end);
+                let length = r.data.len() as u32;
+                let content = if r.edge { Content::Edge { length } } else { Content::Data(r.data) };
+                f.pieces.push_front(Piece { ticket: t.ticket, index: t.index, offset, content, file_end, since, told });
             }
         }
     }
 }
 
-/// Cuts a write at chunk borders and at multiples of `record_max`.
-fn cut(ticket: u64, mut offset: u64, mut data: Bytes, chunk_log2: u8, record_max: u32) -> Vec<Piece> {
-    let mut pieces = vec![];
-    let chunk_bytes = 1u64 << chunk_log2;
-    while !data.is_empty() {
-        let index = (offset >> chunk_log2) as u32;
-        let within = (offset & (chunk_bytes - 1)) as u32;
-        let to_chunk_end = chunk_bytes - u64::from(within);
-        let to_record_end = u64::from(record_max - within % record_max);
-        let n = (data.len() as u64).min(to_chunk_end).min(to_record_end);
-        pieces.push(Piece { ticket, index, offset: within, data: data.split_to(n as usize), file_end: None });
-        offset += n;
+impl Rmw {
+    /// The part to be zeroed reads as zeros.
+    fn zero_already(&self) -> bool {
+        let within = (self.offset % BLOCK) as usize;
+        let block = self.head.as_ref().or(self.tail.as_ref());
+        block.is_some_and(|b| b[within..within + self.data.len()].iter().all(|x| *x == 0))
     }
-    pieces
 }
 
 /// Whole blocks from `first` to `last` with `data` at `start`; what it does not cover comes from `head` and `tail`.

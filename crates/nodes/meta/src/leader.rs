@@ -47,7 +47,9 @@ pub(crate) struct Deposed {
     pub fence: LeaseEpoch,
     pub since: Nanos,
     pub sent: Nanos,
-    /// All its chunks have been fenced because it does not answer.
+    /// It does not answer: that the lease is over is being committed, for a leader that comes later.
+    pub flooring: bool,
+    /// That is committed, and all its chunks are fenced.
     pub fenced_all: bool,
 }
 

@@ -379,7 +379,9 @@ impl MetaServer {
         let f = l.file(ino);
         if f.holders.get(&session).is_some_and(|h| h.epoch <= epoch) {
             let h = f.holders.remove(&session);
-            if h.is_some_and(|h| h.kind == LeaseKind::Write && h.epoch == epoch) {
+            // A lease of an earlier term may have ended long ago without its holder's knowledge: what it knows of the
+            // chunks is asked of the servers instead.
+            if h.is_some_and(|h| h.kind == LeaseKind::Write && h.epoch == epoch && epoch.term() == l.term) {
                 for (c, s) in lasts {
                     l.lasts.insert(c, s);
                 }
@@ -389,10 +391,10 @@ impl MetaServer {
     }
 
     /// Commits ends that a takeover, a fence or a former holder has found. The files wait for it: a grant names the end.
-    /// `tell`, the former holder,
-    /// hears of it; None = copies said it. False = it cannot be proposed now.
+    /// `tell`, the former holder, hears of it; None = copies said it. False = it cannot be proposed now.
     pub(crate) fn find_ends(&mut self, ends: Vec<FileEnd>, tell: Option<SessionId>) -> bool {
         let of: Vec<(InodeId, LeaseEpoch)> = ends.iter().map(|e| (e.ino, e.epoch)).collect();
+        // What a fence finds is in every copy that counts, and so is all that was before it.
         let source = if tell.is_some() { EndSource::Former } else { EndSource::Fence };
         let cmd = Command::SetEnds { ends, source, time: self.wall() };
         let proposed = self.propose(&cmd, Then::Ends { ends: of.clone(), tell });
@@ -442,7 +444,15 @@ impl MetaServer {
         let mut send = vec![];
         for (session, h) in std::mem::take(&mut f.holders) {
             let epoch = h.epoch;
-            f.deposed.push(Deposed { session, epoch, fence, since: now, sent: now, fenced_all: false });
+            f.deposed.push(Deposed {
+                session,
+                epoch,
+                fence,
+                since: now,
+                sent: now,
+                flooring: false,
+                fenced_all: false,
+            });
             send.push((session, FromMds::Gone { ino, epoch }));
         }
         for (s, m) in send {
@@ -457,7 +467,7 @@ impl MetaServer {
         let f = l.file(ino);
         let Some(h) = f.holders.remove(&session) else { return };
         let epoch = h.epoch;
-        f.deposed.push(Deposed { session, epoch, fence, since: now, sent: now, fenced_all: false });
+        f.deposed.push(Deposed { session, epoch, fence, since: now, sent: now, flooring: false, fenced_all: false });
         if h.kind == LeaseKind::Write {
             f.last_writer = Some(session);
             for (_, c, _) in self.state.all_chunks(ino) {
@@ -479,6 +489,25 @@ impl MetaServer {
         if f.holders.get(&session).is_some_and(|h| h.epoch <= epoch) {
             f.holders.remove(&session);
         }
+    }
+    /// A holder does not say that its lease is over. Whoever leads later must not believe it then.
+    fn raise_floor(&mut self, ino: InodeId, session: SessionId, epoch: LeaseEpoch) {
+        let floor = LeaseEpoch(epoch.0 + 1);
+        let proposed = self.propose(&Command::LeaseFloor { ino, epoch: floor }, Then::Floor { ino, session, epoch });
+        let file = self.leader.as_mut().and_then(|l| l.files.get_mut(&ino));
+        let deposed = file.and_then(|f| f.deposed.iter_mut().find(|d| d.session == session && d.epoch == epoch));
+        if let Some(d) = deposed {
+            d.flooring = proposed;
+        }
+    }
+    /// It is committed: now its chunks are fenced.
+    pub(crate) fn floored(&mut self, ino: InodeId, session: SessionId, epoch: LeaseEpoch) {
+        let Some(l) = &mut self.leader else { return };
+        let Some(f) = l.files.get_mut(&ino) else { return };
+        let Some(d) = f.deposed.iter_mut().find(|d| d.session == session && d.epoch == epoch) else { return };
+        d.fenced_all = true;
+        f.suspects.extend(self.state.all_chunks(ino).map(|(_, c, _)| c));
+        l.dirty.insert(ino);
     }
     /// A holder cannot use a chunk: it gives the lease back, then the chunk is taken over.
     pub(crate) fn chunk_unsettled(
@@ -518,6 +547,7 @@ impl MetaServer {
         let now = self.now;
         let Some(l) = &mut self.leader else { return };
         let mut depose = vec![];
+        let mut floor = vec![];
         let mut send = vec![];
         for (ino, f) in &mut l.files {
             for (s, h) in &mut f.holders {
@@ -537,10 +567,8 @@ impl MetaServer {
                     d.sent = now;
                     send.push((d.session, FromMds::Gone { ino: *ino, epoch: d.epoch }));
                 }
-                if !d.fenced_all && now.since(d.since) >= GONE {
-                    d.fenced_all = true;
-                    f.suspects.extend(self.state.all_chunks(*ino).map(|(_, c, _)| c));
-                    l.dirty.insert(*ino);
+                if !d.flooring && now.since(d.since) >= GONE {
+                    floor.push((*ino, d.session, d.epoch));
                 }
             }
             if !f.queue.is_empty() || !f.stats.is_empty() || !f.suspects.is_empty() {
@@ -549,6 +577,9 @@ impl MetaServer {
         }
         for (s, m) in send {
             self.send_session(s, m, fx);
+        }
+        for (ino, session, epoch) in floor {
+            self.raise_floor(ino, session, epoch);
         }
         for ino in depose {
             if let Some(f) = self.leader.as_mut().and_then(|l| l.files.get_mut(&ino)) {

@@ -39,6 +39,7 @@ pub(crate) enum Then {
     JoinCancelled { chunk: ChunkId },
     Ends { ends: Vec<(InodeId, LeaseEpoch)>, tell: Option<SessionId> },
     Reaped,
+    Floor { ino: InodeId, session: SessionId, epoch: LeaseEpoch },
 }
 
 /// A read that waits until everything committed before it is applied.
@@ -264,6 +265,7 @@ impl MetaServer {
             Then::JoinCancelled { chunk } => views::join_cancelled(self, chunk, outcome, fx),
             Then::Ends { ends, tell } => self.ended(&ends, tell, fx),
             Then::Reaped => self.reaped(),
+            Then::Floor { ino, session, epoch } => self.floored(ino, session, epoch),
         }
     }
 

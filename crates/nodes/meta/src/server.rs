@@ -63,7 +63,7 @@ impl MetaServer {
                 self.reconcile(cs, &copies, fx);
                 fx.send.push((NodeId::Cs(cs), Msg::MdsToCs(MdsToCs::InventoryOk { incarnation, part })));
             }
-            CsToMds::Heartbeat { cs, incarnation, space, trouble } if cs == from => {
+            CsToMds::Heartbeat { cs, incarnation, space, trouble, tails } if cs == from => {
                 if !self.current(cs, incarnation) {
                     // Not registered with this leader: it must say first who and where it is.
                     fx.send.push((NodeId::Cs(cs), Msg::MdsToCs(MdsToCs::NotLeader { leader: Some(self.cfg.id) })));
@@ -81,6 +81,9 @@ impl MetaServer {
                 let m = MdsToCs::HeartbeatOk { incarnation, term, low_water, servers };
                 fx.send.push((NodeId::Cs(cs), Msg::MdsToCs(m)));
                 self.sweep_unclean(cs, space.unclean);
+                for chunk in tails {
+                    self.tail_stands(cs, chunk);
+                }
             }
             CsToMds::SessionFenced { cs, session, epoch, reports } if cs == from => {
                 self.session_fenced(cs, session, epoch, reports, fx);

@@ -127,15 +127,29 @@ impl MetaServer {
             if known == Some(h.epoch) {
                 continue;
             }
-            if !first || h.epoch.term() >= term || known.is_some() || self.state.inode(h.ino).map(|i| i.attr).is_none()
-            {
+            let inode = self.state.inode(h.ino);
+            let over = inode.is_none_or(|i| h.epoch < i.lease_floor);
+            if !first || h.epoch.term() >= term || known.is_some() || over {
                 gone.push(*h);
                 continue;
             }
             // Re-declared from an older term. Of two that conflict the higher epoch stands.
             let f = l.file(h.ino);
             let conflicts = |x: &Held| h.kind == LeaseKind::Write || x.kind == LeaseKind::Write;
-            if f.holders.values().any(|x| conflicts(x) && x.epoch > h.epoch) {
+            if let Some(higher) = f.holders.values().filter(|x| conflicts(x)).map(|x| x.epoch).max()
+                && higher > h.epoch
+            {
+                // Until it says that it has heard so, a later leader might believe it.
+                let (epoch, fence) = (h.epoch, higher);
+                f.deposed.push(Deposed {
+                    session,
+                    epoch,
+                    fence,
+                    since: now,
+                    sent: now,
+                    flooring: false,
+                    fenced_all: false,
+                });
                 gone.push(*h);
                 continue;
             }
@@ -148,6 +162,7 @@ impl MetaServer {
                         fence: h.epoch,
                         since: now,
                         sent: Nanos::ZERO,
+                        flooring: false,
                         fenced_all: false,
                     });
                 }

@@ -139,6 +139,21 @@ impl MetaServer {
         self.recall_all(ino);
     }
 
+    /// A record has stood for long on `cs` and nobody says that all members have it. Members may differ, and nobody would
+    /// look as long as the chunk is not used.
+    pub(crate) fn tail_stands(&mut self, cs: CsId, chunk: ChunkId) {
+        let Some(r) = self.state.chunk(chunk) else { return };
+        let Some(l) = &self.leader else { return };
+        let known = l.lasts.contains_key(&chunk) || l.takeovers.contains_key(&chunk) || l.changing.contains(&chunk);
+        let suspected = l.files.get(&r.ino).is_some_and(|f| f.suspects.contains(&chunk));
+        let member = r.view.members.iter().any(|m| m.cs == cs);
+        // A member that is away is dropped first; the writer waits for that too.
+        let all = r.view.members.iter().all(|m| self.servers.get(&m.cs).is_some_and(|s| !s.dead(self.now)));
+        if member && all && !known && !suspected {
+            self.suspect(chunk);
+        }
+    }
+
     fn turn_takeover(&mut self, chunk: ChunkId, actions: Vec<Action>, fx: &mut Effects) {
         for a in actions {
             let Some(l) = &mut self.leader else { return };

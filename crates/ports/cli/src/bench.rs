@@ -140,7 +140,7 @@ impl Target for Cluster<'_> {
         let ino = self.ino;
         let op = match what {
             What::RandRead | What::SeqRead => ClientOp::Read { ino, offset, length: data.len() as u32 },
-            _ => ClientOp::Write { ino, offset, data: data.clone() },
+            _ => ClientOp::Write { ino, offset, data: data.clone(), buffered: false },
         };
         let t = self.link.submit(op);
         self.ids.insert(t, (id, what == What::WriteFlush));

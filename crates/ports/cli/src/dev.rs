@@ -191,7 +191,7 @@ fn proof(link: &mut Link, all: &mut [Process], exe: &Path, stop: &dyn Fn() -> bo
     };
     let data = Bytes::from(vec![0x5a; 4096]);
     loop {
-        let t = link.submit(ClientOp::Write { ino: attr.ino, offset: 0, data: data.clone() });
+        let t = link.submit(ClientOp::Write { ino: attr.ino, offset: 0, data: data.clone(), buffered: false });
         match step(link, t, all, exe, stop) {
             Ok(Some(_)) => break,
             Ok(None) => return Ok(false),

@@ -48,7 +48,46 @@ struct Cluster {
 }
 
 /// Checks the operations on one block; `losses` are the moments at which unflushed writes may have been lost, ascending.
+/// Zeros may be written many times: such a write counts with a name of its own, and reads of zeros are tested by themselves,
+/// each for whether there is a moment at which it can have been zero.
 pub fn check(ops: &[RegisterOp], losses: &[u64]) -> Result<(), Anomaly> {
+    let zero = |o: &RegisterOp| o.value == Seen::Value(0);
+    if !ops.iter().any(|o| o.write && zero(o)) {
+        return check_named(ops, losses);
+    }
+    for o in ops.iter().filter(|o| !o.write && zero(o)) {
+        zero_possible(o, ops, losses)?;
+    }
+    let name = |(i, o): (usize, &RegisterOp)| match o.write && zero(o) {
+        true => RegisterOp { value: Seen::Value(ZERO | i as u64), ..*o },
+        false => *o,
+    };
+    let named: Vec<RegisterOp> = ops.iter().enumerate().filter(|(_, o)| o.write || !zero(o)).map(name).collect();
+    check_named(&named, losses)
+}
+
+/// Names of writes of zeros.
+const ZERO: u64 = 1 << 62;
+
+/// Is there a write of zeros, or the beginning, before the end of this read, such that nothing surely shows another value
+/// between the two?
+fn zero_possible(read: &RegisterOp, ops: &[RegisterOp], losses: &[u64]) -> Result<(), Anomaly> {
+    let shows = |o: &&RegisterOp| {
+        let lost = losses.iter().any(|l| *l >= o.start && *l <= read.end);
+        o.value != Seen::Value(0) && o.end < read.start && !lost
+    };
+    // The value after the last of these is not zero unless a write of zeros could come later.
+    let last = ops.iter().filter(shows).max_by_key(|o| o.start);
+    let Some(last) = last else { return Ok(()) };
+    let later = |o: &RegisterOp| o.write && o.value == Seen::Value(0) && o.start < read.end && o.end >= last.start;
+    if ops.iter().any(later) {
+        return Ok(());
+    }
+    let text = format!("zeros were seen after {:?}, and nobody wrote zeros since", last.value);
+    Err(Anomaly { text, indexes: vec![last.index, read.index] })
+}
+
+fn check_named(ops: &[RegisterOp], losses: &[u64]) -> Result<(), Anomaly> {
     let mut written = BTreeMap::new();
     for o in ops.iter().filter(|o| o.write) {
         if let Seen::Value(v) = o.value

@@ -1,6 +1,6 @@
 //! A client as an actor: numbered files and directories become names under the root, blocks become bytes.
 
-use crate::actor::{Actor, App, AppAnswer, AppOp, Birth, NameAnswer, NameOp};
+use crate::actor::{Actor, App, AppAnswer, AppOp, Birth, ByteOp, NameAnswer, NameOp};
 use crate::block;
 use bytes::Bytes;
 use client::{Client, ClientAnswer, ClientConfig, ClientError, ClientOp};
@@ -45,7 +45,9 @@ pub struct Application {
 /// Starts a client.
 pub fn open(birth: Birth, mds: Vec<MdsId>, rules: Rules) -> Result<Box<dyn Actor>, String> {
     let wall_base = birth.wall.saturating_sub_unsigned(birth.now.0);
-    let cfg = ClientConfig { rules, ..ClientConfig::new(mds, birth.incarnation, wall_base) };
+    // The servers' journals here are small.
+    let record_max = 64 << 10;
+    let cfg = ClientConfig { rules, record_max, ..ClientConfig::new(mds, birth.incarnation, wall_base) };
     Ok(Box::new(Application {
         client: Client::new(cfg, birth.now),
         known: BTreeMap::new(),
@@ -72,9 +74,13 @@ fn new_inode() -> NewInode {
 
 fn place(op: &AppOp) -> Place {
     match op {
-        AppOp::Write { file, .. } | AppOp::Read { file, .. } | AppOp::Flush { file } | AppOp::Close { file } => {
-            Place::File(*file)
-        }
+        AppOp::Write { file, .. }
+        | AppOp::Read { file, .. }
+        | AppOp::Truncate { file, .. }
+        | AppOp::Zero { file, .. }
+        | AppOp::Bytes { file, .. }
+        | AppOp::Flush { file }
+        | AppOp::Close { file } => Place::File(*file),
         AppOp::Name(NameOp::Lose { file }) => Place::File(*file),
         AppOp::Name(op) => Place::Dir(op.dir().unwrap_or_default()),
     }
@@ -84,11 +90,22 @@ fn place(op: &AppOp) -> Place {
 fn translate(op: &AppOp, ino: InodeId) -> ClientOp {
     let meta = |op| ClientOp::Meta { op, want: LeaseKind::None };
     match op {
-        AppOp::Write { block, values, .. } => {
+        AppOp::Write { block, values, buffered, .. } => {
             let mut data = Vec::with_capacity(values.len() * BLOCK as usize);
             values.iter().for_each(|v| block::fill(*v, &mut data));
-            ClientOp::Write { ino, offset: u64::from(*block) * u64::from(BLOCK), data: Bytes::from(data) }
+            ClientOp::Write {
+                ino,
+                offset: u64::from(*block) * u64::from(BLOCK),
+                data: Bytes::from(data),
+                buffered: *buffered,
+            }
         }
+        AppOp::Truncate { blocks, .. } => ClientOp::Truncate { ino, size: u64::from(*blocks) * u64::from(BLOCK) },
+        AppOp::Zero { block, count, discard, .. } => {
+            let (offset, length) = (u64::from(*block) * u64::from(BLOCK), u64::from(*count) * u64::from(BLOCK));
+            ClientOp::Zero { ino, offset, length, discard: *discard, keep_size: block % 2 == 0 }
+        }
+        AppOp::Bytes { op, .. } => translate_bytes(op, ino),
         AppOp::Read { block, count, .. } => {
             ClientOp::Read { ino, offset: u64::from(*block) * u64::from(BLOCK), length: count * BLOCK }
         }
@@ -131,6 +148,22 @@ fn is_open(name: u32) -> bool {
     name.is_multiple_of(2)
 }
 
+fn translate_bytes(op: &ByteOp, ino: InodeId) -> ClientOp {
+    match op.clone() {
+        ByteOp::Write { at: Some(offset), data, buffered } => {
+            ClientOp::Write { ino, offset, data: data.into(), buffered }
+        }
+        ByteOp::Write { at: None, data, buffered } => ClientOp::Append { ino, data: data.into(), buffered },
+        ByteOp::Read { at, length } => ClientOp::Read { ino, offset: at, length },
+        ByteOp::Truncate { size } => ClientOp::Truncate { ino, size },
+        ByteOp::Zero { at, length, discard, keep_size } => {
+            ClientOp::Zero { ino, offset: at, length, discard, keep_size }
+        }
+        ByteOp::Extents { at, length } => ClientOp::Extents { ino, offset: at, length },
+        ByteOp::Cached => ClientOp::Cached { ino },
+    }
+}
+
 fn answer(op: &AppOp, result: Result<ClientAnswer, ClientError>) -> AppAnswer {
     match (op, result) {
         (AppOp::Name(_), Ok(ClientAnswer::Meta(MetaOutcome::Attr { attr, .. }))) => {
@@ -140,6 +173,11 @@ fn answer(op: &AppOp, result: Result<ClientAnswer, ClientError>) -> AppAnswer {
         (AppOp::Name(_), Err(ClientError::Meta(MetaError::Exists))) => AppAnswer::Name(NameAnswer::Exists),
         (AppOp::Name(_), Err(ClientError::Meta(MetaError::NotFound))) => AppAnswer::Name(NameAnswer::Missing),
         (AppOp::Read { count, .. }, Ok(ClientAnswer::Data(data))) => AppAnswer::Blocks(block::read_all(&data, *count)),
+        (AppOp::Bytes { .. }, Ok(ClientAnswer::Data(data))) => AppAnswer::Bytes(data.to_vec()),
+        (AppOp::Bytes { .. }, Ok(ClientAnswer::Placed(at))) => AppAnswer::Placed(at),
+        (AppOp::Bytes { .. }, Ok(ClientAnswer::Extents(e))) => {
+            AppAnswer::Extents(e.iter().map(|e| (e.offset, e.length, e.data)).collect())
+        }
         (_, Ok(_)) => AppAnswer::Done,
         (_, Err(e)) => AppAnswer::Failed(e.to_string()),
     }
@@ -163,7 +201,8 @@ impl Application {
                 parent: ROOT,
                 name: file_name(f),
                 new: new_inode(),
-                body: None,
+                // Those of some scripts begin in the inode.
+                body: (f >= 10).then(Vec::new),
                 layout: None,
                 exclusive: false,
             },

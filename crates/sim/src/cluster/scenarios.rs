@@ -1,6 +1,7 @@
 //! Steered scenarios for the shipped cluster, after the counterexamples that shaped the replication rules.
 
 mod cast;
+mod content;
 mod joins;
 mod names;
 mod power;
@@ -18,6 +19,7 @@ pub fn all() -> Vec<(&'static str, &'static str, Script)> {
     all.extend(power::all());
     all.extend(joins::all());
     all.extend(names::all());
+    all.extend(content::all());
     all.extend([
         ("write-read", "one client writes, the other reads: the lease moves", write_read as Script),
         (
@@ -158,6 +160,7 @@ mod tests {
             ("unclean", "all-forget-and-the-leader-dies"),
             ("stable_equals_last", "silent-member-ahead"),
             ("join_barrier", "joiner-behind-at-commit"),
+            ("zero_before_growth", "cut-then-grown"),
             ("copy_only_missing", "copied-data-after-newer-write"),
         ];
         let all = all();

@@ -135,6 +135,16 @@ impl Survey {
                 return Err(format!("{name} is not ready or not quiet"));
             }
         }
+        for c in &self.chunks {
+            let mut records = BTreeSet::new();
+            for m in &c.members {
+                let server = self.slot(*m).and_then(|s| world.node::<Chunks>(s));
+                records.extend(server.and_then(|s| s.0.copy(c.id)).map(|copy| copy.last));
+            }
+            if records.len() > 1 {
+                return Err(format!("members of {:?} {:?} differ: {records:?}", c.id, c.members));
+            }
+        }
         let unclean = |c: &&Chunk| c.members.iter().any(|m| self.clean.get(&(m.cs.0, c.id)) != Some(&true));
         match self.chunks.iter().find(unclean) {
             Some(c) => Err(format!("{:?} {:?} has a member that is not clean", c.id, c.members)),

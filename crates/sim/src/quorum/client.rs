@@ -171,7 +171,7 @@ impl Client {
 impl App for Client {
     fn submit(&mut self, now: Nanos, ticket: u64, op: AppOp, fx: &mut Effects) {
         match op {
-            AppOp::Write { file, block, values } => {
+            AppOp::Write { file, block, values, .. } => {
                 let fill = |v: u64| {
                     let mut b = Vec::new();
                     block::fill(v, &mut b);
@@ -183,6 +183,9 @@ impl App for Client {
                 self.begin(now, ticket, file, block, vec![None; count as usize], fx);
             }
             AppOp::Flush { .. } | AppOp::Close { .. } => self.finished.push((ticket, AppAnswer::Done)),
+            AppOp::Truncate { .. } | AppOp::Zero { .. } | AppOp::Bytes { .. } => {
+                self.finished.push((ticket, AppAnswer::Failed("a register has no length here".into())))
+            }
             AppOp::Name(_) => self.finished.push((ticket, AppAnswer::Failed("there are no names here".into()))),
         }
     }

@@ -6,7 +6,7 @@ use super::record::{Inode, Namespace, live};
 use crate::command::EndSource;
 use crate::kv::Kv;
 use crate::table::Blob;
-use types::{INLINE_MAX, InodeId};
+use types::{INLINE_MAX, InodeId, LeaseEpoch};
 use wire::meta::FileEnd;
 use wire::names::{FileKind, MetaError};
 
@@ -154,6 +154,16 @@ impl Namespace {
             self.rewrite(kv, end.ino, before.size, &inode);
         }
         Ok(EndTaken { size: inode.size, unzeroed: false })
+    }
+
+    /// From now on no lease below `epoch` counts, whoever declares it.
+    pub fn raise_lease_floor<K: Kv>(&mut self, kv: &mut K, ino: InodeId, epoch: LeaseEpoch) -> Result<(), MetaError> {
+        let mut inode = file(kv, ino)?;
+        if epoch > inode.lease_floor {
+            inode.lease_floor = epoch;
+            self.rewrite(kv, ino, inode.size, &inode);
+        }
+        Ok(())
     }
 
     /// Forgets the body of a regular file. Err if there is no such file.

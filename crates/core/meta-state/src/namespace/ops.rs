@@ -5,7 +5,7 @@ use super::record::{Dirent, Inode, Namespace, entry, live, set_entry};
 use super::{LINK_MAX, NORM_MAX, ROOT, TARGET_MAX};
 use crate::kv::Kv;
 use crate::table::{self, Blob, COUNTER_END, system};
-use types::{CHUNK_LOG2_MAX, CHUNK_LOG2_MIN, INLINE_MAX, InodeId, Layout, LayoutKind, NAME_MAX, SessionId};
+use types::{CHUNK_LOG2_MAX, CHUNK_LOG2_MIN, INLINE_MAX, InodeId, Layout, LayoutKind, LeaseEpoch, NAME_MAX, SessionId};
 use wire::names::{FileKind, MetaError, MetaOp, MetaOutcome, NewInode};
 
 /// What an operation did, for those who keep what hangs on inodes.
@@ -117,6 +117,7 @@ impl Namespace {
             layout,
             body: None,
             zero: None,
+            lease_floor: LeaseEpoch::NONE,
         };
         self.insert(kv, ROOT, &root);
     }
@@ -336,5 +337,6 @@ fn bear(born: Born<'_>, parent: InodeId, above: &Inode, time: i64) -> Inode {
         layout: born.layout.unwrap_or(above.layout),
         body: born.body.map(Blob),
         zero: None,
+        lease_floor: LeaseEpoch::NONE,
     }
 }

@@ -7,7 +7,7 @@ use crate::kv::Kv;
 use crate::table::{self, Blob, DIRENT, INODE, KeyBuf, ORPHAN, Row, RowError};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
-use types::{InodeId, Layout, NAME_MAX, SessionId};
+use types::{InodeId, Layout, LeaseEpoch, NAME_MAX, SessionId};
 use wire::names::{Attr, FileKind, MetaOutcome};
 
 /// An inode.
@@ -49,6 +49,8 @@ pub struct Inode {
     pub body: Option<Blob>,
     /// Pending zero range, (start, end): what a truncation left behind the end in the last chunk; start is the size.
     pub zero: Option<(u64, u64)>,
+    /// Leases below this epoch are over, whatever their holders say: they were taken from somebody who did not answer.
+    pub lease_floor: LeaseEpoch,
 }
 impl Row for Inode {}
 

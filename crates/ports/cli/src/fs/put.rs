@@ -436,7 +436,7 @@ impl Put<'_> {
             if at + (n as u64) < end {
                 job.extents.push_front((at + n as u64, end));
             }
-            let t = self.link.submit(ClientOp::Write { ino: job.ino, offset: at, data });
+            let t = self.link.submit(ClientOp::Write { ino: job.ino, offset: at, data, buffered: false });
             self.tickets.insert(t, id);
             job.writes += 1;
             self.bar.inc(n as u64);

@@ -1,0 +1,361 @@
+//! Changes of a file in the order in which they were asked for: each is taken from the queue when nothing before it
+//! stands in its way, and becomes pieces, dirty bytes, or a call to the group.
+
+use crate::file::{Content, Piece};
+use crate::op::OpKind;
+use crate::stage::Stage;
+use crate::{Client, ClientAnswer, ClientError};
+use bytes::Bytes;
+use host::node::Effects;
+use types::{BLOCK, InodeId, Nanos};
+use wire::names::MetaError;
+
+/// Longest record of zeros: as much as four of them may be outstanding in a chunk.
+pub(crate) const ZERO_MAX: u32 = 4 << 20;
+
+/// A change that waits.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    pub ticket: u64,
+    pub since: Nanos,
+    pub change: Change,
+}
+
+/// What is to change.
+#[derive(Clone, Debug)]
+pub(crate) enum Change {
+    /// `at`: None = at the end.
+    Write {
+        at: Option<u64>,
+        data: Bytes,
+        buffered: bool,
+    },
+    Zero {
+        offset: u64,
+        length: u64,
+        discard: bool,
+        keep_size: bool,
+    },
+    Truncate {
+        size: u64,
+    },
+}
+
+/// What came of the change at the front of the queue.
+enum Next {
+    /// It was taken.
+    Taken,
+    /// Not now.
+    Wait,
+    Refused(ClientError),
+}
+
+impl Client {
+    /// Takes changes from the queue as far as possible, then issues pieces.
+    pub(crate) fn pump_writes(&mut self, ino: InodeId, fx: &mut Effects) {
+        loop {
+            let Some(f) = self.files.get(&ino) else { return };
+            if !f.writes() || !f.stage.is_none() {
+                break;
+            }
+            let Some(w) = f.waiting.front() else { break };
+            let (ticket, since, change) = (w.ticket, w.since, w.change.clone());
+            match self.take_change(ino, ticket, since, change, fx) {
+                Next::Taken => self.pop_change(ino),
+                Next::Wait => break,
+                Next::Refused(e) => {
+                    self.pop_change(ino);
+                    self.answer(ticket, Err(e));
+                }
+            }
+        }
+        self.pump_pieces(ino, fx);
+    }
+    fn pop_change(&mut self, ino: InodeId) {
+        if let Some(f) = self.files.get_mut(&ino) {
+            f.waiting.pop_front();
+        }
+    }
+    fn take_change(&mut self, ino: InodeId, ticket: u64, since: Nanos, change: Change, fx: &mut Effects) -> Next {
+        let Some(f) = self.files.get(&ino) else { return Next::Wait };
+        let most = u64::from(u32::MAX) << f.layout.chunk_log2;
+        let (offset, end) = match &change {
+            Change::Write { at, data, .. } => {
+                let at = at.unwrap_or(f.taken_end.max(f.end()));
+                (at, at.saturating_add(data.len() as u64))
+            }
+            Change::Zero { offset, length, .. } => (*offset, offset.saturating_add(*length)),
+            Change::Truncate { size } => (*size, *size),
+        };
+        if end > most {
+            return Next::Refused(ClientError::Meta(MetaError::TooLarge));
+        }
+        if !self.body_known(ino) {
+            return Next::Wait;
+        }
+        if let Change::Write { data, buffered: true, .. } = &change
+            && let Some(taken) = self.take_small(ino, ticket, offset, data)
+        {
+            return if taken { Next::Taken } else { Next::Wait };
+        }
+        if !matches!(change, Change::Truncate { .. }) && !self.body_left(ino) {
+            return Next::Wait;
+        }
+        let Some(f) = self.files.get(&ino) else { return Next::Wait };
+        let grows = match &change {
+            Change::Zero { keep_size, .. } => !keep_size && end > f.end(),
+            Change::Write { .. } => true,
+            Change::Truncate { size } => *size > f.end(),
+        };
+        if grows && f.zero.is_some_and(|z| end > z.0) {
+            self.start_zeroing(ino);
+            return Next::Wait;
+        }
+        match change {
+            Change::Write { data, buffered: true, .. } => self.take_buffered(ino, ticket, offset, data, since),
+            Change::Write { data, .. } => self.take_write(ino, ticket, offset, data, since),
+            Change::Zero { discard, keep_size, .. } => {
+                self.take_zero(ino, ticket, since, (offset, end), discard, keep_size)
+            }
+            Change::Truncate { size } => self.take_truncate(ino, ticket, size, fx),
+        }
+    }
+
+    fn take_buffered(&mut self, ino: InodeId, ticket: u64, offset: u64, data: Bytes, since: Nanos) -> Next {
+        match self.absorb(ino, offset, &data) {
+            crate::writeout::Room::Yes => {
+                self.place(ticket, offset);
+                self.op_done_at_once(ticket);
+                Next::Taken
+            }
+            crate::writeout::Room::Later => Next::Wait,
+            crate::writeout::Room::Through => self.take_write(ino, ticket, offset, data, since),
+        }
+    }
+    fn take_write(&mut self, ino: InodeId, ticket: u64, offset: u64, data: Bytes, since: Nanos) -> Next {
+        let record_max = self.cfg.record_max;
+        let end = offset + data.len() as u64;
+        let Some(f) = self.files.get(&ino) else { return Next::Wait };
+        if f.buffer.overlaps(offset, end) {
+            self.write_out(ino);
+        }
+        self.place(ticket, offset);
+        let Some(f) = self.files.get_mut(&ino) else { return Next::Wait };
+        f.taken_end = f.taken_end.max(end);
+        let pieces = cut(ticket, offset, data, f.layout.chunk_log2, record_max, since, false);
+        let n = pieces.len();
+        f.pieces.extend(pieces);
+        if let Some(op) = self.ops.get_mut(&ticket) {
+            op.left += n;
+        }
+        if n == 0 {
+            self.op_done_at_once(ticket);
+        }
+        Next::Taken
+    }
+    fn take_zero(
+        &mut self,
+        ino: InodeId,
+        ticket: u64,
+        since: Nanos,
+        (offset, end): (u64, u64),
+        discard: bool,
+        keep_size: bool,
+    ) -> Next {
+        self.write_out(ino);
+        let Some(f) = self.files.get(&ino) else { return Next::Wait };
+        let size = f.end().max(f.taken_end);
+        let grow = !keep_size && end > size;
+        if grow && (!f.pieces.is_empty() || f.in_flight > 0 || f.writing_out > 0) {
+            return Next::Wait; // the group is told where the file ends when nothing past that is under way
+        }
+        let n = self.add_zeros(ino, ticket, since, offset, end.min(size), discard);
+        if let Some(op) = self.ops.get_mut(&ticket) {
+            op.left += n + usize::from(grow);
+        }
+        if grow {
+            self.call_truncate(ino, ticket, end);
+        } else if n == 0 {
+            self.op_done_at_once(ticket);
+        }
+        Next::Taken
+    }
+    /// Queues zeros over `start`..`end`, which lies within the file; returns how many pieces that are.
+    pub(crate) fn add_zeros(
+        &mut self,
+        ino: InodeId,
+        ticket: u64,
+        since: Nanos,
+        start: u64,
+        end: u64,
+        discard: bool,
+    ) -> usize {
+        let Some(f) = self.files.get_mut(&ino) else { return 0 };
+        let size = f.end().max(f.taken_end);
+        let pieces = cut_zeros(ticket, start, end, size, f.layout.chunk_log2, discard, since);
+        let n = pieces.len();
+        f.pieces.extend(pieces);
+        self.dirty.insert(ino);
+        n
+    }
+    fn take_truncate(&mut self, ino: InodeId, ticket: u64, size: u64, fx: &mut Effects) -> Next {
+        if !self.written_out(ino) {
+            return Next::Wait;
+        }
+        let Some(f) = self.files.get_mut(&ino) else { return Next::Wait };
+        if !f.pieces.is_empty() || !f.settled() {
+            return Next::Wait;
+        }
+        let _ = fx;
+        f.stage = Stage::Truncating;
+        self.call_truncate(ino, ticket, size);
+        Next::Taken
+    }
+
+    /// The program hears where its append stands.
+    fn place(&mut self, ticket: u64, offset: u64) {
+        if let Some(op) = self.ops.get_mut(&ticket)
+            && let OpKind::Append { at, .. } = &mut op.kind
+        {
+            *at = Some(offset);
+        }
+    }
+    /// An operation without pieces ends.
+    pub(crate) fn op_done_at_once(&mut self, ticket: u64) {
+        if let Some(op) = self.ops.get_mut(&ticket) {
+            op.left += 1;
+        }
+        self.op_part_done(ticket, None);
+    }
+
+    /// The next lease is here and others may have written since the last one: appends that stand in the queue as pieces are
+    /// placed anew, and what was placed in part has failed.
+    pub(crate) fn replace_appends(&mut self, ino: InodeId) {
+        let Some(f) = self.files.get_mut(&ino) else { return };
+        let mut waiting = vec![];
+        let mut lost = vec![];
+        let ops = &mut self.ops;
+        f.pieces.retain(|p| {
+            let Some(op) = ops.get_mut(&p.ticket) else { return false };
+            match &mut op.kind {
+                OpKind::Append { at, data, whole, .. } => {
+                    if *whole {
+                        if at.take().is_some() {
+                            op.left = 0;
+                            waiting.push((p.ticket, p.since, data.clone()));
+                        }
+                    } else {
+                        lost.push(p.ticket);
+                    }
+                    false
+                }
+                OpKind::WriteOut { .. } => {
+                    lost.push(p.ticket);
+                    false
+                }
+                _ => true,
+            }
+        });
+        for (ticket, since, data) in waiting.into_iter().rev() {
+            let change = Change::Write { at: None, data, buffered: false };
+            f.waiting.push_front(Waiting { ticket, since, change });
+        }
+        for t in lost {
+            self.op_part_done(t, Some(ClientError::LeaseLost));
+        }
+    }
+    /// Ends an operation of the queue with an answer of the group.
+    pub(crate) fn truncate_answered(&mut self, ticket: u64, result: Result<ClientAnswer, ClientError>) {
+        match (result, self.ops.get(&ticket).map(|o| &o.kind)) {
+            (Err(e), _) => self.op_part_done(ticket, Some(e)),
+            (Ok(_), Some(OpKind::Change { .. })) => self.op_part_done(ticket, None),
+            (Ok(a), _) => self.answer(ticket, Ok(a)),
+        }
+    }
+}
+
+/// Cuts a write at chunk borders and at multiples of `record_max`.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn cut(
+    ticket: u64,
+    mut offset: u64,
+    mut data: Bytes,
+    chunk_log2: u8,
+    record_max: u32,
+    since: Nanos,
+    told: bool,
+) -> Vec<Piece> {
+    let mut pieces = vec![];
+    let chunk_bytes = 1u64 << chunk_log2;
+    while !data.is_empty() {
+        let index = (offset >> chunk_log2) as u32;
+        let within = (offset & (chunk_bytes - 1)) as u32;
+        let to_chunk_end = chunk_bytes - u64::from(within);
+        let to_record_end = u64::from(record_max - within % record_max);
+        let n = (data.len() as u64).min(to_chunk_end).min(to_record_end);
+        let content = Content::Data(data.split_to(n as usize));
+        pieces.push(Piece { ticket, index, offset: within, content, file_end: None, since, told });
+        offset += n;
+    }
+    pieces
+}
+
+/// Cuts zeros over `start`..`end` of a file that ends at `size`: parts of blocks at the edges, whole blocks between them.
+/// Behind the end of the file everything is zero already, so its last block counts as whole.
+pub(crate) fn cut_zeros(
+    ticket: u64,
+    start: u64,
+    end: u64,
+    size: u64,
+    chunk_log2: u8,
+    discard: bool,
+    since: Nanos,
+) -> Vec<Piece> {
+    let block = u64::from(BLOCK);
+    let end = if end >= size { end.next_multiple_of(block) } else { end };
+    let chunk_bytes = 1u64 << chunk_log2;
+    let mut pieces = vec![];
+    let mut at = start;
+    while at < end {
+        let (index, within) = ((at >> chunk_log2) as u32, (at & (chunk_bytes - 1)) as u32);
+        let in_block = at % block;
+        let (n, content) = if in_block > 0 || end - at < block {
+            let n = (block - in_block).min(end - at);
+            (n, Content::Edge { length: n as u32 })
+        } else {
+            let n = (end / block * block - at).min(u64::from(ZERO_MAX)).min(chunk_bytes - u64::from(within));
+            (n, Content::Zero { length: n as u32, discard })
+        };
+        // Zeros never move the end.
+        pieces.push(Piece { ticket, index, offset: within, content, file_end: Some(0), since, told: false });
+        at += n;
+    }
+    pieces
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shape(p: &[Piece]) -> Vec<(u32, u32, u32, bool)> {
+        p.iter().map(|p| (p.index, p.offset, p.content.length(), matches!(p.content, Content::Zero { .. }))).collect()
+    }
+
+    #[test]
+    fn zeros_are_cut_at_blocks_chunks_and_records() {
+        let z = |a, b, size| shape(&cut_zeros(1, a, b, size, 20, true, Nanos::ZERO));
+        assert_eq!(z(0, 4096, 1 << 30), [(0, 0, 4096, true)]);
+        assert_eq!(z(100, 200, 1 << 30), [(0, 100, 100, false)]);
+        assert_eq!(z(100, 8192 + 5, 1 << 30), [(0, 100, 3996, false), (0, 4096, 4096, true), (0, 8192, 5, false)]);
+        // The last block of the file counts as whole.
+        assert_eq!(z(4096, 8192 + 5, 8192 + 5), [(0, 4096, 8192, true)]);
+        let m = 1u32 << 20;
+        assert_eq!(
+            z(u64::from(m) - 4096, 2 * u64::from(m) + 4096, 1 << 30),
+            [(0, m - 4096, 4096, true), (1, 0, m, true), (2, 0, 4096, true)]
+        );
+        let big = cut_zeros(1, 0, 64 << 20, 64 << 20, 26, false, Nanos::ZERO);
+        assert_eq!((big.len(), big[0].content.length()), (16, ZERO_MAX));
+        assert!(z(5, 5, 10).is_empty());
+    }
+}

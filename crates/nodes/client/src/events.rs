@@ -1,0 +1,75 @@
+//! What a front end with a cache of its own above this client is told: that a lease under which it keeps content is to go
+//! back, or is gone.
+
+use crate::Client;
+use host::node::Effects;
+use types::{InodeId, LeaseEpoch, Nanos};
+
+/// How long a front end may take to drop what it keeps before the lease goes back without its word. The group takes a
+/// lease by force 3 s after it recalled it.
+pub const REVOKE_MAX: Nanos = Nanos::from_millis(1500);
+
+/// Something a front end has to act on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// The lease on this file is to be given back: drop what is kept of its content, hand over what was written, then say
+    /// [`crate::ClientOp::Revoked`]. After [`REVOKE_MAX`] it goes back all the same.
+    Revoke {
+        /// Which file.
+        ino: InodeId,
+        /// Which lease.
+        epoch: LeaseEpoch,
+    },
+    /// The lease is gone: what is kept of the file's content is worth nothing.
+    Lost {
+        /// Which file.
+        ino: InodeId,
+    },
+}
+
+impl Client {
+    /// What happened to leases on files that were declared as cached ([`crate::ClientOp::Cached`]) since the last call.
+    pub fn events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// The front end keeps content of this file. Without a lease it must not: it hears so at once.
+    pub(crate) fn cached(&mut self, ino: InodeId) {
+        match self.files.get_mut(&ino).filter(|f| f.lease.is_some() && f.returning.is_none()) {
+            Some(f) => f.cached = true,
+            None => self.events.push(Event::Lost { ino }),
+        }
+        self.dirty.insert(ino);
+    }
+    /// The front end keeps nothing any more.
+    pub(crate) fn revoked(&mut self, ino: InodeId, epoch: LeaseEpoch) {
+        if let Some(f) = self.files.get_mut(&ino).filter(|f| f.epoch() == Some(epoch)) {
+            f.cached = false;
+            f.revoking = None;
+            self.dirty.insert(ino);
+        }
+    }
+    /// The lease is to go back: true when no front end stands in the way.
+    pub(crate) fn front_end_done(&mut self, ino: InodeId, _fx: &mut Effects) -> bool {
+        let now = self.now;
+        let Some(f) = self.files.get_mut(&ino) else { return true };
+        let Some(epoch) = f.epoch().filter(|_| f.cached) else { return true };
+        match f.revoking {
+            None => {
+                f.revoking = Some(now);
+                self.events.push(Event::Revoke { ino, epoch });
+                false
+            }
+            Some(t) => now.since(t) >= REVOKE_MAX,
+        }
+    }
+    /// The lease has ended.
+    pub(crate) fn front_end_lost(&mut self, ino: InodeId) {
+        if let Some(f) = self.files.get_mut(&ino) {
+            f.revoking = None;
+            if std::mem::take(&mut f.cached) {
+                self.events.push(Event::Lost { ino });
+            }
+        }
+    }
+}
