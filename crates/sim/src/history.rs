@@ -61,17 +61,23 @@ impl History {
 
     /// From when on a write acknowledged at `end` must survive everything: a flush of the same client answered after it.
     /// A loss between the two is reported once: by a flush that was under way and failed, or by the first one after it. So
-    /// success of that first one, with no failure before it, counts for the time before the loss as well.
-    fn durable_at(end: u64, flushes: &[FlushSpan], losses: &[u64]) -> u64 {
+    /// success of that first one, with no failure before it, counts for the time before the loss as well, unless somebody
+    /// has cut the block off in between: what was lost is then gone by that, and nobody has to tell.
+    fn durable_at(end: u64, flushes: &[FlushSpan], losses: &[u64], cuts: &[u64]) -> u64 {
         let loss = losses.iter().copied().find(|t| *t > end).unwrap_or(NEVER);
         let before = flushes.iter().find(|f| f.2 && f.0 >= end && f.0 < loss);
         if let Some((_, done, _)) = before {
             return *done;
         }
         match flushes.iter().find(|f| f.0 > loss || (f.1 > loss && !f.2)) {
-            Some((_, _, true)) => end,
+            Some((start, done, true)) if !cuts.iter().any(|c| *c < *done && *c > loss.min(*start)) => end,
             _ => NEVER,
         }
+    }
+    /// When cuts of this block began.
+    fn cuts_of(&self, file: u32, block: u32) -> Vec<u64> {
+        let hit = |r: &&Record| matches!(r.op, AppOp::Truncate { file: f, blocks } if f == file && blocks <= block);
+        self.records.iter().filter(hit).map(|r| r.start).collect()
     }
 
     fn add_write(
@@ -84,7 +90,8 @@ impl History {
         index: usize,
     ) {
         let entry = all.entry(at).or_insert_with(|| (Vec::new(), self.losses_of(at.0, at.1)));
-        let durable = if end == NEVER { NEVER } else { Self::durable_at(end, mine, &entry.1) };
+        let cuts = if entry.1.iter().any(|l| *l > end) { self.cuts_of(at.0, at.1) } else { Vec::new() };
+        let durable = if end == NEVER { NEVER } else { Self::durable_at(end, mine, &entry.1, &cuts) };
         entry.0.push(RegisterOp { write: true, value: Seen::Value(value), start, end, durable, index });
     }
     /// A write that was answered from memory at `end` counts as done if a later flush went well, and none that may have

@@ -27,11 +27,11 @@ pub struct Workload {
     pause: u64,
     /// Percent of writes, of flushes, of operations on names; the rest reads.
     mix: (u64, u64, u64),
-    /// Draws what an operation on names is turned into, apart from the rest.
-    turns: Rng,
     /// Percent of writes that are truncations or zeros, and of the others those answered from memory.
     cuts: u64,
     buffered: u64,
+    /// Draws what an operation on names is turned into, apart from the rest.
+    turns: Rng,
     apps: BTreeMap<SlotId, Application>,
     next_value: u64,
     next_ticket: u64,

@@ -355,7 +355,9 @@ impl Client {
     fn answers(&mut self, cs: CsId, ans: &CopyAns, id: u64, offset: u32, extents: bool, fx: &mut Effects) -> bool {
         let Some(r) = self.reads.get_mut(&id) else { return false };
         let held = self.files.get(&r.ino).and_then(|f| f.epoch()) == Some(ans.epoch);
-        if !held || !r.of(ans.chunk) || r.offset != offset || r.got.is_some() || r.extents != extents {
+        // An answer to an earlier asking may have crossed the write because of which it is asked again (R2).
+        let late = Nanos(ans.stamp) < r.since && self.cfg.rules.reads_wait_for_writes;
+        if !held || late || !r.of(ans.chunk) || r.offset != offset || r.got.is_some() || r.extents != extents {
             return false;
         }
         if ans.refusal.is_some() {

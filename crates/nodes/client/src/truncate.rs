@@ -24,6 +24,7 @@ impl Client {
         f.zero = zero;
         f.zeroed = false;
         f.end_dirty = false;
+        f.owed = None;
         f.body = if inline { Body::Yes } else { Body::No };
         f.small = None;
         f.set_ends(size);

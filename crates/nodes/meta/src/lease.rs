@@ -379,11 +379,13 @@ impl MetaServer {
         let f = l.file(ino);
         if f.holders.get(&session).is_some_and(|h| h.epoch <= epoch) {
             let h = f.holders.remove(&session);
-            // A lease of an earlier term may have ended long ago without its holder's knowledge: what it knows of the
-            // chunks is asked of the servers instead.
-            if h.is_some_and(|h| h.kind == LeaseKind::Write && h.epoch == epoch && epoch.term() == l.term) {
+            if h.is_some_and(|h| h.kind == LeaseKind::Write && h.epoch == epoch) {
+                // A lease of an earlier term may have ended long ago without its holder's knowledge: what it knows of the
+                // chunks is asked of the servers instead.
+                let trusted = epoch.term() == l.term;
                 for (c, s) in lasts {
-                    l.lasts.insert(c, s);
+                    l.lasts.remove(&c);
+                    l.lasts.extend(trusted.then_some((c, s)));
                 }
             }
         }
@@ -391,10 +393,10 @@ impl MetaServer {
     }
 
     /// Commits ends that a takeover, a fence or a former holder has found. The files wait for it: a grant names the end.
-    /// `tell`, the former holder, hears of it; None = copies said it. False = it cannot be proposed now.
+    /// `tell`, the former holder,
+    /// hears of it; None = copies said it. False = it cannot be proposed now.
     pub(crate) fn find_ends(&mut self, ends: Vec<FileEnd>, tell: Option<SessionId>) -> bool {
         let of: Vec<(InodeId, LeaseEpoch)> = ends.iter().map(|e| (e.ino, e.epoch)).collect();
-        // What a fence finds is in every copy that counts, and so is all that was before it.
         let source = if tell.is_some() { EndSource::Former } else { EndSource::Fence };
         let cmd = Command::SetEnds { ends, source, time: self.wall() };
         let proposed = self.propose(&cmd, Then::Ends { ends: of.clone(), tell });

@@ -143,11 +143,6 @@ fn on_names(op: &NameOp, dir: InodeId) -> MetaOp {
     }
 }
 
-/// Does an application behave as if it had open what this name of its directory names?
-fn is_open(name: u32) -> bool {
-    name.is_multiple_of(2)
-}
-
 fn translate_bytes(op: &ByteOp, ino: InodeId) -> ClientOp {
     match op.clone() {
         ByteOp::Write { at: Some(offset), data, buffered } => {
@@ -162,6 +157,11 @@ fn translate_bytes(op: &ByteOp, ino: InodeId) -> ClientOp {
         ByteOp::Extents { at, length } => ClientOp::Extents { ino, offset: at, length },
         ByteOp::Cached => ClientOp::Cached { ino },
     }
+}
+
+/// Does an application behave as if it had open what this name of its directory names?
+fn is_open(name: u32) -> bool {
+    name.is_multiple_of(2)
 }
 
 fn answer(op: &AppOp, result: Result<ClientAnswer, ClientError>) -> AppAnswer {
