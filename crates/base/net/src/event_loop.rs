@@ -10,6 +10,7 @@ use host::node::{Effects, Input, Node};
 use host::real::RealDisk;
 use host::wake::Waker;
 use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 use std::{fmt, io};
@@ -167,6 +168,11 @@ impl<N: Node> Loop<N> {
     /// The node back; connections are closed, begun disk operations are waited for.
     pub fn into_node(self) -> N {
         self.node
+    }
+
+    /// From now on a turn also ends when `fd` is readable. Whoever runs the loop looks after each turn.
+    pub fn watch(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        self.links.watch(fd, crate::links::OTHER)
     }
 
     /// Turns until a stop is asked for (Ok) or the loop cannot go on. After a stop the caller may go on turning, to let

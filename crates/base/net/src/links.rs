@@ -32,7 +32,9 @@ const SCRATCH: usize = 64 << 10;
 const WAKER: u64 = 0;
 /// Disk completions.
 pub(crate) const DISK: u64 = 1;
-const LISTENER: u64 = 2;
+/// Descriptors of whoever runs the loop.
+pub(crate) const OTHER: u64 = 2;
+const LISTENER: u64 = 3;
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Timer {
@@ -235,7 +237,7 @@ impl Links {
                     self.looked_up(node, &text, found, now, sink);
                 }
             }
-            DISK => {}
+            DISK | OTHER => {}
             t if t < 1 << 32 => self.accept((t - LISTENER) as usize, now),
             token => {
                 if event.write {

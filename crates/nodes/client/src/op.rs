@@ -93,6 +93,11 @@ pub enum ClientOp {
         /// File.
         ino: InodeId,
     },
+    /// The program needs nothing of this file any more: what is buffered of it is forgotten, the lease goes back.
+    Drop {
+        /// File.
+        ino: InodeId,
+    },
     /// The front end keeps content of this file from now on, under the lease held: it wants to hear before that lease goes
     /// back ([`crate::Event`]).
     Cached {
@@ -328,6 +333,10 @@ impl Client {
                 self.ops.insert(ticket, Op { left: 0, kind, error: None });
                 self.file(ino).waiting_reads.push_back(ticket);
                 self.dirty.insert(ino);
+            }
+            ClientOp::Drop { ino } => {
+                self.drop_file(ino);
+                self.finished.push((ticket, Ok(ClientAnswer::Done)));
             }
             ClientOp::Cached { ino } => {
                 self.cached(ino);

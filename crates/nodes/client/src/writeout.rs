@@ -203,6 +203,20 @@ impl Client {
         }
     }
     /// Another lease, and others may have held one since: what was told and not written out is lost.
+    /// Nobody needs the file any more: no write-out, no error to be told, no lease.
+    pub(crate) fn drop_file(&mut self, ino: InodeId) {
+        if !self.files.contains_key(&ino) {
+            return;
+        }
+        self.lose_dirty(ino, ClientError::Meta(wire::names::MetaError::NotFound));
+        let f = self.file(ino);
+        f.failed = None;
+        f.unflushed.clear();
+        f.cached = false;
+        f.closing = true;
+        self.unsynced.remove(&ino);
+        self.dirty.insert(ino);
+    }
     pub(crate) fn lose_dirty(&mut self, ino: InodeId, why: ClientError) {
         let Some(f) = self.files.get_mut(&ino) else { return };
         let lost = f.dirty();

@@ -32,19 +32,17 @@ pub struct Daemon {
     pub with_parent: bool,
 }
 
-impl Daemon {
-    /// From now on the end of the parent is a request to stop.
-    fn follow_parent(&self) -> Result<()> {
-        if self.with_parent {
-            let parent = rustix::process::getppid();
-            rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))
-                .context("watch the parent process")?;
-            if rustix::process::getppid() != parent || parent.is_none_or(|p| p.is_init()) {
-                bail!("the process that started this one has ended already");
-            }
+/// With `on` the end of the parent is a request to stop from now on.
+pub fn follow_parent(on: bool) -> Result<()> {
+    if on {
+        let parent = rustix::process::getppid();
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))
+            .context("watch the parent process")?;
+        if rustix::process::getppid() != parent || parent.is_none_or(|p| p.is_init()) {
+            bail!("the process that started this one has ended already");
         }
-        Ok(())
     }
+    Ok(())
 }
 
 /// A stop in order may take so long before the process ends without it.
@@ -67,7 +65,7 @@ fn run<N: Node>(looped: &mut Loop<N>) -> Result<()> {
 }
 
 pub fn mdsd(a: &Daemon) -> Result<()> {
-    a.follow_parent()?;
+    follow_parent(a.with_parent)?;
     let dir = a.repository.as_path();
     let desc: MdsRepo = repo::read(dir, "mds.json", "make-mds")?;
     let _lock = FolderLock::take(dir)?;
@@ -121,7 +119,7 @@ pub fn mdsd(a: &Daemon) -> Result<()> {
 }
 
 pub fn csd(a: &Daemon) -> Result<()> {
-    a.follow_parent()?;
+    follow_parent(a.with_parent)?;
     let dir = a.repository.as_path();
     let mut desc: CsRepo = repo::read(dir, "cs.json", "make-cs")?;
     let _lock = FolderLock::take(dir)?;

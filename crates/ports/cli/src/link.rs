@@ -35,6 +35,13 @@ pub fn wall_base() -> i64 {
 impl Link {
     /// Connects to the cluster; waits for a session up to `patience`.
     pub fn open(at: &At, patience: Duration) -> Result<Link> {
+        Self::open_as(at, patience, false)
+    }
+    /// As [`Self::open`], for a program whose kernel keeps what it reads.
+    pub fn open_caching(at: &At, patience: Duration) -> Result<Link> {
+        Self::open_as(at, patience, true)
+    }
+    fn open_as(at: &At, patience: Duration, may_cache: bool) -> Result<Link> {
         let name = at.name()?;
         let me = Incarnation(host::random::nonzero_u64().context("random numbers")?);
         let addresses = at.addresses()?;
@@ -47,7 +54,7 @@ impl Link {
             }
         };
         let ids: Vec<MdsId> = group.mds.iter().map(|m| m.0).collect();
-        let node = Client::new(ClientConfig::new(ids, me, wall_base()), host::clock::now());
+        let node = Client::new(ClientConfig { may_cache, ..ClientConfig::new(ids, me, wall_base()) }, host::clock::now());
         let hello = Hello::new(group.cluster, name, NodeId::Client(me), me);
         let mut config = LoopConfig::new(hello);
         config.addresses = group.mds.iter().map(|(m, a)| (NodeId::Mds(*m), a.to_string())).collect();
@@ -129,6 +136,10 @@ impl Link {
             Err(e) => Err(e.into()),
             Ok(other) => bail!("the cluster answered {other:?} to a namespace operation"),
         }
+    }
+    /// The loop with the client, for whoever goes on turning it.
+    pub fn into_loop(self) -> Loop<Client> {
+        self.inner
     }
     /// Ends the session in order.
     pub fn close(mut self) -> Result<()> {

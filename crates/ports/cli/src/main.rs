@@ -10,6 +10,7 @@ mod dev;
 mod fs;
 mod link;
 mod make;
+mod mount;
 mod probe;
 mod repo;
 mod status;
@@ -36,6 +37,7 @@ struct Args {
 const EXAMPLES: &str = "Examples:
   pstorage dev                                   a cluster of real processes on this host, to try things
   pstorage -c dev fs put -r /usr/share /share    copy a folder into it
+  pstorage -c dev mount /mnt                     use it as a file system of this host
   pstorage -c dev status                         is my data safe, is it available, what next
   pstorage -c mycl make-mds -I -a 10.0.0.1 -r /var/lib/pstorage/mds
   pstorage -c mycl make-cs -r /var/lib/pstorage/cs
@@ -58,6 +60,8 @@ enum Command {
     Fs(fs::Fs),
     /// Is my data safe, is it available, what next.
     Status(status::Status),
+    /// Use the cluster as a file system of this host.
+    Mount(mount::MountArgs),
     /// Measure this cluster through the library, beside the raw disk.
     Bench(bench::Bench),
 }
@@ -74,6 +78,7 @@ fn main() -> ExitCode {
         Command::Dev(a) => dev::dev(a),
         Command::Fs(a) => fs::fs(&at, a),
         Command::Status(a) => return exit(status::status(&at, &a)),
+        Command::Mount(a) => mount::mount(at, &a),
         Command::Bench(a) => bench::bench(&at, &a),
     };
     exit(result.map(|()| ExitCode::SUCCESS))
@@ -86,14 +91,23 @@ fn exit(r: anyhow::Result<ExitCode>) -> ExitCode {
     })
 }
 
-/// A link named after a command runs that command: `mdsd -r DIR` is `pstorage mdsd -r DIR`.
+fn command_of(name: &str) -> Option<&'static str> {
+    match name {
+        "mdsd" => Some("mdsd"),
+        "csd" => Some("csd"),
+        "pstorage-mount" | "mount.pstorage" | "mount.fuse.pstorage" => Some("mount"),
+        _ => None,
+    }
+}
+/// A link named after a command runs that command: `mdsd -r DIR` is `pstorage mdsd -r DIR`, `pstorage-mount DIR` is
+/// `pstorage mount DIR`; mount(8) calls `mount.fuse.pstorage` for entries of that type in fstab.
 fn by_name() -> Vec<std::ffi::OsString> {
     let mut args: Vec<_> = std::env::args_os().collect();
     let name = args.first().map(PathBuf::from).and_then(|p| p.file_name().map(|n| n.to_string_lossy().into_owned()));
     if let Some(name) = name
-        && matches!(name.as_str(), "mdsd" | "csd")
+        && let Some(command) = command_of(&name)
     {
-        args.insert(1, name.into());
+        args.insert(1, command.into());
     }
     args
 }

@@ -105,6 +105,10 @@ impl Incoming {
     pub fn request(&self) -> Result<Request<'_>, BadRequest> {
         Request::parse(self.buffer.request(self.len), self.dialect)
     }
+    /// The right to answer while the request is still read. Only one of this and [`Self::split`] is to be used.
+    pub fn ticket(&self) -> Ticket {
+        Ticket { unique: self.unique, entry: 0 }
+    }
     /// The right to answer, and the data of a write (of others: nothing) without copying it. The buffer goes back to its
     /// pool now, or with the last of the data.
     pub fn split(self) -> (Ticket, Payload) {

@@ -1,0 +1,267 @@
+//! Open files: opening, reading, writing, making durable, letting go.
+
+use crate::names::new_inode;
+use crate::system::{Cache, FileSystem, Shell};
+use crate::waiting::Then;
+use bytes::Bytes;
+use client::{ClientOp, Event, Extent};
+use fuse::Errno;
+use fuse::flags::open;
+use fuse::notify::Notice;
+use fuse::reply::{Opened, Reply};
+use fuse::request::{Op, Request};
+use types::{InodeId, LeaseEpoch, Nanos};
+use wire::LeaseKind;
+use wire::names::{Attr, MetaOp, SetAttr};
+
+const ACCESS: u32 = 3;
+pub(crate) const EXCL: u32 = 0o200;
+const TRUNC: u32 = 0o1000;
+const DSYNC: u32 = 0o10000;
+const DIRECT: u32 = 0o40000;
+const KEEP_SIZE: u32 = 1;
+const PUNCH_HOLE: u32 = 2;
+const ZERO_RANGE: u32 = 16;
+const SEEK_DATA: u32 = 3;
+const SEEK_HOLE: u32 = 4;
+/// Longest file in bytes that system calls can address.
+const FILE_MAX: u64 = i64::MAX as u64;
+/// The lease of a file that nobody has open is given back after this.
+const IDLE: Nanos = Nanos::from_secs(30);
+/// Files that nobody has open and whose leases are held.
+const IDLE_MAX: usize = 50_000;
+
+/// A file that programs have open.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct OpenFile {
+    count: u32,
+    /// It has no name any more.
+    pub nameless: bool,
+    /// It has set-user-ID or set-group-ID; None = not known.
+    pub privileged: Option<bool>,
+}
+
+impl FileSystem {
+    pub(crate) fn file_request(&mut self, r: &Request<'_>, payload: Bytes, sh: &mut impl Shell) {
+        let (ino, unique) = (InodeId(r.nodeid), r.unique);
+        match r.op {
+            Op::Open { flags, kill_suidgid } => self.open(unique, ino, flags, kill_suidgid, sh),
+            Op::Create { name, flags, mode, .. } => {
+                if name.len() > 255 {
+                    return sh.reply(unique, Reply::error(Errno::NAMETOOLONG));
+                }
+                let op = MetaOp::Create {
+                    parent: ino,
+                    name: name.to_vec(),
+                    new: new_inode(r, mode),
+                    // Small files stay in the inode; one that grows gets chunks then.
+                    body: Some(Vec::new()),
+                    layout: None,
+                    exclusive: true,
+                };
+                let then = Then::Created { parent: ino, name: name.to_vec(), flags };
+                self.ask(sh, unique, ClientOp::Meta { op, want: LeaseKind::Write }, then);
+            }
+            Op::TmpFile { flags, mode, .. } => {
+                let op = MetaOp::Tmpfile { parent: ino, new: new_inode(r, mode), layout: None };
+                self.ask(sh, unique, ClientOp::Meta { op, want: LeaseKind::Write }, Then::Nameless { flags });
+            }
+            Op::Read(read) => {
+                let op = ClientOp::Read { ino, offset: read.offset, length: read.size };
+                self.ask(sh, unique, op, Then::Data);
+            }
+            Op::Write(w, _) => {
+                if w.kill_suidgid {
+                    self.clear_privileges(ino, sh);
+                }
+                if w.offset.saturating_add(payload.len() as u64) > FILE_MAX {
+                    return sh.reply(unique, Reply::error(Errno::FBIG));
+                }
+                let sync = w.flags & DSYNC != 0;
+                let direct = w.flags & DIRECT != 0 && !w.from_cache;
+                let buffered = self.settings.cache != Cache::None && !direct && !sync;
+                let op = ClientOp::Write { ino, offset: w.offset, data: payload, buffered };
+                self.ask(sh, unique, op, Then::Written { ino, size: w.size, sync });
+            }
+            // Closing writes nothing out and makes nothing durable.
+            Op::Flush { .. } => sh.reply(unique, Reply::empty()),
+            Op::FSync { .. } => self.ask(sh, unique, ClientOp::Flush { ino: Some(ino) }, Then::Done),
+            Op::SyncFs => self.ask(sh, unique, ClientOp::Flush { ino: None }, Then::Done),
+            Op::Release { .. } => {
+                sh.reply(unique, Reply::empty());
+                self.release(ino, sh);
+            }
+            Op::FAllocate { offset, len, mode, .. } => self.allocate(unique, ino, offset, len, mode, sh),
+            Op::LSeek { offset, whence, .. } => self.seek(unique, ino, offset, whence, sh),
+            _ => sh.reply(unique, Reply::error(Errno::NOSYS)),
+        }
+    }
+
+    fn open(&mut self, unique: u64, ino: InodeId, flags: u32, kill: bool, sh: &mut impl Shell) {
+        if flags & TRUNC != 0 {
+            if kill {
+                self.clear_privileges(ino, sh);
+            }
+            return self.ask(sh, unique, ClientOp::Truncate { ino, size: 0 }, Then::Cut { ino, flags });
+        }
+        let writes = flags & ACCESS != 0;
+        if sh.view(ino).is_some_and(|v| v.kind == LeaseKind::Write || !writes) {
+            return self.opened(unique, ino, flags, sh);
+        }
+        let want = if writes { LeaseKind::Write } else { LeaseKind::Read };
+        let op = ClientOp::Meta { op: MetaOp::Open { ino }, want };
+        self.ask(sh, unique, op, Then::Opened { ino, flags });
+    }
+    pub(crate) fn open_answered(&mut self, unique: u64, ino: InodeId, flags: u32, attr: &Attr, sh: &mut impl Shell) {
+        self.opened(unique, ino, flags, sh);
+        if let Some(f) = self.open.get_mut(&ino) {
+            f.privileged = Some(attr.mode & 0o6000 != 0);
+        }
+    }
+    /// A program has the file open.
+    pub(crate) fn opened(&mut self, unique: u64, ino: InodeId, flags: u32, sh: &mut impl Shell) {
+        let flags = self.hold(ino, flags, sh);
+        sh.reply(unique, Reply::opened(Opened { fh: 0, flags }));
+    }
+    pub(crate) fn created(&mut self, unique: u64, attr: &Attr, flags: u32, sh: &mut impl Shell) {
+        let flags = self.hold(attr.ino, flags, sh);
+        if let Some(f) = self.open.get_mut(&attr.ino) {
+            f.privileged = Some(attr.mode & 0o6000 != 0);
+        }
+        let entry = self.entry(attr, sh);
+        sh.reply(unique, Reply::created(&entry, Opened { fh: 0, flags }));
+    }
+    /// Counts one opening more; the flags for the kernel.
+    fn hold(&mut self, ino: InodeId, _flags: u32, sh: &mut impl Shell) -> u32 {
+        self.stop_idling(ino);
+        self.open.entry(ino).or_default().count += 1;
+        if self.settings.cache == Cache::None {
+            return open::DIRECT_IO | open::PARALLEL_DIRECT_WRITES | open::NOFLUSH;
+        }
+        let known = !self.cached.insert(ino);
+        if !known {
+            self.background(sh, ClientOp::Cached { ino });
+        }
+        let keep = if known { open::KEEP_CACHE } else { 0 };
+        keep | open::PARALLEL_DIRECT_WRITES | open::NOFLUSH
+    }
+
+    fn release(&mut self, ino: InodeId, sh: &mut impl Shell) {
+        let Some(f) = self.open.get_mut(&ino) else { return };
+        f.count = f.count.saturating_sub(1);
+        if f.count > 0 {
+            return;
+        }
+        let nameless = f.nameless;
+        self.open.remove(&ino);
+        if nameless {
+            return self.let_go(ino, sh);
+        }
+        self.start_idling(ino);
+        while self.idle.len() > IDLE_MAX
+            && let Some((_, oldest)) = self.idle.first().copied()
+        {
+            self.stop_idling(oldest);
+            self.background(sh, ClientOp::Close { ino: oldest });
+        }
+    }
+    /// Nothing keeps a file without a name any more.
+    pub(crate) fn let_go(&mut self, ino: InodeId, sh: &mut impl Shell) {
+        self.cached.remove(&ino);
+        self.stop_idling(ino);
+        self.background(sh, ClientOp::Drop { ino });
+        let op = ClientOp::Meta { op: MetaOp::Forget { ino }, want: LeaseKind::None };
+        self.background(sh, op);
+    }
+    pub(crate) fn start_idling(&mut self, ino: InodeId) {
+        if self.open.contains_key(&ino) {
+            return;
+        }
+        self.stop_idling(ino);
+        let at = self.now + IDLE;
+        self.idle.insert((at, ino));
+        self.idle_since.insert(ino, at);
+    }
+    pub(crate) fn stop_idling(&mut self, ino: InodeId) {
+        if let Some(at) = self.idle_since.remove(&ino) {
+            self.idle.remove(&(at, ino));
+        }
+    }
+
+    /// The client is about to give the file's lease back, or has lost it: the kernel's pages are not right any more.
+    pub fn event(&mut self, now: Nanos, event: Event, sh: &mut impl Shell) {
+        self.now = self.now.max(now);
+        let (ino, revoke) = match event {
+            Event::Revoke { ino, epoch } => (ino, Some((ino, epoch))),
+            Event::Lost { ino } => (ino, None),
+        };
+        self.cached.remove(&ino);
+        sh.notify(Notice::InvalInode { node: ino.0, offset: 0, len: 0 }, revoke);
+    }
+
+    /// The kernel has dropped its pages: the lease may go back.
+    pub fn dropped(&mut self, now: Nanos, ino: InodeId, epoch: LeaseEpoch, sh: &mut impl Shell) {
+        self.now = self.now.max(now);
+        self.background(sh, ClientOp::Revoked { ino, epoch });
+    }
+
+    /// Somebody without privileges writes.
+    fn clear_privileges(&mut self, ino: InodeId, sh: &mut impl Shell) {
+        let f = self.open.get_mut(&ino);
+        if f.as_ref().is_some_and(|f| f.privileged == Some(false)) {
+            return;
+        }
+        if let Some(f) = f {
+            f.privileged = Some(false);
+        }
+        let set = SetAttr { clear_privileges: true, ..SetAttr::default() };
+        let op = ClientOp::Meta { op: MetaOp::Setattr { ino, set }, want: LeaseKind::None };
+        self.background(sh, op);
+    }
+
+    fn allocate(&mut self, unique: u64, ino: InodeId, offset: u64, length: u64, mode: u32, sh: &mut impl Shell) {
+        let Some(end) = offset.checked_add(length).filter(|e| *e <= FILE_MAX && length > 0) else {
+            return sh.reply(unique, Reply::error(Errno::FBIG));
+        };
+        let keep_size = mode & KEEP_SIZE != 0;
+        let op = match mode & !KEEP_SIZE {
+            // There is no space to be set aside for one file; what the call promises of the end is kept.
+            0 if keep_size => return sh.reply(unique, Reply::empty()),
+            0 => {
+                let op = ClientOp::Meta { op: MetaOp::Open { ino }, want: LeaseKind::Write };
+                return self.ask(sh, unique, op, Then::Grow { ino, end });
+            }
+            PUNCH_HOLE if keep_size => ClientOp::Zero { ino, offset, length, discard: true, keep_size },
+            ZERO_RANGE => ClientOp::Zero { ino, offset, length, discard: false, keep_size },
+            _ => return sh.reply(unique, Reply::error(Errno::OPNOTSUPP)),
+        };
+        self.ask(sh, unique, op, Then::Done);
+    }
+
+    /// A file of `size` bytes ends at `end` at least.
+    pub(crate) fn grow(&mut self, unique: u64, ino: InodeId, end: u64, size: u64, sh: &mut impl Shell) {
+        if end <= size {
+            return sh.reply(unique, Reply::empty());
+        }
+        self.ask(sh, unique, ClientOp::Truncate { ino, size: end }, Then::Done);
+    }
+
+    fn seek(&mut self, unique: u64, ino: InodeId, offset: u64, whence: u32, sh: &mut impl Shell) {
+        if !matches!(whence, SEEK_DATA | SEEK_HOLE) {
+            return sh.reply(unique, Reply::error(Errno::INVAL));
+        }
+        let op = ClientOp::Extents { ino, offset, length: FILE_MAX - offset.min(FILE_MAX) };
+        self.ask(sh, unique, op, Then::Seek { offset, data: whence == SEEK_DATA });
+    }
+}
+
+/// Answers SEEK_DATA or SEEK_HOLE from `offset` on: `runs` reach from there to the end of the file.
+pub(crate) fn found(runs: &[Extent], offset: u64, data: bool) -> Reply<'static> {
+    let Some(last) = runs.last().filter(|l| l.offset + l.length > offset) else { return Reply::error(Errno::NXIO) };
+    match runs.iter().find(|r| r.data == data && r.offset + r.length > offset) {
+        Some(r) => Reply::position(r.offset.max(offset)),
+        None if data => Reply::error(Errno::NXIO),
+        // Behind its end every file is a hole.
+        None => Reply::position(last.offset + last.length),
+    }
+}

@@ -1,0 +1,200 @@
+//! Requests that wait for the cluster: what their answers will be made of, and when they are given up.
+
+use crate::errors;
+use crate::system::{FileSystem, Shell};
+use client::{ClientAnswer, ClientError, ClientOp};
+use fuse::Errno;
+use fuse::reply::Reply;
+use std::collections::BTreeMap;
+use types::{InodeId, Nanos};
+use wire::names::MetaOp;
+
+/// A request that was interrupted is answered EINTR when it has waited for so long: signals are common and most programs
+/// do not expect a read of a file to be interrupted, but a cluster that is away must not keep processes from being ended.
+const INTERRUPTIBLE: Nanos = Nanos::from_secs(5);
+
+/// What an answer is made of.
+#[derive(Clone, Debug)]
+pub(crate) enum Then {
+    /// An entry, as LOOKUP and its like are answered; the name is remembered.
+    Entry { parent: InodeId, name: Vec<u8> },
+    /// Attributes.
+    Attr,
+    /// Attributes with the time of creation.
+    Statx,
+    /// Attributes, after this has been changed too.
+    AttrAfter(InodeId, Box<wire::names::SetAttr>),
+    /// An opened file.
+    Opened { ino: InodeId, flags: u32 },
+    /// An opened file that was cut to nothing.
+    Cut { ino: InodeId, flags: u32 },
+    /// A created file.
+    Created { parent: InodeId, name: Vec<u8>, flags: u32 },
+    /// A file that was to be created and exists: it is opened.
+    Found { parent: InodeId, name: Vec<u8>, flags: u32 },
+    /// A file without a name.
+    Nameless { flags: u32 },
+    /// An entry for another name of a file.
+    Linked { parent: InodeId, name: Vec<u8> },
+    /// Nothing to tell.
+    Done,
+    /// A name is gone.
+    Removed,
+    /// Bytes of a file.
+    Data,
+    /// So many bytes are written.
+    Written { ino: InodeId, size: u32, sync: bool },
+    /// They are on disk too.
+    WrittenThrough { size: u32 },
+    /// Target of a symbolic link.
+    Target,
+    /// Value of an extended attribute, for so many bytes of room.
+    Xattr { size: u32 },
+    /// Names of extended attributes, for so many bytes of room.
+    Xattrs { size: u32 },
+    /// Space.
+    StatFs,
+    /// Names of a directory, for a handle.
+    Names { handle: u64, after: Vec<u8>, plus: bool, offset: u64, size: u32 },
+    /// Where data or a hole begins.
+    Seek { offset: u64, data: bool },
+    /// The file, which is then made to end at `end` at least.
+    Grow { ino: InodeId, end: u64 },
+    /// Bytes that are copied.
+    CopyRead(Box<crate::copying::Copying>),
+    /// Bytes that have been copied.
+    CopyWritten(Box<crate::copying::Copying>, u32),
+    /// Nobody waits.
+    Nothing,
+}
+
+#[derive(Debug)]
+struct Wait {
+    /// 0 = nobody.
+    unique: u64,
+    since: Nanos,
+    interrupted: bool,
+    /// What was asked, if it may be asked again.
+    again: Option<ClientOp>,
+    then: Then,
+}
+
+/// All of them, by ticket.
+#[derive(Debug, Default)]
+pub(crate) struct Waits {
+    next: u64,
+    waits: BTreeMap<u64, Wait>,
+    tickets: BTreeMap<u64, u64>,
+    interrupted: usize,
+}
+
+impl Waits {
+    pub fn len(&self) -> usize {
+        self.tickets.len()
+    }
+    pub fn begin(&mut self, now: Nanos, unique: u64, op: ClientOp, then: Then) -> u64 {
+        self.next += 1;
+        let again = repeatable(&op).then_some(op);
+        self.insert(self.next, Wait { unique, since: now, interrupted: false, again, then });
+        self.next
+    }
+    fn insert(&mut self, ticket: u64, w: Wait) {
+        if w.unique != 0 {
+            self.tickets.insert(w.unique, ticket);
+        }
+        self.interrupted += usize::from(w.interrupted);
+        self.waits.insert(ticket, w);
+    }
+    fn take(&mut self, ticket: u64) -> Option<Wait> {
+        let w = self.waits.remove(&ticket)?;
+        if self.tickets.get(&w.unique) == Some(&ticket) {
+            self.tickets.remove(&w.unique);
+        }
+        self.interrupted -= usize::from(w.interrupted);
+        Some(w)
+    }
+    /// When the oldest one may have to be given up.
+    pub fn deadline(&self, soft: Option<Nanos>) -> Nanos {
+        // Tickets rise with time, so the first one that somebody waits for is the oldest.
+        let oldest = self.waits.values().find(|w| w.unique != 0).map(|w| w.since);
+        let soft = oldest.zip(soft).map_or(Nanos::NEVER, |(since, s)| since + s);
+        if self.interrupted == 0 {
+            return soft;
+        }
+        let interrupted = self.waits.values().filter(|w| w.interrupted).map(|w| w.since + INTERRUPTIBLE);
+        interrupted.fold(soft, Nanos::min)
+    }
+}
+
+/// May it happen twice?
+fn repeatable(op: &ClientOp) -> bool {
+    match op {
+        ClientOp::Read { .. } | ClientOp::Write { .. } | ClientOp::Extents { .. } | ClientOp::Truncate { .. } => true,
+        ClientOp::Meta { op, .. } => {
+            !op.is_write()
+                || matches!(op, MetaOp::Setattr { .. } | MetaOp::Forget { .. } | MetaOp::SetLayout { .. })
+        }
+        _ => false,
+    }
+}
+
+impl FileSystem {
+    /// The client's answer to an operation.
+    pub fn finished(
+        &mut self,
+        now: Nanos,
+        ticket: u64,
+        answer: Result<ClientAnswer, ClientError>,
+        sh: &mut impl Shell,
+    ) {
+        self.now = self.now.max(now);
+        let Some(mut w) = self.waits.take(ticket) else { return };
+        if let (Err(e), Some(op)) = (&answer, w.again.take())
+            && errors::passes(*e)
+        {
+            self.waits.next += 1;
+            let ticket = self.waits.next;
+            w.again = Some(op.clone());
+            self.waits.insert(ticket, w);
+            return sh.submit(ticket, op);
+        }
+        self.answered(w.unique, w.then, answer, sh);
+    }
+
+    /// Whoever waits for `unique` would rather not.
+    pub(crate) fn interrupt(&mut self, own: u64, unique: u64, sh: &mut impl Shell) {
+        let Some(w) = self.waits.tickets.get(&unique).and_then(|t| self.waits.waits.get_mut(t)) else {
+            // Answered in the meantime, or not read yet: the kernel asks again if it still cares.
+            return sh.reply(own, Reply::error(Errno::AGAIN));
+        };
+        if !w.interrupted {
+            w.interrupted = true;
+            self.waits.interrupted += 1;
+        }
+        self.give_up(sh);
+    }
+
+    /// Answers requests that have waited too long. What they asked for goes on and may still happen.
+    pub(crate) fn give_up(&mut self, sh: &mut impl Shell) {
+        if self.waits.deadline(self.settings.soft) > self.now {
+            return;
+        }
+        let (now, soft) = (self.now, self.settings.soft);
+        let mut over = Vec::new();
+        for (ticket, w) in self.waits.waits.iter().filter(|(_, w)| w.unique != 0) {
+            let age = now.since(w.since);
+            if w.interrupted && age >= INTERRUPTIBLE {
+                over.push((*ticket, Errno::INTR));
+            } else if soft.is_some_and(|s| age >= s) {
+                over.push((*ticket, Errno::IO));
+            }
+        }
+        for (ticket, e) in over {
+            let Some(w) = self.waits.take(ticket) else { continue };
+            sh.reply(w.unique, Reply::error(e));
+            // What was opened or made by it in the end must not stay open.
+            let then = self.undo(w.then);
+            self.waits.insert(ticket, Wait { unique: 0, interrupted: false, then, ..w });
+        }
+    }
+}
