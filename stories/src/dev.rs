@@ -22,6 +22,7 @@ pub struct Dev {
     name: String,
     dir: PathBuf,
     durability: &'static str,
+    mount: Option<PathBuf>,
     process: Option<Process>,
     readies: usize,
 }
@@ -30,7 +31,12 @@ impl Dev {
     /// A cluster in the folder `dir`, which need not exist. It does not run yet.
     pub fn new(product: &Product, dir: &Path, durability: &'static str) -> Dev {
         let name = format!("story-{}-{durability}", std::process::id());
-        Dev { product: product.clone(), name, dir: dir.into(), durability, process: None, readies: 0 }
+        Dev { product: product.clone(), name, dir: dir.into(), durability, mount: None, process: None, readies: 0 }
+    }
+    /// Mounted on `point`, which exists, while it runs.
+    pub fn mounted_on(mut self, point: &Path) -> Dev {
+        self.mount = Some(point.into());
+        self
     }
     /// Its folder.
     pub fn dir(&self) -> &Path {
@@ -43,6 +49,9 @@ impl Dev {
     pub fn start(&mut self) -> Result<Duration> {
         let mut c = Command::new(self.product.exe());
         c.args(["dev", "--name", &self.name, "--durability", self.durability, "--dir"]).arg(&self.dir);
+        if let Some(point) = &self.mount {
+            c.arg("--mount").arg(point);
+        }
         let begun = Instant::now();
         let p = self.process.insert(Process::start("dev", c, &self.dir.with_extension("log"))?);
         p.wait_for(" is ready ", self.readies, PATIENCE)?;
@@ -115,6 +124,9 @@ impl Drop for Dev {
         }
         self.process = None;
         kill_servers_below(&self.dir);
+        if let Some(point) = &self.mount {
+            crate::mounted::clean_up(point);
+        }
         forget_name(&self.name);
     }
 }

@@ -13,6 +13,7 @@ pub mod host;
 pub mod kills;
 pub mod link;
 pub mod loopback;
+pub mod mounted;
 pub mod process;
 pub mod product;
 pub mod ready;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use stories::arguments::Arguments;
 use stories::forget::writer;
 use stories::forgetfs::{Forgetting, Loss, Options};
-use stories::{forget, host, kills, ready, share};
+use stories::{forget, host, kills, mounted, ready, share};
 
 const USAGE: &str = "\
 usage: stories forgetfs MOUNTPOINT BACKING [--seed N] [--lose mixed|all] [--memory MIB] [--threads N]
@@ -18,7 +18,7 @@ usage: stories forgetfs MOUNTPOINT BACKING [--seed N] [--lose mixed|all] [--memo
          SIGUSR2: serves what survived
        stories host-run --boot-id ID|new [--shm FOLDER] -- COMMAND...
          runs COMMAND on a host with that boot id and that shared memory (a fresh one if no folder is named)
-       stories ready|share|kills|forget [--dir FOLDER] [--seed N] [--rounds N] [--size MIB] [--only PART] [--keep]
+       stories ready|share|kills|forget|mounted [--dir FOLDER] [--seed N] [--rounds N] [--size MIB] [--only PART] [--keep]
          plays a story with the program built beside this one; says its figures, fails beyond its limits";
 
 fn main() -> ExitCode {
@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         Some(name @ "share") => story(name, &args[1..], share::run),
         Some(name @ "forget") => story(name, &args[1..], forget::run),
         Some("forget-writer") => forget_writer(&args[1..]),
+        Some(name @ "mounted") => story(name, &args[1..], mounted::run),
         Some(name @ "kills") => story(name, &args[1..], kills::run),
         Some(other) => Err(format!("no story or tool is called `{other}`\n{USAGE}")),
         None => Err(USAGE.into()),

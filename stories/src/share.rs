@@ -88,7 +88,7 @@ pub fn run(a: &Arguments) -> Result<String> {
 }
 
 /// Both trees are alike in every way; returns the first.
-fn compare(a: &Path, b: &Path) -> Result<Tree> {
+pub(crate) fn compare(a: &Path, b: &Path) -> Result<Tree> {
     let diff = Command::new("diff").args(["-r", "--no-dereference"]).args([a, b]).output().context("diff")?;
     if !diff.status.success() {
         let said = String::from_utf8_lossy(&diff.stdout);
@@ -128,15 +128,15 @@ fn make_odd(top: &Path) -> Result<()> {
 
 /// What `diff` does not look at.
 #[derive(Default)]
-struct Tree {
+pub(crate) struct Tree {
     /// By path from the top: mode, owner, group, mtime, and what a link says.
     entries: BTreeMap<PathBuf, (u32, u32, u32, i64, i64, Option<PathBuf>)>,
     /// Names of one file, where it has several here.
     groups: BTreeSet<BTreeSet<PathBuf>>,
-    files: u64,
+    pub files: u64,
     links: u64,
     /// Bytes of files above [`SMALL`], each once.
-    large: u64,
+    pub large: u64,
 }
 
 impl Tree {

@@ -2,7 +2,7 @@
 
 use crate::chunks::Ready;
 use crate::file::{Content, Piece};
-use crate::op::OpKind;
+use crate::op::{OWN_TICKETS, OpKind};
 use crate::{Client, ClientError, block_crcs};
 use bytes::{Bytes, BytesMut};
 use host::node::Effects;
@@ -181,7 +181,10 @@ impl Client {
         let (ino, index) = (t.ino, t.index);
         let Some(f) = self.files.get_mut(&ino) else { return };
         f.size = f.size.max(file_end);
-        f.mtime = f.mtime.max(wall);
+        // What comes from memory changed the file when it was taken there, and its time may have been set since.
+        if t.ticket & OWN_TICKETS == 0 {
+            f.mtime = f.mtime.max(wall);
+        }
         f.end_dirty = true;
         self.ends.insert(ino);
         let (file_end, mtime, truncate_gen) = (f.size, f.mtime, f.truncate_gen);

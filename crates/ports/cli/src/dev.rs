@@ -21,7 +21,7 @@ use wire::names::{MetaError, MetaOp, MetaOutcome, NewInode};
 /// Run a whole cluster of real processes on this host.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Example:\n  pstorage dev\n  pstorage -c dev fs put -r /usr/share/doc /doc     (in another terminal)"
+    after_help = "Example:\n  pstorage dev\n  pstorage dev --mount /mnt\n  pstorage -c dev fs put -r /usr/share/doc /doc     (in another terminal)"
 )]
 pub struct Dev {
     /// Name of the cluster; several can run side by side.
@@ -42,6 +42,9 @@ pub struct Dev {
     /// What an answered write promises: `flush` or `sync`.
     #[arg(long, default_value = "flush")]
     durability: String,
+    /// Also mount it here.
+    #[arg(long, value_name = "DIR")]
+    mount: Option<PathBuf>,
 }
 
 /// What the folder remembers.
@@ -57,7 +60,8 @@ struct DevFolder {
 }
 
 struct Process {
-    node: NodeId,
+    /// None: the mount.
+    node: Option<NodeId>,
     args: Vec<String>,
     log: PathBuf,
     child: Child,
@@ -146,9 +150,17 @@ pub fn dev(a: Dev) -> Result<()> {
         make::new_cs(&repo, &new)?;
         all.push(start_cs(&exe, &dir, i, id)?);
     }
-    let ready = proof(&mut link, &mut all, &exe, &stop, usize::from(replicas.1))?;
-    if !ready {
+    if !proof(&mut link, &mut all, &exe, &stop)? {
         return end(all);
+    }
+    if let Some(point) = &a.mount {
+        let outside = device(point)?;
+        all.push(start_mount(&exe, &dir, &at, point)?);
+        let mounted = wait_mounted(&mut link, &mut all, &exe, &stop, (point, outside));
+        if !matches!(mounted, Ok(true)) {
+            end(all)?;
+            return mounted.map(drop);
+        }
     }
     println!(
         "cluster `{}` is ready after {:.1} s: {} metadata servers, {} chunk servers, replicas {}, in {}",
@@ -159,6 +171,9 @@ pub fn dev(a: Dev) -> Result<()> {
         a.replicas,
         dir.display()
     );
+    if let Some(point) = &a.mount {
+        println!("it is mounted on {}", point.display());
+    }
     println!(
         "try, in another terminal:\n  pstorage -c {0} fs put -r /usr/share/doc /doc\n  pstorage -c {0} fs ls -l /\n  pstorage -c {0} status\nCtrl-C stops it; the next start goes on with the same data.",
         a.name
@@ -179,8 +194,64 @@ fn start_cs(exe: &Path, dir: &Path, i: u32, id: CsId) -> Result<Process> {
     start(exe, NodeId::Cs(id), args, dir.join(format!("cs{i}.log")))
 }
 
+fn start_mount(exe: &Path, dir: &Path, at: &At, point: &Path) -> Result<Process> {
+    let mut args = vec!["-c".into(), at.name()?.to_owned()];
+    args.extend(at.bootstrap.iter().flat_map(|b| ["-b".to_owned(), b.clone()]));
+    args.extend(["mount", "--foreground", "--with-parent"].map(String::from));
+    args.push(point.display().to_string());
+    start_process(exe, None, args, dir.join("mount.log"))
+}
+/// The device that a folder is on.
+fn device(point: &Path) -> Result<u64> {
+    let found = std::fs::metadata(point);
+    Ok(std::os::unix::fs::MetadataExt::dev(&found.with_context(|| format!("mount point `{}`", point.display()))?))
+}
+/// Waits until the mount stands, and writes and reads 4 KiB through it. False = asked to stop before.
+fn wait_mounted(
+    link: &mut Link,
+    all: &mut [Process],
+    exe: &Path,
+    stop: &dyn Fn() -> bool,
+    (point, outside): (&Path, u64),
+) -> Result<bool> {
+    let begun = Instant::now();
+    while device(point).is_ok_and(|d| d == outside) {
+        link.turn(Duration::from_millis(10))?;
+        if let Some(p) = all.last_mut().filter(|p| p.node.is_none())
+            && let Some(status) = p.child.try_wait()?
+        {
+            // What stands in the way of a mount does not go away by itself.
+            p.again = Some(begun);
+            let log = std::fs::read_to_string(&p.log).unwrap_or_default();
+            bail!("the mount ended ({status}): {}", log.lines().last().unwrap_or_default());
+        }
+        if let [servers @ .., _] = &mut *all {
+            tend(servers, exe, None)?;
+        }
+        if stop() {
+            return Ok(false);
+        }
+        if begun.elapsed() > Duration::from_secs(30) {
+            bail!("nothing was mounted on `{}` within 30 s; see mount.log", point.display());
+        }
+    }
+    let path = point.join(format!(".pstorage-ready-{:08x}", host::random::nonzero_u64()? as u32));
+    let proof = || -> std::io::Result<bool> {
+        let mut f = std::fs::File::options().create_new(true).read(true).write(true).open(&path)?;
+        std::io::Write::write_all(&mut f, &[0x5a; 4096])?;
+        f.sync_all()?;
+        let same = std::fs::read(&path)? == [0x5a; 4096];
+        std::fs::remove_file(&path)?;
+        Ok(same)
+    };
+    match proof().with_context(|| format!("the first write through the mount, `{}`", path.display()))? {
+        true => Ok(true),
+        false => bail!("the first write through the mount was read back differently; this is a defect"),
+    }
+}
+
 /// The first durable write of 4 KiB and its read-back. False = asked to stop before.
-fn proof(link: &mut Link, all: &mut [Process], exe: &Path, stop: &dyn Fn() -> bool, _min: usize) -> Result<bool> {
+fn proof(link: &mut Link, all: &mut [Process], exe: &Path, stop: &dyn Fn() -> bool) -> Result<bool> {
     let name = format!(".pstorage-ready-{:08x}", host::random::nonzero_u64()? as u32).into_bytes();
     let new = NewInode { mode: 0o600, uid: 0, gid: 0, mtime: None, exact: true };
     let parent = types::InodeId(1);
@@ -241,6 +312,9 @@ fn step(
 }
 
 fn start(exe: &Path, node: NodeId, args: Vec<String>, log: PathBuf) -> Result<Process> {
+    start_process(exe, Some(node), args, log)
+}
+fn start_process(exe: &Path, node: Option<NodeId>, args: Vec<String>, log: PathBuf) -> Result<Process> {
     let child = spawn(exe, &args, &log)?;
     Ok(Process { node, args, log, child, started: Instant::now(), restarts: 0, again: None })
 }
@@ -266,23 +340,41 @@ fn tend(all: &mut [Process], exe: &Path, mut link: Option<&mut Link>) -> Result<
             continue;
         }
         let Some(status) = p.child.try_wait()? else { continue };
-        if let Some(link) = &mut link {
-            link.submit(ClientOp::Death { node: p.node, incarnation: Incarnation::NONE });
+        if p.node.is_none() && status.success() {
+            println!("unmounted; the cluster goes on");
+            p.again = Some(Instant::now() + Duration::from_secs(1 << 30));
+            continue;
+        }
+        if let (Some(link), Some(node)) = (&mut link, p.node) {
+            link.submit(ClientOp::Death { node, incarnation: Incarnation::NONE });
         }
         p.restarts = if p.started.elapsed() > Duration::from_secs(10) { 1 } else { p.restarts + 1 };
         // At once the first time; a child that keeps dying is given more and more time.
         let wait = Duration::from_millis(if p.restarts <= 2 { 0 } else { 100 << p.restarts.min(8) });
-        println!("{} ended ({status}); starting it again, its log is {}", p.node, p.log.display());
+        println!("{} ended ({status}); starting it again, its log is {}", p.name(), p.log.display());
         p.again = Some(Instant::now() + wait);
     }
     Ok(())
 }
 
-/// Stops all: chunk servers first, so that they can say so to the group.
+impl Process {
+    fn name(&self) -> String {
+        self.node.map_or("the mount".into(), |n| n.to_string())
+    }
+    /// Stops before those with a higher number: the mount writes out, then chunk servers say to the group that they go.
+    fn order(&self) -> u8 {
+        match self.node {
+            None => 0,
+            Some(NodeId::Cs(_)) => 1,
+            Some(_) => 2,
+        }
+    }
+}
+
+/// Stops all in order.
 fn end(mut all: Vec<Process>) -> Result<()> {
-    for cs in [true, false] {
-        let mut some: Vec<&mut Process> =
-            all.iter_mut().filter(|p| matches!(p.node, NodeId::Cs(_)) == cs && p.again.is_none()).collect();
+    for order in 0..3 {
+        let mut some: Vec<&mut Process> = all.iter_mut().filter(|p| p.order() == order && p.again.is_none()).collect();
         for p in &mut some {
             if let Some(pid) = i32::try_from(p.child.id()).ok().and_then(Pid::from_raw) {
                 // It may have ended already; then there is nobody to tell.
@@ -293,7 +385,7 @@ fn end(mut all: Vec<Process>) -> Result<()> {
         for p in some {
             while p.child.try_wait()?.is_none() {
                 if begun.elapsed() > Duration::from_secs(20) {
-                    println!("{} does not stop; killing it", p.node);
+                    println!("{} does not stop; killing it", p.name());
                     p.child.kill()?;
                     p.child.wait()?;
                     break;

@@ -1,6 +1,6 @@
 //! What the cluster's answers become.
 
-use crate::attributes::{kind_bits, self as attr};
+use crate::attributes::{self as attr, kind_bits};
 use crate::errors;
 use crate::system::{FileSystem, Shell};
 use crate::waiting::Then;
@@ -64,7 +64,9 @@ impl FileSystem {
                 sh.reply(unique, Reply::statx(&a, self.valid()));
             }
             (Then::AttrAfter(ino, set), MetaOutcome::Attr { .. }) => self.change(unique, ino, *set, sh),
-            (Then::Opened { ino, flags }, MetaOutcome::Attr { attr, .. }) => self.open_answered(unique, ino, flags, &attr, sh),
+            (Then::Opened { ino, flags }, MetaOutcome::Attr { attr, .. }) => {
+                self.open_answered(unique, ino, flags, &attr, sh)
+            }
             (Then::Cut { ino, flags }, MetaOutcome::Attr { .. }) => self.opened(unique, ino, flags, sh),
             (Then::Created { parent, name, flags }, MetaOutcome::Attr { attr, .. }) => {
                 self.recent.learn(parent, &name, attr.ino);
@@ -116,7 +118,9 @@ impl FileSystem {
     fn failed(&mut self, unique: u64, then: Then, e: ClientError, sh: &mut impl Shell) {
         match (then, e) {
             (Then::Nothing, _) => {}
-            (Then::Created { parent, name, flags }, ClientError::Meta(MetaError::Exists)) if flags & crate::files::EXCL == 0 => {
+            (Then::Created { parent, name, flags }, ClientError::Meta(MetaError::Exists))
+                if flags & crate::files::EXCL == 0 =>
+            {
                 let op = MetaOp::Lookup { parent, name: name.clone() };
                 self.ask_meta(sh, unique, op, Then::Found { parent, name, flags });
             }

@@ -94,15 +94,7 @@ impl FileSystem {
     }
 
     /// Lists from position `offset` on, after fetching a page if that is needed.
-    pub(crate) fn list(
-        &mut self,
-        unique: u64,
-        handle: u64,
-        plus: bool,
-        offset: u64,
-        size: u32,
-        sh: &mut impl Shell,
-    ) {
+    pub(crate) fn list(&mut self, unique: u64, handle: u64, plus: bool, offset: u64, size: u32, sh: &mut impl Shell) {
         let Some(d) = self.directories.get(&handle) else { return sh.reply(unique, Reply::error(Errno::BADF)) };
         let start = match d.find(offset.saturating_sub(DOTS)) {
             Place::Here(i) => i,

@@ -43,12 +43,8 @@ impl FileSystem {
             }
             Op::ReadLink => self.ask_meta(sh, r.unique, MetaOp::ReadBody { ino: parent }, Then::Target),
             Op::Symlink { name, target } => {
-                let op = MetaOp::Symlink {
-                    parent,
-                    name: name.to_vec(),
-                    new: new_inode(r, 0o777),
-                    target: target.to_vec(),
-                };
+                let op =
+                    MetaOp::Symlink { parent, name: name.to_vec(), new: new_inode(r, 0o777), target: target.to_vec() };
                 self.ask_meta(sh, r.unique, op, entry(name));
             }
             Op::MkNod { name, mode, rdev, .. } => {

@@ -60,7 +60,10 @@ impl fmt::Display for ServeError {
             ServeError::Loop(e) => e.fmt(f),
             ServeError::System(e) => e.fmt(f),
             ServeError::Unwritten(e) => {
-                write!(f, "unmounted, but writes that nobody had made durable with fsync did not reach the cluster: {e}")
+                write!(
+                    f,
+                    "unmounted, but writes that nobody had made durable with fsync did not reach the cluster: {e}"
+                )
             }
         }
     }

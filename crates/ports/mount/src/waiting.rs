@@ -131,8 +131,7 @@ fn repeatable(op: &ClientOp) -> bool {
     match op {
         ClientOp::Read { .. } | ClientOp::Write { .. } | ClientOp::Extents { .. } | ClientOp::Truncate { .. } => true,
         ClientOp::Meta { op, .. } => {
-            !op.is_write()
-                || matches!(op, MetaOp::Setattr { .. } | MetaOp::Forget { .. } | MetaOp::SetLayout { .. })
+            !op.is_write() || matches!(op, MetaOp::Setattr { .. } | MetaOp::Forget { .. } | MetaOp::SetLayout { .. })
         }
         _ => false,
     }
