@@ -105,6 +105,15 @@ pub(crate) struct Running {
     pub restarts: u32,
 }
 
+/// A takeover that starts again.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Later {
+    pub ino: InodeId,
+    pub at: Nanos,
+    /// How often it did.
+    pub restarts: u32,
+}
+
 /// A join of a chunk nobody holds for writing, driven by the leader.
 pub(crate) struct GroupJoin {
     pub ino: InodeId,
@@ -161,12 +170,13 @@ pub(crate) struct Leader {
     pub fences: BTreeMap<SessionId, SessionFence>,
     pub takeovers: BTreeMap<ChunkId, Running>,
     pub takeover_queue: VecDeque<ChunkId>,
-    /// Takeovers that start again: when, and how often they did.
-    pub takeovers_later: BTreeMap<ChunkId, (Nanos, u32)>,
+    pub takeovers_later: BTreeMap<ChunkId, Later>,
     pub joins: BTreeMap<ChunkId, GroupJoin>,
     /// View changes proposed and not applied, per chunk.
     pub changing: BTreeSet<ChunkId>,
     pub accused: BTreeMap<(ChunkId, Member), Accusation>,
+    /// Members that are to go unless they answer the takeover of their chunk.
+    pub unwanted: BTreeSet<(ChunkId, Member)>,
     pub join_began: BTreeMap<ChunkId, Nanos>,
     /// Copies that were unclean or being filled when their servers last said what they hold.
     pub doubtful: BTreeSet<(CsId, ChunkId)>,
@@ -201,6 +211,7 @@ impl Leader {
             joins: BTreeMap::new(),
             changing: BTreeSet::new(),
             accused: BTreeMap::new(),
+            unwanted: BTreeSet::new(),
             join_began: BTreeMap::new(),
             doubtful: BTreeSet::new(),
             counted: BTreeSet::new(),
@@ -245,9 +256,11 @@ impl Leader {
             || self.takeovers_later.contains_key(&chunk)
             || self.takeover_queue.contains(&chunk)
     }
-    /// Is this file's takeover or fence still under way?
+    /// Is this file's takeover or fence still under way? One that is about to start again is.
     pub fn busy(&self, ino: InodeId) -> bool {
-        self.ending.contains_key(&ino) || self.takeovers.values().any(|t| t.ino == ino)
+        self.ending.contains_key(&ino)
+            || self.takeovers.values().any(|t| t.ino == ino)
+            || self.takeovers_later.values().any(|t| t.ino == ino)
     }
 }
 
