@@ -206,8 +206,6 @@ pub(crate) struct File {
     pub indices: BTreeMap<ChunkId, u32>,
     /// Writes that were under way when the lease was taken: the next lease tells whether they happened.
     pub limbo: Vec<Limbo>,
-    /// Losses that have been compared with what this client wrote.
-    pub losses_seen: BTreeSet<(ChunkId, LeaseEpoch, Seq)>,
     /// What the next flush has to tell.
     pub failed: Option<crate::ClientError>,
 }
@@ -259,7 +257,6 @@ impl File {
             unflushed: BTreeMap::new(),
             indices: BTreeMap::new(),
             limbo: vec![],
-            losses_seen: BTreeSet::new(),
             failed: None,
         }
     }

@@ -348,10 +348,9 @@ impl Client {
             f.body = if g.attr.size > types::INLINE_MAX as u64 { Body::No } else { Body::Unknown };
         }
         let mut lost = false;
-        for (chunk, written, last) in g.losses {
-            let new = f.losses_seen.insert((chunk, written, last));
-            if new && f.unflushed.get(&chunk).is_some_and(|u| *u > (written, last)) {
-                f.unflushed.remove(&chunk);
+        for l in g.losses {
+            if f.unflushed.get(&l.chunk).is_some_and(|u| l.took(*u)) {
+                f.unflushed.remove(&l.chunk);
                 lost = true;
             }
         }

@@ -161,6 +161,8 @@ pub(crate) struct Leader {
     pub since: Nanos,
     counter: u64,
     pub attached: BTreeMap<SessionId, Attached>,
+    /// No session is left of which it is not known what it holds.
+    pub all_told: bool,
     pub nodes: BTreeMap<Incarnation, SessionId>,
     pub files: BTreeMap<InodeId, FileLease>,
     /// Files to look at again.
@@ -200,6 +202,7 @@ impl Leader {
             since: now,
             counter: 0,
             attached: BTreeMap::new(),
+            all_told: false,
             nodes: BTreeMap::new(),
             files: BTreeMap::new(),
             dirty: BTreeSet::new(),

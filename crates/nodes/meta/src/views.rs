@@ -171,7 +171,7 @@ impl MetaServer {
                     let time = self.wall();
                     let then = Then::Takeover { chunk, epoch };
                     if let Some((written, last)) = loss {
-                        let loss = Command::Loss { chunk, written, last, time };
+                        let loss = Command::Loss { chunk, epoch, written, last, time };
                         let text = format!(
                             "chunk {chunk} of inode {ino}: every server lost its memory; writes after record {last} that \
                              were not flushed are lost"
