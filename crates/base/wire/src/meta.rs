@@ -60,6 +60,27 @@ pub struct ChunkGrant {
     pub last: Option<Seq>,
 }
 
+/// Every host of a view lost power, and the chunk went on from what was left. Of what was written before, records up to
+/// (`written`, `last`) are there and later ones are not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ChunkLoss {
+    /// Which chunk.
+    pub chunk: ChunkId,
+    /// Epoch of the takeover that found it; every record of a higher one was written afterwards.
+    pub epoch: LeaseEpoch,
+    /// Epoch of the newest record left.
+    pub written: LeaseEpoch,
+    /// Its number.
+    pub last: Seq,
+}
+
+impl ChunkLoss {
+    /// Is a record of this epoch and number gone?
+    pub fn took(&self, record: (LeaseEpoch, Seq)) -> bool {
+        record.0 < self.epoch && record > (self.written, self.last)
+    }
+}
+
 /// A right to a file.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Grant {
@@ -79,8 +100,8 @@ pub struct Grant {
     pub layout: Layout,
     /// The first chunks; more by Map.
     pub chunks: Vec<ChunkGrant>,
-    /// Records up to `.1` of these chunks are all that is left after every host of a view lost power (protocol.md 7).
-    pub losses: Vec<(ChunkId, LeaseEpoch, Seq)>,
+    /// What was left of chunks when every host of a view had lost power.
+    pub losses: Vec<ChunkLoss>,
     /// The lease was taken from this very session and nobody else held one since: its writes that were under way up to
     /// a chunk's `last` have happened, the others never will.
     pub continued: bool,

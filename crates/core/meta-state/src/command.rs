@@ -182,6 +182,8 @@ pub enum Command {
     Loss {
         /// Which chunk.
         chunk: ChunkId,
+        /// Epoch of the takeover that found it.
+        epoch: LeaseEpoch,
         /// Epoch of the newest record left.
         written: LeaseEpoch,
         /// The newest record left.

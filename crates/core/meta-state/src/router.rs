@@ -174,8 +174,8 @@ impl<K: Kv> State<K> {
                 let _ = self.names.raise_lease_floor(kv, *ino, *epoch);
                 Outcome::Done
             }
-            Command::Loss { chunk, written, last, time } => {
-                let loss = Loss { chunk: *chunk, written: *written, last: *last, time: *time };
+            Command::Loss { chunk, epoch, written, last, time } => {
+                let loss = Loss { chunk: *chunk, epoch: *epoch, written: *written, last: *last, time: *time };
                 done(chunks::record_loss(kv, loss).then_some(()).ok_or(Refused::NoChunk(*chunk)))
             }
             Command::Deleted { cs, chunk, copy } => {

@@ -24,7 +24,13 @@ fn build() -> World {
     w.apply(Command::AllocChunks { ino: g, chunks: vec![(0, a)] });
     w.apply(Command::ChangeView { chunk: ChunkId(1), ver: ViewVer(1), change: ViewChange::JoinBegin(joiner) });
     w.apply(Command::MintCopies { chunk: ChunkId(2), count: 2 });
-    w.apply(Command::Loss { chunk: ChunkId(2), written: LeaseEpoch::new(Term(2), 9), last: Seq(77), time: 5 });
+    w.apply(Command::Loss {
+        chunk: ChunkId(2),
+        epoch: LeaseEpoch::new(Term(2), 12),
+        written: LeaseEpoch::new(Term(2), 9),
+        last: Seq(77),
+        time: 5,
+    });
     w.op(unlink("gone")).unwrap();
     let other = w.open(9);
     let id = w.id();

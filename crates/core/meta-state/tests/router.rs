@@ -395,11 +395,12 @@ fn losses_can_be_read_back() {
     let c = alloc(&w, f, &[(0, &[0, 1])]);
     let Outcome::Chunks(Ok(list)) = w.apply(c) else { panic!() };
     let chunk = list[0].1;
-    let loss = |chunk| Command::Loss { chunk, written: LeaseEpoch(7), last: Seq(40), time: 3 };
-    assert_eq!(w.apply(loss(chunk)), Outcome::Done);
-    assert!(matches!(w.apply(loss(types::ChunkId(99))), Outcome::Refused(Refused::NoChunk(_))));
-    let l: Vec<_> = w.state.losses(f).map(|l| (l.chunk, l.written, l.last)).collect();
-    assert_eq!(l, [(chunk, LeaseEpoch(7), Seq(40))]);
+    let loss = |chunk, e| Command::Loss { chunk, epoch: LeaseEpoch(e), written: LeaseEpoch(7), last: Seq(40), time: 3 };
+    assert_eq!(w.apply(loss(chunk, 8)), Outcome::Done);
+    assert_eq!(w.apply(loss(chunk, 9)), Outcome::Done);
+    assert!(matches!(w.apply(loss(types::ChunkId(99), 9)), Outcome::Refused(Refused::NoChunk(_))));
+    let l: Vec<_> = w.state.losses(f).map(|l| (l.chunk, l.epoch, l.written, l.last)).collect();
+    assert_eq!(l, [8, 9].map(|e| (chunk, LeaseEpoch(e), LeaseEpoch(7), Seq(40))), "two that end alike are two");
     w.op(unlink("f")).unwrap();
     assert_eq!(w.state.losses(f).count(), 0);
 }

@@ -109,6 +109,8 @@ pub struct Takeover {
     unclean: BTreeMap<CsId, CopyReport>,
     /// Copies of a committed view that are still to be filled.
     rest: Vec<(Target, Member)>,
+    /// Members whose drop somebody asked for.
+    accused: Vec<Member>,
 }
 
 impl Takeover {
@@ -139,7 +141,17 @@ impl Takeover {
             answers: BTreeMap::new(),
             unclean: BTreeMap::new(),
             rest: Vec::new(),
+            accused: Vec::new(),
         }
+    }
+    /// These do not stay members out of patience: whoever of them does not answer the fence is dropped, tail or no tail.
+    /// Otherwise the next holder would accuse them again, and nothing would ever come of it.
+    pub fn accusing(self, accused: Vec<Member>) -> Takeover {
+        Takeover { accused, ..self }
+    }
+    /// Has this server's copy answered, clean?
+    pub fn answered(&self, cs: CsId) -> bool {
+        self.answers.contains_key(&cs)
     }
     /// Its epoch.
     pub fn epoch(&self) -> LeaseEpoch {
@@ -354,7 +366,8 @@ impl Takeover {
             .view
             .members
             .iter()
-            .filter(|m| !self.answers.contains_key(&m.cs) && (self.unclean.contains_key(&m.cs) || tails))
+            .filter(|m| !self.answered(m.cs))
+            .filter(|m| self.unclean.contains_key(&m.cs) || tails || self.accused.contains(m))
             .copied()
             .collect();
         if drop.is_empty() && self.view.joiner.is_none() {
@@ -426,8 +439,8 @@ impl Takeover {
 
     /// Fewer than `min` clean copies (section 7).
     fn replace_missing(&mut self, silent: &[Member], servers: &dyn Servers) -> Vec<Action> {
-        let here = |r: &CopyReport| if r.absent { CopyId::NONE } else { r.copy };
-        let copy_on = |cs: CsId| self.unclean.get(&cs).map_or(CopyId::NONE, here);
+        // Where the copy that the view names is lost, an older one may stand in its place, and is as worthless.
+        let copy_on = |cs: CsId| self.unclean.get(&cs).map_or(CopyId::NONE, |r| r.copy);
         let (targets, crown): (Vec<Target>, bool) = if self.answers.is_empty() {
             // Every member lost its memory: the best one is crowned; a silent one is waited for.
             if !silent.is_empty() || self.heir().is_none() {
@@ -474,7 +487,10 @@ impl Takeover {
                 continue;
             }
             let source = match heir {
-                Some(cs) if cs == t.cs => Member { cs, copy: t.supersedes },
+                Some(cs) if cs == t.cs => {
+                    let nothing = self.unclean.get(&cs).is_some_and(|r| r.absent);
+                    Member { cs, copy: if nothing { CopyId::NONE } else { t.supersedes } }
+                }
                 Some(_) => continue,
                 None => {
                     let copy = self.winner().copy;
@@ -482,7 +498,11 @@ impl Takeover {
                     *w
                 }
             };
-            let supersedes = if t.supersedes == OUTSIDE { CopyId(m.copy.0 - 1) } else { t.supersedes };
+            let supersedes = match t.supersedes {
+                OUTSIDE => CopyId(m.copy.0 - 1),
+                _ if source.cs == t.cs => source.copy,
+                known => known,
+            };
             let msg = MdsToCs::Replace { chunk: self.chunk, epoch: self.epoch, copy: m.copy, supersedes, source };
             out.push(Action::Send(t.cs, msg));
         }

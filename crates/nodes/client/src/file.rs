@@ -98,6 +98,17 @@ pub(crate) struct Piece {
     pub told: bool,
 }
 
+impl Piece {
+    /// Where the file ends at least when this is written; zeros never move the end.
+    pub fn file_end_after(&self, chunk_log2: u8) -> u64 {
+        let end = (u64::from(self.index) << chunk_log2) + u64::from(self.offset) + u64::from(self.content.length());
+        match self.content {
+            Content::Data(_) => self.file_end.unwrap_or(end),
+            Content::Zero { .. } | Content::Edge { .. } => 0,
+        }
+    }
+}
+
 /// A write under way when its lease was taken.
 #[derive(Debug)]
 pub(crate) struct Limbo {
@@ -195,8 +206,6 @@ pub(crate) struct File {
     pub indices: BTreeMap<ChunkId, u32>,
     /// Writes that were under way when the lease was taken: the next lease tells whether they happened.
     pub limbo: Vec<Limbo>,
-    /// Losses that have been compared with what this client wrote.
-    pub losses_seen: BTreeSet<(ChunkId, LeaseEpoch, Seq)>,
     /// What the next flush has to tell.
     pub failed: Option<crate::ClientError>,
 }
@@ -248,7 +257,6 @@ impl File {
             unflushed: BTreeMap::new(),
             indices: BTreeMap::new(),
             limbo: vec![],
-            losses_seen: BTreeSet::new(),
             failed: None,
         }
     }
@@ -312,6 +320,10 @@ impl File {
             && (self.lease.is_some() || !self.dirty())
             && !self.recalled
             && !self.closing
+    }
+    /// Puts the last `n` pieces before all others: those of a stage, for which the others wait.
+    pub fn hurry(&mut self, n: usize) {
+        self.pieces.rotate_right(n.min(self.pieces.len()));
     }
     /// What the group is to know of its end.
     pub fn file_end(&self, epoch: LeaseEpoch) -> FileEnd {

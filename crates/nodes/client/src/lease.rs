@@ -49,9 +49,10 @@ impl Client {
             return self.without_lease(ino);
         }
         let waits = f.waits_for();
-        // Whether all members stand alike must come out, one way or the other, or no turn would ever get anywhere.
+        // Whether all members stand alike must come out, one way or the other, and what a change has to wait for must end,
+        // or no turn would ever get anywhere.
         let checks = |i: &u32| f.chunks.get(i).is_some_and(|c| c.seq.is_none() && c.asked != Nanos::ZERO);
-        let limit = if f.busy.iter().any(checks) { SETTLE + SETTLE } else { TURN };
+        let limit = if f.busy.iter().any(checks) || !f.stage.is_none() { SETTLE + SETTLE } else { TURN };
         let fresh = f.lease.as_ref().is_some_and(|l| now.since(l.since) < limit);
         let turn = fresh && waits != LeaseKind::None && held >= waits;
         let closes = f.closing && waits == LeaseKind::None;
@@ -347,10 +348,9 @@ impl Client {
             f.body = if g.attr.size > types::INLINE_MAX as u64 { Body::No } else { Body::Unknown };
         }
         let mut lost = false;
-        for (chunk, written, last) in g.losses {
-            let new = f.losses_seen.insert((chunk, written, last));
-            if new && f.unflushed.get(&chunk).is_some_and(|u| *u > (written, last)) {
-                f.unflushed.remove(&chunk);
+        for l in g.losses {
+            if f.unflushed.get(&l.chunk).is_some_and(|u| l.took(*u)) {
+                f.unflushed.remove(&l.chunk);
                 lost = true;
             }
         }

@@ -71,6 +71,9 @@ impl Client {
         }
         let ticket = self.own(0, Own::Zeros(ino, epoch));
         let n = self.add_zeros(ino, ticket, self.now, zero.0, zero.1, true);
+        if let Some(f) = self.files.get_mut(&ino) {
+            f.hurry(n);
+        }
         if let Some(op) = self.ops.get_mut(&ticket) {
             op.left = n;
         }
@@ -91,6 +94,7 @@ impl Client {
         let pieces = cut(ticket, 0, Bytes::from(content), f.layout.chunk_log2, record_max, now, false);
         let n = pieces.len();
         f.pieces.extend(pieces);
+        f.hurry(n);
         if let Some(op) = self.ops.get_mut(&ticket) {
             op.left = n;
         }

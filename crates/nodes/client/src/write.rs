@@ -39,10 +39,10 @@ impl Client {
     pub(crate) fn pump_pieces(&mut self, ino: InodeId, fx: &mut Effects) {
         loop {
             let Some(f) = self.files.get(&ino) else { return };
-            if !f.writes() {
+            if !f.writes() || self.front_waits(ino) {
                 return;
             }
-            let Some(p) = f.pieces.front() else { return };
+            let Some(p) = self.files.get(&ino).and_then(|f| f.pieces.front()) else { return };
             let (index, since, stores) = (p.index, p.since, matches!(p.content, Content::Data(_)));
             let gone_on = match self.chunk_ready_since(ino, index, stores, since, fx) {
                 Ready::Yes => self.issue_front(ino, fx),
@@ -53,6 +53,32 @@ impl Client {
                 return;
             }
         }
+    }
+    /// The first piece may have been cut under an earlier lease, and others may have cut the file since, or put content
+    /// into the inode. It waits for whatever a change taken from the queue now would wait for.
+    fn front_waits(&mut self, ino: InodeId) -> bool {
+        let Some(f) = self.files.get(&ino) else { return true };
+        let Some(p) = f.pieces.front() else { return true };
+        if self.front_is_own(ino) {
+            return false;
+        }
+        let (told, end) = (p.told, p.file_end_after(f.layout.chunk_log2));
+        if f.zero.is_some_and(|z| end > z.0) {
+            if f.stage.is_none() {
+                self.start_zeroing(ino);
+            }
+            return !self.front_is_own(ino);
+        }
+        if !told && !(self.body_known(ino) && self.body_left(ino)) {
+            return !self.front_is_own(ino);
+        }
+        false
+    }
+    /// Is the first piece part of a stage of the file?
+    fn front_is_own(&self, ino: InodeId) -> bool {
+        let ticket = self.files.get(&ino).and_then(|f| f.pieces.front()).map(|p| p.ticket);
+        let op = ticket.and_then(|t| self.ops.get(&t));
+        op.is_some_and(|o| matches!(o.kind, OpKind::Own(_)))
     }
     /// Zeros where nothing stands are there already.
     fn skip_front(&mut self, ino: InodeId) -> bool {

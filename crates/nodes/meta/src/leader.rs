@@ -105,6 +105,15 @@ pub(crate) struct Running {
     pub restarts: u32,
 }
 
+/// A takeover that starts again.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Later {
+    pub ino: InodeId,
+    pub at: Nanos,
+    /// How often it did.
+    pub restarts: u32,
+}
+
 /// A join of a chunk nobody holds for writing, driven by the leader.
 pub(crate) struct GroupJoin {
     pub ino: InodeId,
@@ -152,6 +161,8 @@ pub(crate) struct Leader {
     pub since: Nanos,
     counter: u64,
     pub attached: BTreeMap<SessionId, Attached>,
+    /// No session is left of which it is not known what it holds.
+    pub all_told: bool,
     pub nodes: BTreeMap<Incarnation, SessionId>,
     pub files: BTreeMap<InodeId, FileLease>,
     /// Files to look at again.
@@ -161,12 +172,13 @@ pub(crate) struct Leader {
     pub fences: BTreeMap<SessionId, SessionFence>,
     pub takeovers: BTreeMap<ChunkId, Running>,
     pub takeover_queue: VecDeque<ChunkId>,
-    /// Takeovers that start again: when, and how often they did.
-    pub takeovers_later: BTreeMap<ChunkId, (Nanos, u32)>,
+    pub takeovers_later: BTreeMap<ChunkId, Later>,
     pub joins: BTreeMap<ChunkId, GroupJoin>,
     /// View changes proposed and not applied, per chunk.
     pub changing: BTreeSet<ChunkId>,
     pub accused: BTreeMap<(ChunkId, Member), Accusation>,
+    /// Members that are to go unless they answer the takeover of their chunk.
+    pub unwanted: BTreeSet<(ChunkId, Member)>,
     pub join_began: BTreeMap<ChunkId, Nanos>,
     /// Copies that were unclean or being filled when their servers last said what they hold.
     pub doubtful: BTreeSet<(CsId, ChunkId)>,
@@ -190,6 +202,7 @@ impl Leader {
             since: now,
             counter: 0,
             attached: BTreeMap::new(),
+            all_told: false,
             nodes: BTreeMap::new(),
             files: BTreeMap::new(),
             dirty: BTreeSet::new(),
@@ -201,6 +214,7 @@ impl Leader {
             joins: BTreeMap::new(),
             changing: BTreeSet::new(),
             accused: BTreeMap::new(),
+            unwanted: BTreeSet::new(),
             join_began: BTreeMap::new(),
             doubtful: BTreeSet::new(),
             counted: BTreeSet::new(),
@@ -245,9 +259,11 @@ impl Leader {
             || self.takeovers_later.contains_key(&chunk)
             || self.takeover_queue.contains(&chunk)
     }
-    /// Is this file's takeover or fence still under way?
+    /// Is this file's takeover or fence still under way? One that is about to start again is.
     pub fn busy(&self, ino: InodeId) -> bool {
-        self.ending.contains_key(&ino) || self.takeovers.values().any(|t| t.ino == ino)
+        self.ending.contains_key(&ino)
+            || self.takeovers.values().any(|t| t.ino == ino)
+            || self.takeovers_later.values().any(|t| t.ino == ino)
     }
 }
 

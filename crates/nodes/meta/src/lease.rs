@@ -1,13 +1,13 @@
 //! Leases on files: who waits, who must give back, who is granted what (protocol section 4).
 
 use crate::leader::{Deposed, Held, Waiter};
-use crate::limits::{AGAIN, ATTACH, GONE, GRANT_CHUNKS, MAP_CHUNKS, RECALL, RECALL_RESET};
+use crate::limits::{AGAIN, GONE, GRANT_CHUNKS, MAP_CHUNKS, RECALL, RECALL_RESET};
 use crate::propose::{PendingMap, PendingRead, Then};
 use crate::{MetaServer, views};
 use host::node::Effects;
 use meta_state::{Command, EndSource, Outcome};
 use types::{ChunkId, CsId, InodeId, LeaseEpoch, Nanos, Seq, SessionId};
-use wire::meta::{ChunkGrant, FileEnd, Grant};
+use wire::meta::{ChunkGrant, ChunkLoss, FileEnd, Grant};
 use wire::names::{MetaError, MetaOp, MetaOutcome};
 use wire::{FromMds, LeaseKind};
 
@@ -132,8 +132,8 @@ impl MetaServer {
             if f.deposed.iter().any(|d| !d.fenced_all) {
                 break;
             }
-            if now.since(l.since) < ATTACH && !self.unattached().is_empty() {
-                break; // L6; the sweep fences them when the time is up
+            if !self.all_told() {
+                break; // L6; the sweep fences who is silent when the time is up
             }
             let Some(l) = &mut self.leader else { return grants };
             if l.fences.values().any(|f| !f.committed) {
@@ -221,7 +221,7 @@ impl MetaServer {
             attr,
             layout,
             chunks,
-            losses: self.state.losses(ino).map(|l| (l.chunk, l.written, l.last)).collect(),
+            losses: self.state.losses(ino).map(told).collect(),
             continued,
             zero,
         })
@@ -590,6 +590,10 @@ impl MetaServer {
             self.depose(ino, fx);
         }
     }
+}
+
+fn told(l: meta_state::Loss) -> ChunkLoss {
+    ChunkLoss { chunk: l.chunk, epoch: l.epoch, written: l.written, last: l.last }
 }
 
 fn recall(

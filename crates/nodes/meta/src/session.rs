@@ -353,6 +353,16 @@ impl MetaServer {
             .collect()
     }
 
+    /// Every session of an earlier term has said what it holds, or is being fenced. Also when nobody waited till the time
+    /// for that was up: it may still hold something.
+    pub(crate) fn all_told(&mut self) -> bool {
+        let told = self.leader.as_ref().is_some_and(|l| l.all_told) || self.unattached().is_empty();
+        if let Some(l) = &mut self.leader {
+            l.all_told = told;
+        }
+        told
+    }
+
     pub(crate) fn sweep_sessions(&mut self, fx: &mut Effects) {
         let now = self.now;
         let Some(l) = &mut self.leader else { return };

@@ -1,7 +1,7 @@
 //! Views: who is dropped, who joins, what is taken over (protocol sections 5 to 7).
 
 use crate::MetaServer;
-use crate::leader::{Accusation, GroupJoin, Running, ServersFor};
+use crate::leader::{Accusation, GroupJoin, Later, Running, ServersFor};
 use crate::limits::{ACCUSED, JOIN_IDLE, JOIN_TIMEOUT, JOINS_MAX, TAKEOVERS_MAX};
 use crate::propose::Then;
 use host::node::Effects;
@@ -100,6 +100,7 @@ impl MetaServer {
                     self.change(chunk, ver, ViewChange::Drop(m));
                 } else {
                     // At its smallest the lease is taken back, and the merge or a replacement makes the chunk whole.
+                    l.unwanted.insert((chunk, m));
                     l.file(ino).suspects.insert(chunk);
                     l.lasts.remove(&chunk);
                     self.depose(ino, fx);
@@ -170,7 +171,7 @@ impl MetaServer {
                     let time = self.wall();
                     let then = Then::Takeover { chunk, epoch };
                     if let Some((written, last)) = loss {
-                        let loss = Command::Loss { chunk, written, last, time };
+                        let loss = Command::Loss { chunk, epoch, written, last, time };
                         let text = format!(
                             "chunk {chunk} of inode {ino}: every server lost its memory; writes after record {last} that \
                              were not flushed are lost"
@@ -180,15 +181,24 @@ impl MetaServer {
                         let change = Command::ChangeView { chunk, ver, change };
                         self.propose(&Command::Batch(vec![change, loss, event]), then);
                     } else {
-                        let change = ViewChange::Replace { drop, add };
-                        self.propose(&Command::ChangeView { chunk, ver, change }, then);
+                        // A copy that was being filled is given up, so that its server may take a whole one.
+                        let joiner = rec.view.joiner.map(|j| (ver, ViewChange::JoinCancel(j)));
+                        let next = if joiner.is_some() { ver.next() } else { ver };
+                        let changes = joiner.into_iter().chain([(next, ViewChange::Replace { drop, add })]);
+                        let all = changes.map(|(ver, change)| Command::ChangeView { chunk, ver, change });
+                        let all = Command::Batch(all.collect());
+                        self.propose(&all, then);
                     }
                 }
                 Action::Mint(count) => {
                     self.propose(&Command::MintCopies { chunk, count }, Then::Takeover { chunk, epoch });
                 }
                 Action::Done { last, winner } => {
-                    l.takeovers.remove(&chunk);
+                    if let Some(r) = l.takeovers.remove(&chunk) {
+                        // Who took part is clean, whatever its server said of the copy that stood there before.
+                        l.doubtful.retain(|(cs, c)| *c != chunk || !r.takeover.answered(*cs));
+                    }
+                    l.unwanted.retain(|(c, _)| *c != chunk);
                     l.lasts.insert(chunk, last);
                     l.dirty.insert(ino);
                     if winner.file_end > 0 {
@@ -212,7 +222,7 @@ impl MetaServer {
                     l.takeovers.remove(&chunk);
                     // At once the first time, then with longer and longer pauses.
                     let wait = Nanos::from_millis(if restarts < 3 { 0 } else { u64::from(restarts.min(20)) * 50 });
-                    l.takeovers_later.insert(chunk, (self.now + wait, restarts));
+                    l.takeovers_later.insert(chunk, Later { ino, at: self.now + wait, restarts });
                     return;
                 }
             }
@@ -409,7 +419,7 @@ impl MetaServer {
         let now = self.now;
         let Some(l) = &mut self.leader else { return };
         let due: Vec<(ChunkId, u32)> =
-            l.takeovers_later.iter().filter(|(_, (at, _))| *at <= now).map(|(c, (_, r))| (*c, *r)).collect();
+            l.takeovers_later.iter().filter(|(_, a)| a.at <= now).map(|(c, a)| (*c, a.restarts)).collect();
         for (c, restarts) in due {
             if let Some(l) = &mut self.leader {
                 l.takeovers_later.remove(&c);
@@ -450,8 +460,10 @@ pub(crate) fn start_takeover(m: &mut MetaServer, chunk: ChunkId) {
 fn begin(m: &mut MetaServer, chunk: ChunkId, restarts: u32) {
     let now = m.now;
     let rules = m.cfg.rules;
-    let Some(rec) = m.state.chunk(chunk) else { return };
     let Some(l) = &mut m.leader else { return };
+    let Some(rec) = m.state.chunk(chunk) else {
+        return l.unwanted.retain(|(c, _)| *c != chunk);
+    };
     l.joins.remove(&chunk);
     let epoch = l.mint();
     let view = rec.view.clone();
@@ -462,6 +474,8 @@ fn begin(m: &mut MetaServer, chunk: ChunkId, restarts: u32) {
         _ => SessionId::NONE,
     };
     let takeover = Takeover::new(rules, chunk, epoch, usize::from(rec.min), view, CopyId(rec.initial), against, now);
+    let accused = l.unwanted.iter().filter(|(c, _)| *c == chunk).map(|(_, m)| *m).collect();
+    let takeover = takeover.accusing(accused);
     l.takeovers.insert(chunk, Running { takeover, ino: rec.ino, restarts });
     m.next_sweep = m.next_sweep.min(now);
 }
@@ -511,7 +525,9 @@ pub(crate) fn takeover_committed(
 ) {
     let now = m.now;
     let outcome = match outcome {
-        Outcome::Batch(v) => v.into_iter().next().unwrap_or(Outcome::Done),
+        Outcome::Batch(v) => {
+            v.into_iter().rev().find(|o| matches!(o, Outcome::View(_))).unwrap_or(Outcome::Done)
+        }
         o => o,
     };
     let changed = matches!(outcome, Outcome::View(ViewResult::Ok(_)));
@@ -519,6 +535,7 @@ pub(crate) fn takeover_committed(
     let Some(l) = &mut m.leader else { return };
     if gone {
         l.takeovers.remove(&chunk);
+        l.unwanted.retain(|(c, _)| *c != chunk);
         return;
     }
     let Some(r) = l.takeovers.get_mut(&chunk).filter(|r| r.takeover.epoch() == epoch) else { return };

@@ -5,6 +5,7 @@ mod content;
 mod joins;
 mod names;
 mod power;
+mod repairs;
 mod takeover;
 
 use self::cast::{cast, same};
@@ -20,6 +21,7 @@ pub fn all() -> Vec<(&'static str, &'static str, Script)> {
     all.extend(joins::all());
     all.extend(content::all());
     all.extend(names::all());
+    all.extend(repairs::all());
     all.extend([
         ("write-read", "one client writes, the other reads: the lease moves", write_read as Script),
         (

@@ -53,6 +53,7 @@ impl Row for Tombstone {}
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
 struct LossRow {
+    written: LeaseEpoch,
     last: Seq,
     time: i64,
 }
@@ -63,6 +64,8 @@ impl Row for LossRow {}
 pub struct Loss {
     /// Which chunk.
     pub chunk: ChunkId,
+    /// Epoch of the takeover that found it: what was written under a higher one is not concerned.
+    pub epoch: LeaseEpoch,
     /// Epoch of the newest record left.
     pub written: LeaseEpoch,
     /// The newest record left.
@@ -129,14 +132,11 @@ pub fn tombstone_gone<K: Kv>(kv: &mut K, cs: CsId, chunk: ChunkId, copy: CopyId)
     kv.delete(&tombstones_of(cs, chunk).u32(copy.0))
 }
 
-/// Remembers a loss; of the same one the lower `last` stands. False if there is no such chunk.
+/// Remembers a loss. False if there is no such chunk.
 pub fn record_loss<K: Kv>(kv: &mut K, loss: Loss) -> bool {
     let Some(c) = get(kv, loss.chunk) else { return false };
-    let key = losses_of(c.ino).u64(loss.chunk.0).u64(loss.written.0);
-    let known: Option<LossRow> = table::get(kv, &key);
-    if known.is_none_or(|k| loss.last < k.last) {
-        table::put(kv, &key, &LossRow { last: loss.last, time: loss.time });
-    }
+    let key = losses_of(c.ino).u64(loss.chunk.0).u64(loss.epoch.0);
+    table::put(kv, &key, &LossRow { written: loss.written, last: loss.last, time: loss.time });
     true
 }
 
@@ -145,7 +145,8 @@ pub fn losses<K: Kv>(kv: &K, ino: InodeId) -> impl Iterator<Item = Loss> {
     table::scan::<LossRow, K>(kv, &losses_of(ino)).filter_map(|(k, row)| {
         let mut r = KeyReader::new(&k);
         r.u64()?;
-        Some(Loss { chunk: ChunkId(r.u64()?), written: LeaseEpoch(r.u64()?), last: row.last, time: row.time })
+        let (chunk, epoch) = (ChunkId(r.u64()?), LeaseEpoch(r.u64()?));
+        Some(Loss { chunk, epoch, written: row.written, last: row.last, time: row.time })
     })
 }
 

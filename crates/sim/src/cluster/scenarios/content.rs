@@ -6,10 +6,12 @@ use crate::actor::{AppAnswer, AppOp, ByteOp, SlotId};
 use crate::block::Seen;
 use crate::disks::Tear;
 use crate::kept::Script;
-use crate::world::{MS, S};
+use crate::world::{MS, S, Verdict};
 use client::Event;
+use std::cell::Cell;
+use std::rc::Rc;
 use wire::names::MetaOp;
-use wire::{Msg, ToMds};
+use wire::{FromMds, Msg, ToMds};
 
 /// (name, what happens, script) of every scenario of this file.
 pub fn all() -> Vec<(&'static str, &'static str, Script)> {
@@ -17,6 +19,16 @@ pub fn all() -> Vec<(&'static str, &'static str, Script)> {
         ("cut-then-grown", "what was cut off stays away when the file grows again", cut_then_grown as Script),
         ("cut-by-the-dead", "a client cuts a file and dies; another one lets it grow", cut_by_the_dead as Script),
         ("cut-and-all-power", "a file is cut and grows; all hosts lose power at once", cut_and_all_power as Script),
+        (
+            "write-queued-over-a-cut",
+            "a write waits in pieces while another client cuts the file: zeros come before it, not after",
+            write_queued_over_a_cut as Script,
+        ),
+        (
+            "write-queued-over-a-body",
+            "a write waits in pieces while another client puts small content into the inode",
+            write_queued_over_a_body as Script,
+        ),
         ("cut-and-leader-change", "the leader dies while a file is cut", cut_and_leader_change as Script),
         (
             "cut-within-a-block",
@@ -440,6 +452,57 @@ fn front_end_cache(mutant: Option<&str>) -> Result<(), String> {
     let events = app.client.events();
     if !events.contains(&Event::Lost { ino }) {
         return Err(format!("the front end heard {events:?} of a lease that was taken"));
+    }
+    c.stage.finish()
+}
+
+/// A write of the first client is cut into pieces and waits for its chunk; until the rule that is returned ends the client
+/// neither hears of the chunk nor can ask for the lease again once it has gone.
+fn queue_write(c: &mut Cast, file: u32, block: u32) -> Result<(usize, u64, u32), String> {
+    let waits = c.clients[0];
+    let begin = Rc::new(Cell::new(false));
+    let began = Rc::clone(&begin);
+    let lost = c.stage.rule(move |m| match m.msg {
+        Msg::FromMds(FromMds::Mapped { .. }) if m.to == waits => Verdict::Drop,
+        Msg::ToMds(ToMds::Meta { op: MetaOp::Open { .. }, .. }) if m.from == waits && began.get() => Verdict::Drop,
+        _ => Verdict::Pass,
+    });
+    let (index, value) = c.stage.begin_write(waits, file, block)?;
+    c.stage.run_for(100 * MS);
+    begin.set(true);
+    Ok((index, value, lost))
+}
+
+/// What a file keeps behind an end that was cut is zeroed before anything is written there. A write that was taken from the
+/// queue under an earlier lease must wait for that too: zeros that come after it would take it away again.
+fn write_queued_over_a_cut(mutant: Option<&str>) -> Result<(), String> {
+    let mut c = cast(mutant)?;
+    let (waits, cuts) = (c.clients[0], c.clients[1]);
+    let (index, value, lost) = queue_write(&mut c, 0, 296)?;
+    c.stage.write(cuts, 0, 316)?;
+    c.stage.truncate(cuts, 0, 276)?;
+    c.stage.world.remove_rule(lost);
+    c.stage.wait(index)?;
+    c.stage.write(waits, 0, 356)?;
+    let seen = c.stage.read(waits, 0, 296)?;
+    same("after the file grew once more", seen, value)?;
+    c.stage.finish()
+}
+
+/// Content that somebody else put into the inode moves to the chunks before a write that waited goes there.
+fn write_queued_over_a_body(mutant: Option<&str>) -> Result<(), String> {
+    let mut c = cast(mutant)?;
+    let small = c.clients[1];
+    let (index, value, lost) = queue_write(&mut c, 11, 3)?;
+    c.stage.bytes(small, 11, write(0, b"small", true))?;
+    c.stage.flush(small, 11)?;
+    c.stage.world.remove_rule(lost);
+    c.stage.wait(index)?;
+    let seen = c.stage.read(small, 11, 3)?;
+    same("a write that waited for its chunk", seen, value)?;
+    match c.stage.bytes(small, 11, ByteOp::Read { at: 0, length: 5 })? {
+        AppAnswer::Bytes(b) if b == b"small" => {}
+        other => return Err(format!("small content: {other:?}")),
     }
     c.stage.finish()
 }

@@ -30,6 +30,11 @@ pub fn all() -> Vec<(&'static str, &'static str, Script)> {
             "a server holds a replacement that its leader did not live to commit",
             replacement_never_committed as Script,
         ),
+        (
+            "two-losses-that-end-alike",
+            "all hosts lose power twice, and both times the same record is the newest one left",
+            two_losses_that_end_alike as Script,
+        ),
     ]
 }
 
@@ -144,6 +149,31 @@ fn replacement_never_committed(mutant: Option<&str>) -> Result<(), String> {
     for client in [reader, writer] {
         let seen = c.stage.read(client, 0, 0)?;
         same("after the change of the leader", seen, value)?;
+    }
+    c.stage.finish()
+}
+
+/// A flush tells of each loss that concerns it, also of one after which the chunk goes on where it did after the one before.
+fn two_losses_that_end_alike(mutant: Option<&str>) -> Result<(), String> {
+    let mut c = cast(mutant)?;
+    let (writer, other) = (c.clients[0], c.clients[1]);
+    let value = c.settled_write(writer, 0)?;
+    c.stage.flush(writer, 0)?;
+    for round in 0..2 {
+        c.settled_write(writer, 0)?;
+        let hosts: Vec<HostId> = c.stage.world.server_hosts();
+        c.stage.power_off(&hosts, Tear::None);
+        c.stage.run_for(S);
+        hosts.into_iter().for_each(|h| c.stage.world.power_on(h));
+        let seen = c.stage.read(other, 0, 0)?;
+        same("what was flushed", seen, value)?;
+        // The second time records of somebody else have taken the numbers of those that are lost.
+        for block in 1..1 + 3 * round {
+            c.settled_write(other, block)?;
+        }
+        if c.stage.flush(writer, 0).is_ok() {
+            return Err(format!("loss {round} was told to nobody"));
+        }
     }
     c.stage.finish()
 }

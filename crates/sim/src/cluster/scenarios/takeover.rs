@@ -65,6 +65,11 @@ pub fn all() -> Vec<(&'static str, &'static str, Script)> {
             "a server that led before a session began wakes up and says that the session is over",
             word_of_a_former_leader as Script,
         ),
+        (
+            "nobody-waited-for-the-silent-session",
+            "a writer dies with the leader; only long after the next one began somebody asks for its file",
+            nobody_waited as Script,
+        ),
     ]
 }
 
@@ -353,5 +358,25 @@ fn word_of_a_former_leader(mutant: Option<&str>) -> Result<(), String> {
     c.stage.flush(writer, 0)?;
     let seen = c.stage.read(reader, 0, 0)?;
     same("after the word of a former leader", seen, value)?;
+    c.stage.finish()
+}
+
+/// A new leader that nobody asks for a lease fences nobody. When somebody does at last, who has not attached by then may
+/// still hold the file, and may know better where it ends.
+fn nobody_waited(mutant: Option<&str>) -> Result<(), String> {
+    let mut c = cast(mutant)?;
+    let (writer, reader) = (c.clients[0], c.clients[1]);
+    c.settled_write(writer, 0)?;
+    c.stage.rule(move |m| match m.msg {
+        Msg::ToMds(wire::ToMds::Renew { .. }) if m.from == writer => Verdict::Drop,
+        _ => Verdict::Pass,
+    });
+    let value = c.settled_write(writer, 20)?;
+    let leader = c.leader()?;
+    c.kill(&[writer, leader]);
+    c.start(&[leader]);
+    c.stage.run_for(8 * S);
+    let seen = c.stage.read(reader, 0, 20)?;
+    same("an append of a session that did not attach", seen, value)?;
     c.stage.finish()
 }
