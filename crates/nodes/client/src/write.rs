@@ -181,7 +181,10 @@ impl Client {
         let (ino, index) = (t.ino, t.index);
         let Some(f) = self.files.get_mut(&ino) else { return };
         f.size = f.size.max(file_end);
-        f.mtime = f.mtime.max(wall);
+        // What was taken into memory has its time from then; the program may have set another one since.
+        if t.ticket & crate::op::OWN_TICKETS == 0 {
+            f.mtime = f.mtime.max(wall);
+        }
         f.end_dirty = true;
         self.ends.insert(ino);
         let (file_end, mtime, truncate_gen) = (f.size, f.mtime, f.truncate_gen);
