@@ -88,7 +88,7 @@ impl FileSystem {
                 sh.reply(unique, Reply::empty());
                 self.release(ino, sh);
             }
-            Op::FAllocate { offset, len, mode, .. } => self.allocate(unique, ino, offset, len, mode, sh),
+            Op::FAllocate { offset, len, mode, .. } => self.allocate(r, (offset, len), mode, sh),
             Op::LSeek { offset, whence, .. } => self.seek(unique, ino, offset, whence, sh),
             _ => sh.reply(unique, Reply::error(Errno::NOSYS)),
         }
@@ -227,7 +227,15 @@ impl FileSystem {
     }
 
     /// Asks for a change of content. `kill`: somebody without privileges does it, so those of the file go first.
-    fn ask_cleared(&mut self, unique: u64, ino: InodeId, kill: bool, op: ClientOp, then: Then, sh: &mut impl Shell) {
+    pub(crate) fn ask_cleared(
+        &mut self,
+        unique: u64,
+        ino: InodeId,
+        kill: bool,
+        op: ClientOp,
+        then: Then,
+        sh: &mut impl Shell,
+    ) {
         let bare = self.open.get(&ino).is_some_and(|f| f.privileged == Some(false));
         if !kill || bare {
             return self.ask(sh, unique, op, then);
@@ -237,7 +245,8 @@ impl FileSystem {
         self.ask_meta(sh, unique, MetaOp::Setattr { ino, set }, then);
     }
 
-    fn allocate(&mut self, unique: u64, ino: InodeId, offset: u64, length: u64, mode: u32, sh: &mut impl Shell) {
+    fn allocate(&mut self, r: &Request<'_>, (offset, length): (u64, u64), mode: u32, sh: &mut impl Shell) {
+        let (unique, ino) = (r.unique, InodeId(r.nodeid));
         let Some(end) = offset.checked_add(length).filter(|e| *e <= FILE_MAX && length > 0) else {
             return sh.reply(unique, Reply::error(Errno::FBIG));
         };
@@ -247,13 +256,13 @@ impl FileSystem {
             0 if keep_size => return sh.reply(unique, Reply::empty()),
             0 => {
                 let op = ClientOp::Meta { op: MetaOp::Open { ino }, want: LeaseKind::Write };
-                return self.ask(sh, unique, op, Then::Grow { ino, end });
+                return self.ask_cleared(unique, ino, unprivileged(r), op, Then::Grow { ino, end }, sh);
             }
             PUNCH_HOLE if keep_size => ClientOp::Zero { ino, offset, length, discard: true, keep_size },
             ZERO_RANGE => ClientOp::Zero { ino, offset, length, discard: false, keep_size },
             _ => return sh.reply(unique, Reply::error(Errno::OPNOTSUPP)),
         };
-        self.ask(sh, unique, op, Then::Done);
+        self.ask_cleared(unique, ino, unprivileged(r), op, Then::Done, sh);
     }
 
     /// A file of `size` bytes ends at `end` at least.
@@ -271,6 +280,11 @@ impl FileSystem {
         let op = ClientOp::Extents { ino, offset, length: FILE_MAX - offset.min(FILE_MAX) };
         self.ask(sh, unique, op, Then::Seek { offset, data: whence == SEEK_DATA });
     }
+}
+
+/// Does somebody without privileges ask? The kernel says so itself with writes, but not with other changes of content.
+pub(crate) fn unprivileged(r: &Request<'_>) -> bool {
+    r.uid != 0
 }
 
 /// Answers SEEK_DATA or SEEK_HOLE from `offset` on: `runs` reach from there to the end of the file.
