@@ -452,12 +452,24 @@ fn command(r: &mut Rng, w: &World) -> Command {
         28 => {
             let all: Vec<_> = w.cs.iter().flat_map(|cs| s.tombstones(*cs).map(|t| (*cs, t.0, t.1))).collect();
             if all.is_empty() {
-                return Command::Loss { chunk, epoch: LeaseEpoch(r.below(5)), written: LeaseEpoch(r.below(5)), last: Seq(r.below(9)), time };
+                return Command::Loss {
+                    chunk,
+                    epoch: LeaseEpoch(r.below(5)),
+                    written: LeaseEpoch(r.below(5)),
+                    last: Seq(r.below(9)),
+                    time,
+                };
             }
             let (cs, chunk, copy) = *r.pick(&all);
             Command::Deleted { cs, chunk, copy }
         }
-        29 => Command::Loss { chunk, epoch: LeaseEpoch(r.below(5)), written: LeaseEpoch(r.below(5)), last: Seq(r.below(9)), time },
+        29 => Command::Loss {
+            chunk,
+            epoch: LeaseEpoch(r.below(5)),
+            written: LeaseEpoch(r.below(5)),
+            last: Seq(r.below(9)),
+            time,
+        },
         _ => Command::Event { time, text: "x".into() },
     }
 }

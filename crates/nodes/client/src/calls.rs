@@ -3,7 +3,7 @@
 use crate::{Client, ClientAnswer, ClientError};
 use types::{InodeId, LeaseEpoch, Nanos};
 use wire::LeaseKind;
-use wire::names::{MetaError, MetaOp, MetaOutcome};
+use wire::names::{MetaError, MetaOp, MetaOutcome, SetTime};
 
 /// Whom the answer of a call is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -73,6 +73,12 @@ impl Client {
         let reads = self.ops.get(&ticket).is_some_and(|o| matches!(o.kind, crate::op::OpKind::Read { .. }));
         if reads && let MetaOp::ReadBody { ino } = op {
             return self.body_read(*ino, ticket, outcome);
+        }
+        if let (MetaOp::Setattr { set, .. }, Ok(MetaOutcome::Attr { attr, .. })) = (op, &outcome)
+            && set.mtime == Some(SetTime::Now)
+            && let Some(f) = self.files.get_mut(&attr.ino)
+        {
+            f.mtime = f.mtime.max(attr.mtime);
         }
         self.answer(ticket, outcome.map(ClientAnswer::Meta).map_err(ClientError::Meta));
     }

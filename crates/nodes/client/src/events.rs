@@ -1,5 +1,5 @@
 //! What a front end with a cache of its own above this client is told: that a lease under which it keeps content is to go
-//! back, or is gone.
+//! back, or is gone, and that a file lives on for its sake only.
 
 use crate::Client;
 use host::node::Effects;
@@ -25,6 +25,12 @@ pub enum Event {
         /// Which file.
         ino: InodeId,
     },
+    /// This file has no name any more and is kept for this session, which may have it open: when it has not, or once it
+    /// has not any more, the group wants a Forget. Told again as long as it is kept.
+    Nameless {
+        /// Which file.
+        ino: InodeId,
+    },
 }
 
 impl Client {
@@ -33,6 +39,13 @@ impl Client {
         std::mem::take(&mut self.events)
     }
 
+    /// An inode without a name is kept for this session.
+    pub(crate) fn nameless(&mut self, ino: InodeId) {
+        let event = Event::Nameless { ino };
+        if !self.events.contains(&event) {
+            self.events.push(event);
+        }
+    }
     /// The front end keeps content of this file. Without a lease it must not: it hears so at once.
     pub(crate) fn cached(&mut self, ino: InodeId) {
         match self.files.get_mut(&ino).filter(|f| f.lease.is_some() && f.returning.is_none()) {

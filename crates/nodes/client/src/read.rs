@@ -9,7 +9,7 @@ use crate::{Client, ClientError, block_crcs};
 use bytes::Bytes;
 use host::node::Effects;
 use replica::sequencer::SeqOut;
-use types::{BLOCK, ChunkId, CsId, InodeId, Member, Nanos, NodeId};
+use types::{BLOCK, ChunkId, CsId, INLINE_MAX, InodeId, Member, Nanos, NodeId};
 use wire::names::{MetaError, MetaOp, MetaOutcome};
 use wire::{CopyAns, DataCtl, DataMsg, LeaseKind, Msg};
 
@@ -149,7 +149,9 @@ impl Client {
             self.empty_read(ticket);
         } else if in_inode && extents {
             if let OpKind::Extents { runs, .. } = &mut op.kind {
-                runs.push((offset, real));
+                // What lies behind the longest body is a hole.
+                let body = (offset + real).min(INLINE_MAX as u64).saturating_sub(offset);
+                runs.push((offset, body));
             }
             self.op_done_at_once(ticket);
         } else if real == 0 {
@@ -443,8 +445,10 @@ impl Client {
             Ok(MetaOutcome::Body(b)) => {
                 let start = (offset as usize).min(b.len());
                 let end = (start + length as usize).min(b.len());
-                let data = Bytes::from(b).slice(start..end);
-                self.answer(ticket, Ok(crate::ClientAnswer::Data(data)));
+                let mut data = b[start..end].to_vec();
+                // A file that was lengthened may end behind its body.
+                data.resize(length as usize, 0);
+                self.answer(ticket, Ok(crate::ClientAnswer::Data(data.into())));
             }
             Err(MetaError::Invalid) if self.body_moved(ino) => self.file(ino).waiting_reads.push_back(ticket),
             Ok(_) => self.end_read(ticket, Some(ClientError::Meta(MetaError::Invalid))),

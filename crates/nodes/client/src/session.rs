@@ -312,7 +312,7 @@ impl Client {
             FromMds::Gone { ino, epoch } => self.gone(ino, epoch, fx),
             FromMds::Record { ino, epoch, chunk, view } => self.record(ino, epoch, chunk, view, fx),
             FromMds::Down { cs } => self.server_reset(cs, true, fx),
-            FromMds::Nameless { .. } => {} // kept until this session ends
+            FromMds::Nameless { ino } => self.nameless(ino),
             FromMds::Status { id, report } => {
                 // The leader's own report is preferred; another one is taken when none comes.
                 let sent = self.link.status.get(&id).copied();

@@ -72,6 +72,9 @@ impl Client {
         let end = offset.checked_add(data.len() as u64).filter(|e| *e <= INLINE_MAX as u64)? as usize;
         let wall = self.wall();
         let f = self.files.get_mut(&ino)?;
+        if f.end() > INLINE_MAX as u64 {
+            return None; // a hole made it too long to be small
+        }
         if f.small.is_none() {
             match f.body {
                 Body::Yes if f.size == 0 => {

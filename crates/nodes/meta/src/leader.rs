@@ -165,6 +165,8 @@ pub(crate) struct Leader {
     pub all_told: bool,
     pub nodes: BTreeMap<Incarnation, SessionId>,
     pub files: BTreeMap<InodeId, FileLease>,
+    /// Who may have a file open without a lease on it.
+    pub openers: crate::openers::Openers,
     /// Files to look at again.
     pub dirty: BTreeSet<InodeId>,
     /// Newest record of chunks, known to be on all members.
@@ -205,6 +207,7 @@ impl Leader {
             all_told: false,
             nodes: BTreeMap::new(),
             files: BTreeMap::new(),
+            openers: crate::openers::Openers::default(),
             dirty: BTreeSet::new(),
             lasts: BTreeMap::new(),
             fences: BTreeMap::new(),

@@ -376,9 +376,14 @@ impl MetaServer {
         fx: &mut Effects,
     ) {
         let Some(l) = &mut self.leader else { return };
-        let f = l.file(ino);
+        l.dirty.insert(ino);
+        let f = l.files.entry(ino).or_default();
         if f.holders.get(&session).is_some_and(|h| h.epoch <= epoch) {
             let h = f.holders.remove(&session);
+            match h.as_ref().is_some_and(|h| h.recalled.is_some()) {
+                true => l.openers.insert(ino, session),
+                false => l.openers.remove(ino, session),
+            }
             if h.is_some_and(|h| h.kind == LeaseKind::Write && h.epoch == epoch) {
                 // A lease of an earlier term may have ended long ago without its holder's knowledge: what it knows of the
                 // chunks is asked of the servers instead.
@@ -442,10 +447,12 @@ impl MetaServer {
                 l.lasts.remove(&c);
             }
         }
-        let f = l.file(ino);
+        l.dirty.insert(ino);
+        let f = l.files.entry(ino).or_default();
         let mut send = vec![];
         for (session, h) in std::mem::take(&mut f.holders) {
             let epoch = h.epoch;
+            l.openers.insert(ino, session);
             f.deposed.push(Deposed {
                 session,
                 epoch,

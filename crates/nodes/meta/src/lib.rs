@@ -10,6 +10,7 @@ mod leader;
 mod lease;
 mod limits;
 mod names;
+mod openers;
 mod propose;
 mod server;
 mod session;

@@ -7,6 +7,7 @@ use crate::propose::{PendingRead, Then};
 use crate::{MetaServer, lease};
 use host::node::Effects;
 use meta_state::{Command, Outcome, ROOT};
+use std::collections::BTreeSet;
 use types::{Incarnation, InodeId, LeaseEpoch, OpId, SessionId};
 use wire::names::{MetaError, MetaOp, MetaOutcome, RenameMode};
 use wire::{FromMds, LeaseKind};
@@ -87,11 +88,14 @@ impl Leader {
             }
         }
     }
-    /// Sessions besides `asks` that have a lease on this inode, or wait for one.
+    /// Sessions besides `asks` that have a lease on this inode, wait for one, or had to give one back.
     fn users(&self, ino: InodeId, asks: SessionId) -> Vec<SessionId> {
-        let Some(f) = self.files.get(&ino) else { return vec![] };
-        let all = f.holders.keys().copied().chain(f.queue.iter().map(|w| w.session));
-        all.filter(|s| *s != asks).collect()
+        let mut all: BTreeSet<SessionId> = self.openers.of(ino).collect();
+        if let Some(f) = self.files.get(&ino) {
+            all.extend(f.holders.keys().copied().chain(f.queue.iter().map(|w| w.session)));
+        }
+        all.remove(&asks);
+        all.into_iter().collect()
     }
 }
 
@@ -169,9 +173,12 @@ impl MetaServer {
         }
         match outcome {
             Outcome::Op { result, .. } => {
-                if let (Ok(MetaOutcome::Removed { gone: Some(attr) }), false) = (&result, tell.is_empty())
+                if let Ok(MetaOutcome::Removed { gone: Some(attr) }) = &result
                     && attr.nlink == 0
                 {
+                    if let Some(l) = &mut self.leader {
+                        l.openers.nameless(attr.ino);
+                    }
                     tell.into_iter().for_each(|s| self.send_session(s, FromMds::Nameless { ino: attr.ino }, fx));
                 }
                 self.answer_op(client, id, &op, want, result, fx);

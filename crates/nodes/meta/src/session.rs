@@ -271,6 +271,7 @@ impl MetaServer {
             let m = FromMds::SessionGone { session, term: l.term };
             fx.send.push((NodeId::Client(a.incarnation), Msg::FromMds(m)));
         }
+        l.openers.session_over(session);
         let mut forget = vec![];
         for (ino, f) in &mut l.files {
             let wrote = f.holders.remove(&session).is_some_and(|h| h.kind == LeaseKind::Write);

@@ -525,9 +525,7 @@ pub(crate) fn takeover_committed(
 ) {
     let now = m.now;
     let outcome = match outcome {
-        Outcome::Batch(v) => {
-            v.into_iter().rev().find(|o| matches!(o, Outcome::View(_))).unwrap_or(Outcome::Done)
-        }
+        Outcome::Batch(v) => v.into_iter().rev().find(|o| matches!(o, Outcome::View(_))).unwrap_or(Outcome::Done),
         o => o,
     };
     let changed = matches!(outcome, Outcome::View(ViewResult::Ok(_)));

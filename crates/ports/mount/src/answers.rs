@@ -1,13 +1,14 @@
 //! What the cluster's answers become.
 
-use crate::attributes::{self as attr, kind_bits};
+use crate::attributes as attr;
 use crate::errors;
 use crate::system::{FileSystem, Shell};
 use crate::waiting::Then;
 use client::{ClientAnswer, ClientError, ClientOp};
 use fuse::Errno;
 use fuse::reply::{Reply, StatFs};
-use wire::names::{MetaError, MetaOp, MetaOutcome};
+use types::InodeId;
+use wire::names::{Attr, FileKind, MetaError, MetaOp, MetaOutcome};
 
 /// Bytes of a block in what statfs tells.
 const BLOCK: u64 = 4096;
@@ -27,9 +28,21 @@ impl FileSystem {
     fn succeeded(&mut self, unique: u64, then: Then, answer: ClientAnswer, sh: &mut impl Shell) {
         use ClientAnswer::{Data, Meta};
         match (then, answer) {
-            (Then::Nothing, Meta(MetaOutcome::Removed { gone: Some(gone) })) => self.lost_name(&gone, sh),
             (Then::Nothing, _) => {}
-            (Then::Done, _) => sh.reply(unique, Reply::empty()),
+            (Then::NotOpened, Meta(MetaOutcome::Attr { attr, .. })) => self.start_idling(attr.ino),
+            (Then::Unwanted, Meta(MetaOutcome::Attr { attr, .. })) => self.let_go(attr.ino, true, sh),
+            (Then::NotOpened | Then::Unwanted, _) => {}
+            (Then::Cleared { ino, op, then }, _) => {
+                if let Some(f) = self.open.get_mut(&ino) {
+                    f.privileged = Some(false);
+                }
+                self.ask(sh, unique, *op, *then);
+            }
+            (Then::LastLook { directory, op }, Meta(MetaOutcome::Attr { attr, .. })) => {
+                self.directory_goes(&attr, sh);
+                self.ask(sh, unique, *op, Then::RemovedDir { directory });
+            }
+            (Then::Done | Then::RemovedDir { .. }, _) => sh.reply(unique, Reply::empty()),
             (Then::Grow { ino, end }, Meta(MetaOutcome::Attr { attr, .. })) => {
                 self.grow(unique, ino, end, sh.view(ino).map_or(attr.size, |v| v.size), sh);
             }
@@ -50,10 +63,14 @@ impl FileSystem {
 
     fn told(&mut self, unique: u64, then: Then, outcome: MetaOutcome, sh: &mut impl Shell) {
         match (then, outcome) {
-            (Then::Entry { parent, name } | Then::Linked { parent, name }, MetaOutcome::Attr { attr, .. }) => {
-                self.recent.learn(parent, &name, attr.ino);
-                let entry = self.entry(&attr, sh);
-                sh.reply(unique, Reply::entry(&entry));
+            (Then::Linked { ino, parent, name }, MetaOutcome::Attr { attr, .. }) => {
+                if let Some(f) = self.open.get_mut(&ino) {
+                    f.nameless = false;
+                }
+                self.entered(unique, parent, &name, &attr, sh);
+            }
+            (Then::Entry { parent, name }, MetaOutcome::Attr { attr, .. }) => {
+                self.entered(unique, parent, &name, &attr, sh);
             }
             (Then::Attr, MetaOutcome::Attr { attr, .. }) => {
                 let a = attr::kernel(&attr, sh.view(attr.ino));
@@ -80,12 +97,13 @@ impl FileSystem {
             }
             (Then::Found { parent, name, flags }, MetaOutcome::Attr { attr, .. }) => {
                 self.recent.learn(parent, &name, attr.ino);
-                self.created(unique, &attr, flags, sh);
+                self.found_instead(unique, &attr, flags, sh);
             }
-            (Then::Removed, MetaOutcome::Removed { gone }) => {
+            (Then::FoundCut { flags }, MetaOutcome::Attr { attr, .. }) => self.created(unique, &attr, flags, sh),
+            (Then::Removed { keep }, MetaOutcome::Removed { gone }) => {
                 sh.reply(unique, Reply::empty());
                 if let Some(gone) = gone {
-                    self.lost_name(&gone, sh);
+                    self.lost_name(&gone, keep, sh);
                 }
             }
             (Then::Target, MetaOutcome::Body(target)) => sh.reply(unique, Reply::data(&target)),
@@ -117,7 +135,12 @@ impl FileSystem {
 
     fn failed(&mut self, unique: u64, then: Then, e: ClientError, sh: &mut impl Shell) {
         match (then, e) {
-            (Then::Nothing, _) => {}
+            (Then::Nothing | Then::NotOpened | Then::Unwanted, _) => {}
+            (Then::LastLook { op, .. }, _) => self.ask(sh, unique, *op, Then::Done),
+            (Then::RemovedDir { directory }, e) => {
+                self.directory_stays(directory);
+                sh.reply(unique, Reply::error(errors::of(e)));
+            }
             (Then::Created { parent, name, flags }, ClientError::Meta(MetaError::Exists))
                 if flags & crate::files::EXCL == 0 =>
             {
@@ -131,19 +154,44 @@ impl FileSystem {
         }
     }
 
-    /// What becomes of an answer that nobody waits for any more.
-    pub(crate) fn undo(&mut self, _then: Then) -> Then {
-        Then::Nothing
+    fn entered(&mut self, unique: u64, parent: InodeId, name: &[u8], attr: &Attr, sh: &mut impl Shell) {
+        self.recent.learn(parent, name, attr.ino);
+        let entry = self.entry(attr, sh);
+        sh.reply(unique, Reply::entry(&entry));
+    }
+
+    /// What becomes of an answer that nobody waits for any more: what was to be opened stays closed, and what was begun
+    /// goes on where it has to be finished.
+    pub(crate) fn undo(&mut self, then: Then) -> Then {
+        match then {
+            Then::Opened { .. }
+            | Then::Cut { .. }
+            | Then::Created { .. }
+            | Then::Found { .. }
+            | Then::FoundCut { .. } => Then::NotOpened,
+            Then::Nameless { .. } => Then::Unwanted,
+            Then::Cleared { ino, op, then } => Then::Cleared { ino, op, then: Box::new(self.undo(*then)) },
+            Then::AttrAfter(..)
+            | Then::Grow { .. }
+            | Then::Removed { .. }
+            | Then::LastLook { .. }
+            | Then::RemovedDir { .. }
+            | Then::Linked { .. } => then,
+            _ => Then::Nothing,
+        }
     }
 
     /// An inode has lost a name. If it was the last one and no program has it open, nothing keeps it.
-    fn lost_name(&mut self, gone: &wire::names::Attr, sh: &mut impl Shell) {
-        if gone.nlink > 0 || kind_bits(gone.kind) == kind_bits(wire::names::FileKind::Dir) {
+    fn lost_name(&mut self, gone: &Attr, kept: bool, sh: &mut impl Shell) {
+        if gone.kind == FileKind::Dir {
+            return self.directory_goes(gone, sh);
+        }
+        if gone.nlink > 0 {
             return;
         }
         match self.open.get_mut(&gone.ino) {
             Some(f) => f.nameless = true,
-            None => self.let_go(gone.ino, sh),
+            None => self.let_go(gone.ino, kept, sh),
         }
     }
 }

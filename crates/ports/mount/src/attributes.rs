@@ -83,6 +83,13 @@ impl FileSystem {
 
     pub(crate) fn attribute_request(&mut self, r: &Request<'_>, sh: &mut impl Shell) {
         let ino = InodeId(r.nodeid);
+        if let Some(last) = self.removed_directory(ino) {
+            match r.op {
+                Op::GetAttr { .. } => return sh.reply(r.unique, Reply::attr(last, self.valid())),
+                Op::Statx { .. } => return sh.reply(r.unique, Reply::statx(last, self.valid())),
+                _ => {}
+            }
+        }
         match r.op {
             Op::GetAttr { .. } => self.ask_meta(sh, r.unique, MetaOp::Getattr { ino }, Then::Attr),
             Op::Statx { .. } => self.ask_meta(sh, r.unique, MetaOp::Getattr { ino }, Then::Statx),

@@ -1,6 +1,7 @@
 //! Copying within the file system: the bytes pass through this host's client but not through the program.
 
 use crate::errors;
+use crate::files::unprivileged;
 use crate::system::{Cache, FileSystem, Shell};
 use crate::waiting::Then;
 use bytes::Bytes;
@@ -27,6 +28,14 @@ pub(crate) struct Copying {
     wide: bool,
 }
 
+impl Copying {
+    /// What is to be read next; None = all is done.
+    fn next(&self) -> Option<(ClientOp, Then)> {
+        let op = ClientOp::Read { ino: self.from, offset: self.offset_in, length: self.left.min(PIECE) as u32 };
+        (self.left > 0).then(|| (op, Then::CopyRead(Box::new(self.clone()))))
+    }
+}
+
 impl FileSystem {
     pub(crate) fn copy_range(&mut self, r: &Request<'_>, c: CopyRange, sh: &mut impl Shell) {
         if c.flags != 0 {
@@ -41,14 +50,17 @@ impl FileSystem {
             done: 0,
             wide: c.wide,
         };
-        self.copy_read(r.unique, copying, sh);
+        let to = copying.to;
+        match copying.next() {
+            Some((op, then)) => self.ask_cleared(r.unique, to, unprivileged(r), op, then, sh),
+            None => copied(r.unique, &copying, sh),
+        }
     }
     fn copy_read(&mut self, unique: u64, c: Copying, sh: &mut impl Shell) {
-        if c.left == 0 {
-            return copied(unique, &c, sh);
+        match c.next() {
+            Some((op, then)) => self.ask(sh, unique, op, then),
+            None => copied(unique, &c, sh),
         }
-        let op = ClientOp::Read { ino: c.from, offset: c.offset_in, length: c.left.min(PIECE) as u32 };
-        self.ask(sh, unique, op, Then::CopyRead(Box::new(c)));
     }
     pub(crate) fn copy_write(&mut self, unique: u64, c: Copying, data: Bytes, sh: &mut impl Shell) {
         if data.is_empty() {

@@ -1,14 +1,14 @@
 //! Listing directories: pages of names fetched as they are read, one page kept per open directory.
 
-use crate::attributes::kind_bits;
+use crate::attributes::{self, kind_bits};
 use crate::system::{FileSystem, Shell};
 use crate::waiting::Then;
 use fuse::Errno;
 use fuse::dirents::{DirBuf, Name};
-use fuse::reply::{Opened, Reply};
+use fuse::reply::{Attr, Opened, Reply};
 use fuse::request::{Op, Request};
 use types::InodeId;
-use wire::names::{DirEntry, MetaOp};
+use wire::names::{self, DirEntry, MetaOp};
 
 /// Names asked for at once.
 const PAGE: u32 = 4096;
@@ -21,6 +21,8 @@ const DOTS: u64 = 2;
 #[derive(Debug)]
 pub(crate) struct Directory {
     ino: InodeId,
+    /// It is removed; this is what it was last.
+    last: Option<Attr>,
     /// Index of the first name of the page.
     first: u64,
     page: Vec<DirEntry>,
@@ -42,7 +44,7 @@ enum Place {
 
 impl Directory {
     fn new(ino: InodeId) -> Directory {
-        Directory { ino, first: 0, page: Vec::new(), end: false, marks: Vec::new() }
+        Directory { ino, last: None, first: 0, page: Vec::new(), end: false, marks: Vec::new() }
     }
     fn find(&self, index: u64) -> Place {
         let have = self.first + self.page.len() as u64;
@@ -85,7 +87,7 @@ impl FileSystem {
                 if read.offset == 0
                     && let Some(d) = self.directories.get_mut(&read.fh)
                 {
-                    *d = Directory::new(d.ino);
+                    *d = Directory { last: d.last, ..Directory::new(d.ino) };
                 }
                 self.list(r.unique, read.fh, plus, read.offset, read.size, sh);
             }
@@ -124,6 +126,24 @@ impl FileSystem {
             }
         }
         sh.reply(unique, out.reply());
+    }
+
+    /// Has a program this directory open?
+    pub(crate) fn is_listed(&self, ino: InodeId) -> bool {
+        self.directories.values().any(|d| d.ino == ino)
+    }
+    /// A directory is about to be removed, or is already: programs that have it open may still ask what it is.
+    pub(crate) fn directory_goes(&mut self, attr: &names::Attr, sh: &impl Shell) {
+        let last = Attr { nlink: 0, ..attributes::kernel(attr, sh.view(attr.ino)) };
+        self.directories.values_mut().filter(|d| d.ino == attr.ino).for_each(|d| d.last = Some(last));
+    }
+    /// It could not be removed.
+    pub(crate) fn directory_stays(&mut self, ino: InodeId) {
+        self.directories.values_mut().filter(|d| d.ino == ino).for_each(|d| d.last = None);
+    }
+    /// What a removed directory was that a program still has open.
+    pub(crate) fn removed_directory(&self, ino: InodeId) -> Option<&Attr> {
+        self.directories.values().find(|d| d.ino == ino).and_then(|d| d.last.as_ref())
     }
 
     /// A page has come.

@@ -12,7 +12,7 @@ use fuse::reply::{Opened, Reply};
 use fuse::request::{Op, Request};
 use types::{InodeId, LeaseEpoch, Nanos};
 use wire::LeaseKind;
-use wire::names::{Attr, MetaOp, SetAttr};
+use wire::names::{Attr, FileKind, MetaOp, SetAttr};
 
 const ACCESS: u32 = 3;
 pub(crate) const EXCL: u32 = 0o200;
@@ -71,9 +71,6 @@ impl FileSystem {
                 self.ask(sh, unique, op, Then::Data);
             }
             Op::Write(w, _) => {
-                if w.kill_suidgid {
-                    self.clear_privileges(ino, sh);
-                }
                 if w.offset.saturating_add(payload.len() as u64) > FILE_MAX {
                     return sh.reply(unique, Reply::error(Errno::FBIG));
                 }
@@ -81,7 +78,7 @@ impl FileSystem {
                 let direct = w.flags & DIRECT != 0 && !w.from_cache;
                 let buffered = self.settings.cache != Cache::None && !direct && !sync;
                 let op = ClientOp::Write { ino, offset: w.offset, data: payload, buffered };
-                self.ask(sh, unique, op, Then::Written { ino, size: w.size, sync });
+                self.ask_cleared(unique, ino, w.kill_suidgid, op, Then::Written { ino, size: w.size, sync }, sh);
             }
             // Closing writes nothing out and makes nothing durable.
             Op::Flush { .. } => sh.reply(unique, Reply::empty()),
@@ -91,7 +88,7 @@ impl FileSystem {
                 sh.reply(unique, Reply::empty());
                 self.release(ino, sh);
             }
-            Op::FAllocate { offset, len, mode, .. } => self.allocate(unique, ino, offset, len, mode, sh),
+            Op::FAllocate { offset, len, mode, .. } => self.allocate(r, (offset, len), mode, sh),
             Op::LSeek { offset, whence, .. } => self.seek(unique, ino, offset, whence, sh),
             _ => sh.reply(unique, Reply::error(Errno::NOSYS)),
         }
@@ -99,10 +96,8 @@ impl FileSystem {
 
     fn open(&mut self, unique: u64, ino: InodeId, flags: u32, kill: bool, sh: &mut impl Shell) {
         if flags & TRUNC != 0 {
-            if kill {
-                self.clear_privileges(ino, sh);
-            }
-            return self.ask(sh, unique, ClientOp::Truncate { ino, size: 0 }, Then::Cut { ino, flags });
+            let op = ClientOp::Truncate { ino, size: 0 };
+            return self.ask_cleared(unique, ino, kill, op, Then::Cut { ino, flags }, sh);
         }
         let writes = flags & ACCESS != 0;
         if sh.view(ino).is_some_and(|v| v.kind == LeaseKind::Write || !writes) {
@@ -131,6 +126,18 @@ impl FileSystem {
         let entry = self.entry(attr, sh);
         sh.reply(unique, Reply::created(&entry, Opened { fh: 0, flags }));
     }
+    /// A name that was to be given to a new file has been given to something else meanwhile.
+    pub(crate) fn found_instead(&mut self, unique: u64, attr: &Attr, flags: u32, sh: &mut impl Shell) {
+        if attr.kind != FileKind::File {
+            // What the kernel believed of the name is outdated: it looks again.
+            return sh.reply(unique, Reply::error(Errno::STALE));
+        }
+        if flags & TRUNC != 0 && attr.size > 0 {
+            let ino = attr.ino;
+            return self.ask(sh, unique, ClientOp::Truncate { ino, size: 0 }, Then::FoundCut { flags });
+        }
+        self.created(unique, attr, flags, sh);
+    }
     /// Counts one opening more; the flags for the kernel.
     fn hold(&mut self, ino: InodeId, _flags: u32, sh: &mut impl Shell) -> u32 {
         self.stop_idling(ino);
@@ -155,7 +162,7 @@ impl FileSystem {
         let nameless = f.nameless;
         self.open.remove(&ino);
         if nameless {
-            return self.let_go(ino, sh);
+            return self.let_go(ino, true, sh);
         }
         self.start_idling(ino);
         while self.idle.len() > IDLE_MAX
@@ -165,11 +172,14 @@ impl FileSystem {
             self.background(sh, ClientOp::Close { ino: oldest });
         }
     }
-    /// Nothing keeps a file without a name any more.
-    pub(crate) fn let_go(&mut self, ino: InodeId, sh: &mut impl Shell) {
+    /// Nothing keeps a file without a name any more. `kept`: the group may keep it for this session.
+    pub(crate) fn let_go(&mut self, ino: InodeId, kept: bool, sh: &mut impl Shell) {
         self.cached.remove(&ino);
         self.stop_idling(ino);
         self.background(sh, ClientOp::Drop { ino });
+        if !kept {
+            return;
+        }
         let op = ClientOp::Meta { op: MetaOp::Forget { ino }, want: LeaseKind::None };
         self.background(sh, op);
     }
@@ -194,6 +204,7 @@ impl FileSystem {
         let (ino, revoke) = match event {
             Event::Revoke { ino, epoch } => (ino, Some((ino, epoch))),
             Event::Lost { ino } => (ino, None),
+            Event::Nameless { ino } => return self.kept_without_name(ino, sh),
         };
         self.cached.remove(&ino);
         sh.notify(Notice::InvalInode { node: ino.0, offset: 0, len: 0 }, revoke);
@@ -205,21 +216,37 @@ impl FileSystem {
         self.background(sh, ClientOp::Revoked { ino, epoch });
     }
 
-    /// Somebody without privileges writes.
-    fn clear_privileges(&mut self, ino: InodeId, sh: &mut impl Shell) {
-        let f = self.open.get_mut(&ino);
-        if f.as_ref().is_some_and(|f| f.privileged == Some(false)) {
-            return;
+    /// The group keeps a file without a name for this session, which may not have it open at all. It says so again and
+    /// again, so what is not certain now is looked at then.
+    fn kept_without_name(&mut self, ino: InodeId, sh: &mut impl Shell) {
+        match self.open.get_mut(&ino) {
+            Some(f) => f.nameless = true,
+            None if self.waits.may_open(ino) => {}
+            None => self.let_go(ino, true, sh),
         }
-        if let Some(f) = f {
-            f.privileged = Some(false);
-        }
-        let set = SetAttr { clear_privileges: true, ..SetAttr::default() };
-        let op = ClientOp::Meta { op: MetaOp::Setattr { ino, set }, want: LeaseKind::None };
-        self.background(sh, op);
     }
 
-    fn allocate(&mut self, unique: u64, ino: InodeId, offset: u64, length: u64, mode: u32, sh: &mut impl Shell) {
+    /// Asks for a change of content. `kill`: somebody without privileges does it, so those of the file go first.
+    pub(crate) fn ask_cleared(
+        &mut self,
+        unique: u64,
+        ino: InodeId,
+        kill: bool,
+        op: ClientOp,
+        then: Then,
+        sh: &mut impl Shell,
+    ) {
+        let bare = self.open.get(&ino).is_some_and(|f| f.privileged == Some(false));
+        if !kill || bare {
+            return self.ask(sh, unique, op, then);
+        }
+        let set = SetAttr { clear_privileges: true, ..SetAttr::default() };
+        let then = Then::Cleared { ino, op: Box::new(op), then: Box::new(then) };
+        self.ask_meta(sh, unique, MetaOp::Setattr { ino, set }, then);
+    }
+
+    fn allocate(&mut self, r: &Request<'_>, (offset, length): (u64, u64), mode: u32, sh: &mut impl Shell) {
+        let (unique, ino) = (r.unique, InodeId(r.nodeid));
         let Some(end) = offset.checked_add(length).filter(|e| *e <= FILE_MAX && length > 0) else {
             return sh.reply(unique, Reply::error(Errno::FBIG));
         };
@@ -229,13 +256,13 @@ impl FileSystem {
             0 if keep_size => return sh.reply(unique, Reply::empty()),
             0 => {
                 let op = ClientOp::Meta { op: MetaOp::Open { ino }, want: LeaseKind::Write };
-                return self.ask(sh, unique, op, Then::Grow { ino, end });
+                return self.ask_cleared(unique, ino, unprivileged(r), op, Then::Grow { ino, end }, sh);
             }
             PUNCH_HOLE if keep_size => ClientOp::Zero { ino, offset, length, discard: true, keep_size },
             ZERO_RANGE => ClientOp::Zero { ino, offset, length, discard: false, keep_size },
             _ => return sh.reply(unique, Reply::error(Errno::OPNOTSUPP)),
         };
-        self.ask(sh, unique, op, Then::Done);
+        self.ask_cleared(unique, ino, unprivileged(r), op, Then::Done, sh);
     }
 
     /// A file of `size` bytes ends at `end` at least.
@@ -253,6 +280,11 @@ impl FileSystem {
         let op = ClientOp::Extents { ino, offset, length: FILE_MAX - offset.min(FILE_MAX) };
         self.ask(sh, unique, op, Then::Seek { offset, data: whence == SEEK_DATA });
     }
+}
+
+/// Does somebody without privileges ask? The kernel says so itself with writes, but not with other changes of content.
+pub(crate) fn unprivileged(r: &Request<'_>) -> bool {
+    r.uid != 0
 }
 
 /// Answers SEEK_DATA or SEEK_HOLE from `offset` on: `runs` reach from there to the end of the file.

@@ -2,10 +2,12 @@
 
 use crate::system::{FileSystem, Shell};
 use crate::waiting::Then;
+use client::ClientOp;
 use fuse::Errno;
 use fuse::reply::Reply;
 use fuse::request::{Op, Request};
 use types::InodeId;
+use wire::LeaseKind;
 use wire::names::{FileKind, MetaOp, NewInode, RenameMode};
 
 /// Longest name in bytes.
@@ -58,20 +60,27 @@ impl FileSystem {
                 self.ask_meta(sh, r.unique, op, entry(name));
             }
             Op::Link { node, name } => {
-                let op = MetaOp::Link { ino: InodeId(node), parent, name: name.to_vec() };
-                if let Some(f) = self.open.get_mut(&InodeId(node)) {
-                    f.nameless = false;
-                }
-                self.ask_meta(sh, r.unique, op, Then::Linked { parent, name: name.to_vec() });
+                let ino = InodeId(node);
+                let op = MetaOp::Link { ino, parent, name: name.to_vec() };
+                self.ask_meta(sh, r.unique, op, Then::Linked { ino, parent, name: name.to_vec() });
             }
             Op::Unlink { name } => {
                 let keep = self.may_be_open(parent, name);
                 self.recent.forget(parent, name);
-                self.ask_meta(sh, r.unique, MetaOp::Unlink { parent, name: name.to_vec(), keep }, Then::Removed);
+                self.ask_meta(
+                    sh,
+                    r.unique,
+                    MetaOp::Unlink { parent, name: name.to_vec(), keep },
+                    Then::Removed { keep },
+                );
             }
             Op::RmDir { name } => {
+                let op = MetaOp::Rmdir { parent, name: name.to_vec() };
+                let open = self.recent.get(parent, name).filter(|d| self.is_listed(*d));
                 self.recent.forget(parent, name);
-                self.ask_meta(sh, r.unique, MetaOp::Rmdir { parent, name: name.to_vec() }, Then::Done);
+                let Some(directory) = open else { return self.ask_meta(sh, r.unique, op, Then::Done) };
+                let op = Box::new(ClientOp::Meta { op, want: LeaseKind::None });
+                self.ask_meta(sh, r.unique, MetaOp::Getattr { ino: directory }, Then::LastLook { directory, op });
             }
             Op::Rename { name, new_parent, new_name, flags } => {
                 let mode = match flags {
@@ -86,7 +95,7 @@ impl FileSystem {
                 self.recent.forget(to_parent, new_name);
                 let (name, to_name) = (name.to_vec(), new_name.to_vec());
                 let op = MetaOp::Rename { parent, name, to_parent, to_name, mode, keep };
-                self.ask_meta(sh, r.unique, op, Then::Removed);
+                self.ask_meta(sh, r.unique, op, Then::Removed { keep });
             }
             _ => sh.reply(r.unique, Reply::error(Errno::NOSYS)),
         }

@@ -32,14 +32,22 @@ pub(crate) enum Then {
     Created { parent: InodeId, name: Vec<u8>, flags: u32 },
     /// A file that was to be created and exists: it is opened.
     Found { parent: InodeId, name: Vec<u8>, flags: u32 },
+    /// It was to be cut to nothing as well.
+    FoundCut { flags: u32 },
     /// A file without a name.
     Nameless { flags: u32 },
     /// An entry for another name of a file.
-    Linked { parent: InodeId, name: Vec<u8> },
+    Linked { ino: InodeId, parent: InodeId, name: Vec<u8> },
     /// Nothing to tell.
     Done,
-    /// A name is gone.
-    Removed,
+    /// A name is gone. `keep`: what it named is kept for this session if that was its last one.
+    Removed { keep: bool },
+    /// Attributes of an open directory that is about to be removed; then it is.
+    LastLook { directory: InodeId, op: Box<ClientOp> },
+    /// A directory that is open is gone.
+    RemovedDir { directory: InodeId },
+    /// Set-user-ID and its like are gone; now this.
+    Cleared { ino: InodeId, op: Box<ClientOp>, then: Box<Then> },
     /// Bytes of a file.
     Data,
     /// So many bytes are written.
@@ -64,8 +72,27 @@ pub(crate) enum Then {
     CopyRead(Box<crate::copying::Copying>),
     /// Bytes that have been copied.
     CopyWritten(Box<crate::copying::Copying>, u32),
+    /// Somebody wanted to open it and waits no more: its lease goes back in time.
+    NotOpened,
+    /// Somebody wanted a file without a name and waits no more.
+    Unwanted,
     /// Nobody waits.
     Nothing,
+}
+
+impl Then {
+    fn may_open(&self, file: InodeId) -> bool {
+        match self {
+            Then::Opened { ino, .. } | Then::Cut { ino, .. } | Then::Linked { ino, .. } => *ino == file,
+            Then::Created { .. }
+            | Then::Found { .. }
+            | Then::FoundCut { .. }
+            | Then::Nameless { .. }
+            | Then::Unwanted => true,
+            Then::Cleared { then, .. } => then.may_open(file),
+            _ => false,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -91,6 +118,10 @@ pub(crate) struct Waits {
 impl Waits {
     pub fn len(&self) -> usize {
         self.tickets.len()
+    }
+    /// May an answer to come open this file?
+    pub fn may_open(&self, ino: InodeId) -> bool {
+        self.waits.values().any(|w| w.then.may_open(ino))
     }
     pub fn begin(&mut self, now: Nanos, unique: u64, op: ClientOp, then: Then) -> u64 {
         self.next += 1;

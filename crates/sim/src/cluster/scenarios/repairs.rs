@@ -79,8 +79,10 @@ fn older_copy_in_place(mutant: Option<&str>) -> Result<(), String> {
     // Only members can take a copy, and only the one that is crowned gets to.
     c.kill(&[outside]);
     let cs = c.stage.world.slots_of(crate::actor::Role::Cs);
-    let own = move |to: SlotId, source: types::CsId| cs.iter().position(|s| *s == to) == Some((source.0 - FIRST_CS) as usize);
-    let rule = c.hold(move |_, to, m| matches!(m, Msg::MdsToCs(MdsToCs::Replace { source, .. }) if !own(to, source.cs)));
+    let own =
+        move |to: SlotId, source: types::CsId| cs.iter().position(|s| *s == to) == Some((source.0 - FIRST_CS) as usize);
+    let rule =
+        c.hold(move |_, to, m| matches!(m, Msg::MdsToCs(MdsToCs::Replace { source, .. }) if !own(to, source.cs)));
     power_of_all(&mut c);
     c.until_held("copies to be filled from the crowned one", 60 * S)?;
     c.kill(&[outside]);
