@@ -122,6 +122,8 @@ impl MetaServer {
         };
         // Who loses a name must be known for certain: an operation under way may give it to another inode.
         if l.is_changing(&r.op) {
+            // Its client repeats it while it waits; once is enough.
+            l.deferred.retain(|d| (d.session, d.slot) != (r.session, r.slot));
             l.deferred.push(r);
             return;
         }

@@ -11,7 +11,7 @@ use client::Event;
 use std::cell::Cell;
 use std::rc::Rc;
 use wire::names::MetaOp;
-use wire::{FromMds, Msg, ToMds};
+use wire::{Msg, ToMds};
 
 /// (name, what happens, script) of every scenario of this file.
 pub fn all() -> Vec<(&'static str, &'static str, Script)> {
@@ -456,14 +456,14 @@ fn front_end_cache(mutant: Option<&str>) -> Result<(), String> {
     c.stage.finish()
 }
 
-/// A write of the first client is cut into pieces and waits for its chunk; until the rule that is returned ends the client
-/// neither hears of the chunk nor can ask for the lease again once it has gone.
+/// A write of the first client is cut into pieces and waits for its chunk; until the rule that is returned ends, neither
+/// its question for the chunk nor, once the lease has gone, the one for that arrives.
 fn queue_write(c: &mut Cast, file: u32, block: u32) -> Result<(usize, u64, u32), String> {
     let waits = c.clients[0];
     let begin = Rc::new(Cell::new(false));
     let began = Rc::clone(&begin);
     let lost = c.stage.rule(move |m| match m.msg {
-        Msg::FromMds(FromMds::Mapped { .. }) if m.to == waits => Verdict::Drop,
+        Msg::ToMds(ToMds::Map { .. }) if m.from == waits => Verdict::Drop,
         Msg::ToMds(ToMds::Meta { op: MetaOp::Open { .. }, .. }) if m.from == waits && began.get() => Verdict::Drop,
         _ => Verdict::Pass,
     });
