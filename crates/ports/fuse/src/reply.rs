@@ -298,6 +298,10 @@ impl<'a> Reply<'a> {
         };
         self.fixed_len + data
     }
+    /// The whole message for request `unique` in one piece, as whoever has no device to write to may look at it.
+    pub fn message(&self, unique: u64) -> Vec<u8> {
+        self.assemble(unique, |parts| parts.iter().flat_map(|p| p.iter().copied()).collect())
+    }
     /// Completes the header for request `unique` and hands all pieces to `send`, in order, not more than 1024.
     pub(crate) fn assemble<R>(&self, unique: u64, send: impl FnOnce(&[IoSlice<'_>]) -> R) -> R {
         // A reply longer than 4 GiB is refused by the kernel, whatever its header says.
@@ -326,7 +330,7 @@ mod tests {
     use zerocopy::FromBytes;
 
     fn bytes(r: &Reply<'_>) -> Vec<u8> {
-        r.assemble(7, |parts| parts.iter().flat_map(|p| p.to_vec()).collect())
+        r.message(7)
     }
 
     #[test]

@@ -6,6 +6,7 @@ use crate::system::{FileSystem, Shell};
 use crate::waiting::Then;
 use client::{ClientAnswer, ClientError, ClientOp};
 use fuse::Errno;
+use fuse::notify::Notice;
 use fuse::reply::{Reply, StatFs};
 use types::InodeId;
 use wire::names::{Attr, FileKind, MetaError, MetaOp, MetaOutcome};
@@ -47,7 +48,14 @@ impl FileSystem {
                 self.grow(unique, ino, end, sh.view(ino).map_or(attr.size, |v| v.size), sh);
             }
             (Then::Data, Data(d)) => sh.reply(unique, Reply::data(&d)),
-            (Then::Written { ino, size, sync: true }, _) => {
+            (Then::Written { ino, size, sync, believed: Some(offset) }, a) => {
+                if a != ClientAnswer::Placed(offset) {
+                    // The kernel has put the bytes into its pages where they are not.
+                    sh.notify(Notice::InvalInode { node: ino.0, offset: 0, len: 0 }, None);
+                }
+                self.succeeded(unique, Then::Written { ino, size, sync, believed: None }, ClientAnswer::Done, sh);
+            }
+            (Then::Written { ino, size, sync: true, .. }, _) => {
                 self.ask(sh, unique, ClientOp::Flush { ino: Some(ino) }, Then::WrittenThrough { size });
             }
             (Then::Written { size, .. } | Then::WrittenThrough { size }, _) => sh.reply(unique, Reply::written(size)),

@@ -4,7 +4,7 @@ use crate::names::new_inode;
 use crate::system::{Cache, FileSystem, Shell};
 use crate::waiting::Then;
 use bytes::Bytes;
-use client::{ClientOp, Event, Extent};
+use client::{ClientOp, Event, Extent, FileView};
 use fuse::Errno;
 use fuse::flags::open;
 use fuse::notify::Notice;
@@ -17,6 +17,7 @@ use wire::names::{Attr, FileKind, MetaOp, SetAttr};
 const ACCESS: u32 = 3;
 pub(crate) const EXCL: u32 = 0o200;
 const TRUNC: u32 = 0o1000;
+const APPEND: u32 = 0o2000;
 const DSYNC: u32 = 0o10000;
 const DIRECT: u32 = 0o40000;
 const KEEP_SIZE: u32 = 1;
@@ -77,8 +78,14 @@ impl FileSystem {
                 let sync = w.flags & DSYNC != 0;
                 let direct = w.flags & DIRECT != 0 && !w.from_cache;
                 let buffered = self.settings.cache != Cache::None && !direct && !sync;
-                let op = ClientOp::Write { ino, offset: w.offset, data: payload, buffered };
-                self.ask_cleared(unique, ino, w.kill_suidgid, op, Then::Written { ino, size: w.size, sync }, sh);
+                let appends = w.flags & APPEND != 0 && !w.from_cache && !knows_end(sh.view(ino), w.offset);
+                let believed = appends.then_some(w.offset);
+                let op = match appends {
+                    true => ClientOp::Append { ino, data: payload, buffered },
+                    false => ClientOp::Write { ino, offset: w.offset, data: payload, buffered },
+                };
+                let then = Then::Written { ino, size: w.size, sync, believed };
+                self.ask_cleared(unique, ino, w.kill_suidgid, op, then, sh);
             }
             // Closing writes nothing out and makes nothing durable.
             Op::Flush { .. } => sh.reply(unique, Reply::empty()),
@@ -280,6 +287,12 @@ impl FileSystem {
         let op = ClientOp::Extents { ino, offset, length: FILE_MAX - offset.min(FILE_MAX) };
         self.ask(sh, unique, op, Then::Seek { offset, data: whence == SEEK_DATA });
     }
+}
+
+/// An append goes where the kernel believes the end to be. That is so if the file is leased for writing and ends there;
+/// otherwise somebody else may have lengthened it since the kernel asked.
+fn knows_end(view: Option<FileView>, offset: u64) -> bool {
+    view.is_some_and(|v| v.kind == LeaseKind::Write && v.size == offset)
 }
 
 /// Does somebody without privileges ask? The kernel says so itself with writes, but not with other changes of content.

@@ -50,8 +50,8 @@ pub(crate) enum Then {
     Cleared { ino: InodeId, op: Box<ClientOp>, then: Box<Then> },
     /// Bytes of a file.
     Data,
-    /// So many bytes are written.
-    Written { ino: InodeId, size: u32, sync: bool },
+    /// So many bytes are written. `believed`: they were to go to the end, which the kernel believes to be there.
+    Written { ino: InodeId, size: u32, sync: bool, believed: Option<u64> },
     /// They are on disk too.
     WrittenThrough { size: u32 },
     /// Target of a symbolic link.

@@ -1,0 +1,252 @@
+//! Files that lose their names, and requests that nobody waits for any more.
+
+mod recorder;
+
+use client::{ClientAnswer, ClientError, ClientOp, Event, FileView};
+use fuse::Errno;
+use fuse::request::{Op, Write};
+use mount::{Settings, Shell};
+use recorder::{Bench, file, removed};
+use types::{InodeId, LeaseEpoch, Nanos};
+use wire::LeaseKind;
+use wire::names::{Attr, FileKind, MetaError, MetaOp, SetAttr};
+
+fn bench() -> Bench {
+    Bench::new(Settings::default())
+}
+fn nameless(ino: u64) -> Attr {
+    Attr { nlink: 0, ..file(ino) }
+}
+fn look_up(b: &mut Bench, ino: u64) {
+    let u = b.ask(1, Op::Lookup { name: b"n" });
+    b.answer_attr(file(ino));
+    assert!(b.reply(u).is_ok());
+}
+fn write(offset: u64, flags: u32, kill: bool) -> Op<'static> {
+    let w = Write { fh: 0, offset, size: 3, flags, lock_owner: None, from_cache: false, kill_suidgid: kill };
+    Op::Write(w, &[])
+}
+
+#[test]
+fn a_file_removed_while_open_is_forgotten_once_with_its_last_closing() {
+    let mut b = bench();
+    look_up(&mut b, 9);
+    b.open(9);
+    b.open(9);
+    let u = b.ask(1, Op::Unlink { name: b"n" });
+    assert!(matches!(b.meta(), MetaOp::Unlink { keep: true, .. }), "it is open, so it has to be kept");
+    b.answer(removed(nameless(9)));
+    assert_eq!(b.reply(u), Ok(vec![]));
+    b.release(9);
+    assert_eq!(b.forgets(), 0, "one opening is left");
+    b.release(9);
+    assert_eq!(b.forgets(), 1);
+    b.settle();
+    b.pass(100);
+    assert!(b.record.asked.is_empty(), "neither idle nor forgotten again: {:?}", b.record.asked);
+}
+
+#[test]
+fn a_file_that_is_not_open_costs_one_operation() {
+    let mut b = bench();
+    look_up(&mut b, 9);
+    b.ask(1, Op::Unlink { name: b"n" });
+    assert!(matches!(b.meta(), MetaOp::Unlink { keep: false, .. }));
+    b.answer(removed(nameless(9)));
+    assert_eq!(b.forgets(), 0, "the group keeps nothing for this session");
+}
+
+#[test]
+fn a_name_that_is_not_known_is_kept_and_forgotten() {
+    let mut b = bench();
+    b.ask(1, Op::Unlink { name: b"n" });
+    assert!(matches!(b.meta(), MetaOp::Unlink { keep: true, .. }));
+    b.answer(removed(nameless(9)));
+    assert_eq!(b.forgets(), 1);
+}
+
+#[test]
+fn what_others_remove_is_forgotten_when_it_is_open_no_more() {
+    let mut b = bench();
+    b.open(9);
+    let event = Event::Nameless { ino: InodeId(9) };
+    b.fs.event(b.now, event, &mut b.record);
+    assert_eq!(b.forgets(), 0);
+    b.release(9);
+    assert_eq!(b.forgets(), 1);
+    b.settle();
+    b.fs.event(b.now, Event::Nameless { ino: InodeId(8) }, &mut b.record);
+    assert_eq!(b.forgets(), 1, "never opened");
+    b.settle();
+    // While an answer may still open it nothing is certain.
+    b.ask(7, Op::Open { flags: 2, kill_suidgid: false });
+    b.fs.event(b.now, Event::Nameless { ino: InodeId(7) }, &mut b.record);
+    assert_eq!(b.forgets(), 0);
+}
+
+#[test]
+fn a_file_without_a_name_lives_on_with_a_new_one() {
+    let mut b = bench();
+    let u = b.ask(1, Op::TmpFile { flags: 2, mode: 0o600, umask: 0 });
+    b.answer_attr(nameless(9));
+    assert!(b.reply(u).is_ok());
+    b.settle();
+    let u = b.ask(1, Op::Link { node: 9, name: b"x" });
+    b.refuse(MetaError::Exists);
+    assert_eq!(b.reply(u), Err(Errno::EXIST.raw_os_error()));
+    let u = b.ask(1, Op::Link { node: 9, name: b"y" });
+    b.answer_attr(file(9));
+    assert!(b.reply(u).is_ok());
+    b.release(9);
+    assert_eq!(b.forgets(), 0);
+
+    // Without one it goes with its closing, also after a link that failed.
+    let u = b.ask(1, Op::TmpFile { flags: 2, mode: 0o600, umask: 0 });
+    b.answer_attr(nameless(10));
+    assert!(b.reply(u).is_ok());
+    b.settle();
+    b.ask(1, Op::Link { node: 10, name: b"x" });
+    b.refuse(MetaError::Exists);
+    b.release(10);
+    assert_eq!(b.forgets(), 1);
+}
+
+#[test]
+fn an_interrupted_request_is_answered_after_a_while_and_opens_nothing() {
+    let mut b = bench();
+    let u = b.ask(1, Op::TmpFile { flags: 2, mode: 0o600, umask: 0 });
+    let i = b.ask(0, Op::Interrupt { unique: u });
+    assert!(!b.replied(u) && !b.replied(i));
+    b.pass(4);
+    assert!(!b.replied(u));
+    b.pass(2);
+    assert_eq!(b.reply(u), Err(Errno::INTR.raw_os_error()));
+    b.answer_attr(nameless(9));
+    assert_eq!((b.fs.open_files(), b.forgets()), (0, 1), "it was made, and nobody has it");
+    let late = b.ask(0, Op::Interrupt { unique: u });
+    assert_eq!(b.reply(late), Err(Errno::AGAIN.raw_os_error()));
+}
+
+#[test]
+fn a_soft_mount_gives_up_and_lets_the_lease_go_later() {
+    let mut b = Bench::new(Settings { soft: Some(Nanos::from_secs(10)), ..Settings::default() });
+    let u = b.ask(9, Op::Open { flags: 0, kill_suidgid: false });
+    assert_eq!(b.fs.deadline(), b.now + Nanos::from_secs(10));
+    b.pass(10);
+    assert_eq!(b.reply(u), Err(Errno::IO.raw_os_error()));
+    b.answer_attr(file(9));
+    assert_eq!(b.fs.open_files(), 0);
+    b.pass(31);
+    assert!(matches!(b.op(), ClientOp::Close { ino: InodeId(9) }), "the lease that came too late");
+}
+
+#[test]
+fn what_may_be_repeated_is_and_what_may_not_fails() {
+    let mut b = bench();
+    b.open(9);
+    let u = b.ask(9, write(0, 0, false));
+    for _ in 0..3 {
+        b.answer(Err(ClientError::SessionLost));
+        assert!(!b.replied(u), "asked again");
+    }
+    b.done();
+    assert_eq!(b.reply(u).map(|r| r[0]), Ok(3));
+    let u = b.ask(1, Op::MkDir { name: b"d", mode: 0o755, umask: 0 });
+    b.answer(Err(ClientError::SessionLost));
+    assert_eq!(b.reply(u), Err(Errno::IO.raw_os_error()), "it may have been made already");
+    assert!(b.record.asked.is_empty());
+}
+
+#[test]
+fn an_append_goes_where_the_kernel_believes_only_if_that_is_certain() {
+    let mut b = bench();
+    b.open(9);
+    b.ask(9, write(10, 0o2000, false));
+    assert!(matches!(b.op(), ClientOp::Append { .. }), "somebody else may have lengthened it");
+    b.answer(Ok(ClientAnswer::Placed(10)));
+    assert!(b.record.notices.is_empty());
+    let u = b.ask(9, write(13, 0o2000, false));
+    b.answer(Ok(ClientAnswer::Placed(20)));
+    assert_eq!(b.record.notices.len(), 1, "the kernel's pages have it elsewhere");
+    assert!(b.reply(u).is_ok());
+    let view = FileView { size: 23, mtime: 0, kind: LeaseKind::Write, epoch: LeaseEpoch(1), dirty: false };
+    b.record.views.insert(InodeId(9), view);
+    b.ask(9, write(23, 0o2000, false));
+    assert!(matches!(b.op(), ClientOp::Write { offset: 23, .. }));
+}
+
+#[test]
+fn privileges_are_gone_before_the_write_is_done() {
+    let mut b = bench();
+    b.open(9);
+    let u = b.ask(9, Op::SetAttr(fuse::request::SetAttr { mode: Some(0o4755), ..Default::default() }));
+    b.answer_attr(Attr { mode: 0o4755, ..file(9) });
+    assert!(b.reply(u).is_ok());
+    let u = b.ask(9, write(0, 0, true));
+    assert!(matches!(b.meta(), MetaOp::Setattr { set: SetAttr { clear_privileges: true, .. }, .. }));
+    b.answer_attr(file(9));
+    assert!(!b.replied(u) && matches!(b.op(), ClientOp::Write { .. }));
+    b.done();
+    b.ask(9, write(3, 0, true));
+    assert!(matches!(b.op(), ClientOp::Write { .. }), "known to have none");
+    b.done();
+    // Space is given without a word of the kernel about privileges.
+    let fallocate = Op::FAllocate { fh: 0, offset: 0, len: 9, mode: 3 };
+    b.ask(9, Op::SetAttr(fuse::request::SetAttr { mode: Some(0o4755), ..Default::default() }));
+    b.answer_attr(Attr { mode: 0o4755, ..file(9) });
+    b.ask_as(5, 9, fallocate, &[]);
+    assert!(matches!(b.meta(), MetaOp::Setattr { .. }));
+}
+
+#[test]
+fn a_name_taken_meanwhile_is_opened_and_cut_or_looked_up_again() {
+    let mut b = bench();
+    let create = Op::Create { name: b"n", flags: 0o1102, mode: 0o644, umask: 0 };
+    let u = b.ask(1, create);
+    b.refuse(MetaError::Exists);
+    assert!(matches!(b.meta(), MetaOp::Lookup { .. }));
+    b.answer_attr(Attr { size: 5, ..file(9) });
+    assert!(matches!(b.op(), ClientOp::Truncate { size: 0, .. }));
+    b.answer_attr(file(9));
+    assert!(b.reply(u).is_ok());
+    b.settle();
+    let u = b.ask(1, create);
+    b.refuse(MetaError::Exists);
+    b.answer_attr(Attr { kind: FileKind::Symlink, ..file(10) });
+    assert_eq!(b.reply(u), Err(Errno::STALE.raw_os_error()), "the kernel looks the name up again");
+    let u = b.ask(1, Op::Create { name: b"n", flags: 0o1302, mode: 0o644, umask: 0 });
+    b.refuse(MetaError::Exists);
+    assert_eq!(b.reply(u), Err(Errno::EXIST.raw_os_error()));
+}
+
+#[test]
+fn a_mount_that_only_reads_asks_for_no_change() {
+    let mut b = Bench::new(Settings { read_only: true, ..Settings::default() });
+    let changes = [
+        Op::Unlink { name: b"n" },
+        Op::MkDir { name: b"n", mode: 0, umask: 0 },
+        Op::Open { flags: 2, kill_suidgid: false },
+        Op::SetXattr { name: b"user.a", value: b"", flags: 0, kill_sgid: false },
+        write(0, 0, false),
+    ];
+    for op in changes {
+        let u = b.ask(9, op);
+        assert_eq!(b.reply(u), Err(Errno::ROFS.raw_os_error()));
+    }
+    assert!(b.record.asked.is_empty());
+    b.ask(9, Op::Open { flags: 0, kill_suidgid: false });
+    assert_eq!(b.record.asked.len(), 1);
+}
+
+#[test]
+fn pages_are_dropped_before_a_lease_goes_back() {
+    let mut b = bench();
+    b.open(9);
+    let epoch = LeaseEpoch(4);
+    b.fs.event(b.now, Event::Revoke { ino: InodeId(9), epoch }, &mut b.record);
+    assert_eq!(b.record.notices, [Some((InodeId(9), epoch))]);
+    assert!(b.record.asked.is_empty());
+    b.fs.dropped(b.now, InodeId(9), epoch, &mut b.record);
+    assert!(matches!(b.op(), ClientOp::Revoked { ino: InodeId(9), .. }));
+    assert!(b.record.view(InodeId(9)).is_none());
+}
