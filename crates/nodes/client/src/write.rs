@@ -69,10 +69,10 @@ impl Client {
             }
             return !self.front_is_own(ino);
         }
-        if !told && !(self.body_known(ino) && self.body_left(ino)) {
-            return !self.front_is_own(ino);
+        if told || (self.body_known(ino) && self.body_left(ino)) {
+            return false;
         }
-        false
+        !self.front_is_own(ino)
     }
     /// Is the first piece part of a stage of the file?
     fn front_is_own(&self, ino: InodeId) -> bool {

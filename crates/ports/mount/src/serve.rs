@@ -306,7 +306,9 @@ impl Server {
                 if !patient {
                     return Ok(None);
                 }
-                log("unmounted; waiting for the cluster to take the last writes (too few servers answer)");
+                log(
+                    "unmounted; waiting for the cluster to take the last writes (too few servers answer; ended twice by a signal they are lost)",
+                );
                 begun = Instant::now();
             }
         }

@@ -140,7 +140,16 @@ fn a_directory_that_could_not_be_removed_is_asked_about_again() {
 }
 
 fn copy(len: u64) -> Op<'static> {
-    Op::CopyFileRange(CopyRange { fh_in: 0, offset_in: 100, node_out: 8, fh_out: 0, offset_out: 7, len, flags: 0, wide: true })
+    Op::CopyFileRange(CopyRange {
+        fh_in: 0,
+        offset_in: 100,
+        node_out: 8,
+        fh_out: 0,
+        offset_out: 7,
+        len,
+        flags: 0,
+        wide: true,
+    })
 }
 fn copied(b: &Bench, unique: u64) -> u64 {
     u64::from_le_bytes(b.reply(unique).expect("it copies")[..8].try_into().expect("eight bytes"))
