@@ -7,6 +7,7 @@ pub mod arguments;
 pub mod chance;
 pub mod content;
 pub mod dev;
+pub mod direct;
 pub mod forget;
 pub mod forgetfs;
 pub mod host;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use stories::arguments::Arguments;
 use stories::forget::writer;
 use stories::forgetfs::{Forgetting, Loss, Options};
-use stories::{forget, host, kills, mounted, ready, share};
+use stories::{direct, forget, host, kills, mounted, ready, share};
 
 const USAGE: &str = "\
 usage: stories forgetfs MOUNTPOINT BACKING [--seed N] [--lose mixed|all] [--memory MIB] [--threads N]
@@ -18,6 +18,8 @@ usage: stories forgetfs MOUNTPOINT BACKING [--seed N] [--lose mixed|all] [--memo
          SIGUSR2: serves what survived
        stories host-run --boot-id ID|new [--shm FOLDER] -- COMMAND...
          runs COMMAND on a host with that boot id and that shared memory (a fresh one if no folder is named)
+       stories direct --dir FOLDER [--ops N] [--seed N]
+         changes a file in FOLDER at random with O_DIRECT and compares it with a model
        stories ready|share|kills|forget|mounted [--dir FOLDER] [--seed N] [--rounds N] [--size MIB] [--only PART] [--keep]
          plays a story with the program built beside this one; says its figures, fails beyond its limits";
 
@@ -25,6 +27,7 @@ fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
     let result = match args.first().and_then(|a| a.to_str()) {
         Some("forgetfs") => forgetfs(&args[1..]),
+        Some("direct") => direct(&args[1..]),
         Some("host-run") => host_run(&args[1..]),
         Some(name @ "ready") => story(name, &args[1..], ready::run),
         Some(name @ "share") => story(name, &args[1..], share::run),
@@ -65,6 +68,22 @@ fn value<'a>(args: &mut impl Iterator<Item = &'a OsString>, option: &str) -> Res
 fn number<'a>(args: &mut impl Iterator<Item = &'a OsString>, option: &str) -> Result<u64, String> {
     let v = value(args, option)?;
     v.to_str().and_then(|s| s.parse().ok()).ok_or_else(|| format!("{option} {}: not a number", v.display()))
+}
+
+fn direct(args: &[OsString]) -> Result<(), String> {
+    let (mut dir, mut ops, mut seed) = (None, 10_000, 1);
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        match arg.to_str() {
+            Some("--dir") => dir = Some(value(&mut args, "--dir")?),
+            Some("--ops") => ops = number(&mut args, "--ops")?,
+            Some("--seed") => seed = number(&mut args, "--seed")?,
+            _ => return Err(format!("unexpected {}\n{USAGE}", arg.display())),
+        }
+    }
+    let dir = dir.ok_or_else(|| format!("--dir is missing\n{USAGE}"))?;
+    println!("direct: {}", direct::run(Path::new(dir), ops, seed).map_err(|e| format!("direct: {e:#}"))?);
+    Ok(())
 }
 
 fn forgetfs(args: &[OsString]) -> Result<(), String> {
