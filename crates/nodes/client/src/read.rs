@@ -450,7 +450,11 @@ impl Client {
                 data.resize(length as usize, 0);
                 self.answer(ticket, Ok(crate::ClientAnswer::Data(data.into())));
             }
-            Err(MetaError::Invalid) if self.body_moved(ino) => self.file(ino).waiting_reads.push_back(ticket),
+            // It has moved to chunks, perhaps by this client's own doing while the question was under way.
+            Err(MetaError::Invalid) => {
+                self.body_moved(ino);
+                self.file(ino).waiting_reads.push_back(ticket);
+            }
             Ok(_) => self.end_read(ticket, Some(ClientError::Meta(MetaError::Invalid))),
             Err(e) => self.end_read(ticket, Some(ClientError::Meta(e))),
         }

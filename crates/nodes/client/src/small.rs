@@ -158,16 +158,14 @@ impl Client {
             self.dirty.insert(ino);
         }
     }
-    /// The inode turned out to hold no content: where it is has to be asked. False = that was known.
-    pub(crate) fn body_moved(&mut self, ino: InodeId) -> bool {
+    /// The inode turned out to hold no content: where it is has to be asked, unless that is known by now.
+    pub(crate) fn body_moved(&mut self, ino: InodeId) {
         let f = self.file(ino);
-        let moved = f.body == Body::Yes || f.lease.is_none();
-        if moved {
+        if f.body == Body::Yes || f.lease.is_none() {
             f.body = Body::Unknown;
             f.small = None;
-            self.dirty.insert(ino);
         }
-        moved
+        self.dirty.insert(ino);
     }
     /// What is dirty of this file is given up.
     pub(crate) fn drop_dirty(&mut self, ino: InodeId) {
