@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod arguments;
+pub mod bench;
 pub mod chance;
 pub mod content;
 pub mod dev;

@@ -89,8 +89,8 @@ const BYTES: &[Line] = &[
     Line {
         id: "bench",
         what: "throughput and latency on this machine",
-        cargo: &["run", "--release", "-p", "cli", "--", "bench"],
-        figure: Figure::LastLine,
+        cargo: &["run", "--release", "-p", "stories", "--", "bench"],
+        figure: Figure::After("bench:"),
         minutes: 120.0,
     },
 ];

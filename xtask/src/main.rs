@@ -40,7 +40,7 @@ fn main() -> ExitCode {
         "tidy" => none(rest).map(|()| tidy_alone(&root)),
         "sim" => Ok(pass_through(&root, "sim", &[], rest)),
         "images" => Ok(pass_through(&root, "sim", &["images"], rest)),
-        "bench" => Ok(pass_through(&root, "cli", &["bench"], rest)),
+        "bench" => Ok(pass_through(&root, "stories", &["bench"], rest)),
         "evidence" => evidence::run(&root, rest),
         "" | "help" | "--help" => Err(USAGE.into()),
         other => Err(format!("no task is called `{other}`\n{USAGE}")),
