@@ -371,7 +371,7 @@ impl Process {
     }
 }
 
-/// Stops all in order.
+/// Stops all in order. The mount has time: what it holds in memory is nowhere else.
 fn end(mut all: Vec<Process>) -> Result<()> {
     for order in 0..3 {
         let mut some: Vec<&mut Process> = all.iter_mut().filter(|p| p.order() == order && p.again.is_none()).collect();
@@ -384,7 +384,7 @@ fn end(mut all: Vec<Process>) -> Result<()> {
         let begun = Instant::now();
         for p in some {
             while p.child.try_wait()?.is_none() {
-                if begun.elapsed() > Duration::from_secs(20) {
+                if begun.elapsed() > Duration::from_secs(if order == 0 { 600 } else { 20 }) {
                     println!("{} does not stop; killing it", p.name());
                     p.child.kill()?;
                     p.child.wait()?;
