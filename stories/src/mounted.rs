@@ -93,7 +93,10 @@ fn killed(stage: &Stage, point: &Path) -> Result<Duration> {
         .stderr(Stdio::null())
         .spawn()
         .context("dd")?;
-    std::thread::sleep(Duration::from_millis(500));
+    let torn = || std::fs::metadata(point.join("torn")).is_ok_and(|m| m.len() > 1 << 20);
+    while !torn() && writer.try_wait()?.is_none() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
     let pid = mount_process(point)?;
     kill(pid, Signal::SIGKILL).context("kill the mount")?;
     let begun = Instant::now();

@@ -10,6 +10,9 @@ use wire::{CopyReq, DataCtl, Msg};
 const AGAIN: Nanos = Nanos::from_millis(500);
 /// Chunks that were not ready are tried again after this.
 const SOON: Nanos = Nanos::from_millis(5);
+/// Chunks that a flush looks at whenever anything happens; of more, each costs so much time between two looks.
+const FEW: usize = 256;
+const LOOK: Nanos = Nanos(5_000);
 const REQUESTS_MAX: usize = 512;
 
 /// A flush under way.
@@ -26,6 +29,8 @@ pub(crate) struct Flushing {
     own: bool,
     error: Option<ClientError>,
     sent: Nanos,
+    /// Targets are looked at again from here on.
+    look_at: Nanos,
     rounds: u32,
     /// Some chunks were not ready when it was sent.
     incomplete: bool,
@@ -42,6 +47,7 @@ impl Flushing {
             own: false,
             error: None,
             sent: Nanos::ZERO,
+            look_at: Nanos::ZERO,
             rounds: 0,
             incomplete: false,
         }
@@ -104,6 +110,9 @@ impl Client {
         if !handed || !fl.before.is_empty() {
             return false;
         }
+        if self.now < fl.look_at {
+            return false;
+        }
         let targets = fl.targets.get_or_insert_with(|| {
             let files = fl.files.iter().filter_map(|i| self.files.get(i));
             files.flat_map(|f| f.unflushed.iter().map(|(c, u)| (*c, (f.ino, u.1)))).collect()
@@ -139,6 +148,11 @@ impl Client {
             }
         }
         let empty = targets.is_empty();
+        // Every message of a flush of very many chunks comes by here: most of them change one target, so all are looked at
+        // only so often that looking takes a small part of the time.
+        if targets.len() > FEW {
+            fl.look_at = self.now + Nanos(LOOK.0 * targets.len() as u64);
+        }
         for ino in fl.files.iter().filter(|_| !fl.own) {
             if let Some(f) = self.files.get_mut(ino) {
                 fl.error = fl.error.or(f.failed.take());

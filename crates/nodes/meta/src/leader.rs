@@ -236,6 +236,20 @@ impl Leader {
     pub fn newest(&self) -> LeaseEpoch {
         LeaseEpoch::new(self.term, self.counter)
     }
+    /// A lease on a file is taken, by this fence: it counts as held until its holder says that it is gone, or all chunks are
+    /// fenced. `sent`: when the holder was last told. It may have the file open all the same.
+    pub fn take_lease(
+        &mut self,
+        ino: InodeId,
+        session: SessionId,
+        epoch: LeaseEpoch,
+        fence: LeaseEpoch,
+        (since, sent): (Nanos, Nanos),
+    ) {
+        self.openers.insert(ino, session);
+        let d = Deposed { session, epoch, fence, since, sent, flooring: false, fenced_all: false };
+        self.file(ino).deposed.push(d);
+    }
     pub fn file(&mut self, ino: InodeId) -> &mut FileLease {
         self.dirty.insert(ino);
         self.files.entry(ino).or_default()

@@ -1,6 +1,6 @@
 //! Leases on files: who waits, who must give back, who is granted what (protocol section 4).
 
-use crate::leader::{Deposed, Held, Waiter};
+use crate::leader::{Held, Waiter};
 use crate::limits::{AGAIN, GONE, GRANT_CHUNKS, MAP_CHUNKS, RECALL, RECALL_RESET};
 use crate::propose::{PendingMap, PendingRead, Then};
 use crate::{MetaServer, views};
@@ -437,35 +437,10 @@ impl MetaServer {
 
     /// Takes all leases on a file away. They count as gone when their holders say so, or when all chunks are fenced.
     pub(crate) fn depose(&mut self, ino: InodeId, fx: &mut Effects) {
-        let now = self.now;
         let Some(l) = &mut self.leader else { return };
-        let fence = l.mint();
-        let f = l.file(ino);
-        if let Some((s, _)) = f.writer() {
-            f.last_writer = Some(s);
-            for (_, c, _) in self.state.all_chunks(ino) {
-                l.lasts.remove(&c);
-            }
-        }
-        l.dirty.insert(ino);
-        let f = l.files.entry(ino).or_default();
-        let mut send = vec![];
-        for (session, h) in std::mem::take(&mut f.holders) {
-            let epoch = h.epoch;
-            l.openers.insert(ino, session);
-            f.deposed.push(Deposed {
-                session,
-                epoch,
-                fence,
-                since: now,
-                sent: now,
-                flooring: false,
-                fenced_all: false,
-            });
-            send.push((session, FromMds::Gone { ino, epoch }));
-        }
-        for (s, m) in send {
-            self.send_session(s, m, fx);
+        let holders: Vec<SessionId> = l.file(ino).holders.keys().copied().collect();
+        for session in holders {
+            self.depose_session(ino, session, fx);
         }
     }
     /// Takes the lease of one session away.
@@ -473,12 +448,10 @@ impl MetaServer {
         let now = self.now;
         let Some(l) = &mut self.leader else { return };
         let fence = l.mint();
-        let f = l.file(ino);
-        let Some(h) = f.holders.remove(&session) else { return };
-        let epoch = h.epoch;
-        f.deposed.push(Deposed { session, epoch, fence, since: now, sent: now, flooring: false, fenced_all: false });
-        if h.kind == LeaseKind::Write {
-            f.last_writer = Some(session);
+        let Some(Held { kind, epoch, .. }) = l.file(ino).holders.remove(&session) else { return };
+        l.take_lease(ino, session, epoch, fence, (now, now));
+        if kind == LeaseKind::Write {
+            l.file(ino).last_writer = Some(session);
             for (_, c, _) in self.state.all_chunks(ino) {
                 l.lasts.remove(&c);
             }

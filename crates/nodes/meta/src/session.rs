@@ -1,7 +1,7 @@
 //! Sessions: attach, renew, end, and the fence of one that is gone (protocol 4.4 and 5.1).
 
 use crate::MetaServer;
-use crate::leader::{Attached, Deposed, FileLease, Held, SessionFence};
+use crate::leader::{Attached, FileLease, Held, SessionFence};
 use crate::limits::{AGAIN, ATTACH, SESSION_KEPT};
 use crate::propose::{PendingRead, Then};
 use host::node::Effects;
@@ -140,34 +140,17 @@ impl MetaServer {
                 && higher > h.epoch
             {
                 // Until it says that it has heard so, a later leader might believe it.
-                let (epoch, fence) = (h.epoch, higher);
-                f.deposed.push(Deposed {
-                    session,
-                    epoch,
-                    fence,
-                    since: now,
-                    sent: now,
-                    flooring: false,
-                    fenced_all: false,
-                });
+                l.take_lease(h.ino, session, h.epoch, higher, (now, now));
                 gone.push(*h);
                 continue;
             }
             let losers: Vec<SessionId> = f.holders.iter().filter(|(_, x)| conflicts(x)).map(|(s, _)| *s).collect();
             for s in losers {
-                if let Some(x) = f.holders.remove(&s) {
-                    f.deposed.push(Deposed {
-                        session: s,
-                        epoch: x.epoch,
-                        fence: h.epoch,
-                        since: now,
-                        sent: Nanos::ZERO,
-                        flooring: false,
-                        fenced_all: false,
-                    });
+                if let Some(x) = l.file(h.ino).holders.remove(&s) {
+                    l.take_lease(h.ino, s, x.epoch, h.epoch, (now, Nanos::ZERO));
                 }
             }
-            f.holders.insert(
+            l.file(h.ino).holders.insert(
                 session,
                 Held { kind: h.kind, epoch: h.epoch, continued: false, recalled: None, recall_sent: Nanos::ZERO },
             );

@@ -134,7 +134,7 @@ fn wanted(mut at: At, a: &MountArgs) -> Result<Wanted> {
         ..SetAttr::default()
     };
     let root = (root != SetAttr::default()).then_some(root);
-    let settings = Settings { cache, read_only: false, soft };
+    let settings = Settings { cache, read_only: options.read_only(), soft };
     Ok(Wanted { at, point: point.clone(), options, settings, root })
 }
 fn mode(text: &str) -> Result<u16> {

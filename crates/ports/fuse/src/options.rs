@@ -89,6 +89,10 @@ const FLAGS: [(&str, MountFlags, bool); 19] = [
 const IGNORED: [&str; 8] = ["_netdev", "auto", "noauto", "user", "nouser", "users", "nofail", "defaults"];
 
 impl Options {
+    /// Is nothing to be changed through the mount?
+    pub fn read_only(&self) -> bool {
+        self.flags.contains(MountFlags::RDONLY)
+    }
     /// Takes one string of options separated by commas; later ones win. Empty ones are skipped.
     pub fn parse(&mut self, text: &str) -> Result<(), OptionError> {
         text.split(',').filter(|o| !o.is_empty()).try_for_each(|o| self.one(o))

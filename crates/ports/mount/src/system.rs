@@ -107,7 +107,7 @@ impl FileSystem {
     }
     /// Asks the client for something on behalf of request `unique`.
     pub(crate) fn ask(&mut self, sh: &mut impl Shell, unique: u64, op: ClientOp, then: Then) {
-        let ticket = self.waits.begin(self.now, unique, op.clone(), then);
+        let ticket = self.waits.begin(self.now, unique, &op, then);
         sh.submit(ticket, op);
     }
     pub(crate) fn ask_meta(&mut self, sh: &mut impl Shell, unique: u64, op: MetaOp, then: Then) {
@@ -115,7 +115,7 @@ impl FileSystem {
     }
     /// Something that nobody waits for.
     pub(crate) fn background(&mut self, sh: &mut impl Shell, op: ClientOp) {
-        let ticket = self.waits.begin(self.now, 0, op.clone(), Then::Nothing);
+        let ticket = self.waits.begin(self.now, 0, &op, Then::Nothing);
         sh.submit(ticket, op);
     }
 

@@ -123,9 +123,9 @@ impl Waits {
     pub fn may_open(&self, ino: InodeId) -> bool {
         self.waits.values().any(|w| w.then.may_open(ino))
     }
-    pub fn begin(&mut self, now: Nanos, unique: u64, op: ClientOp, then: Then) -> u64 {
+    pub fn begin(&mut self, now: Nanos, unique: u64, op: &ClientOp, then: Then) -> u64 {
         self.next += 1;
-        let again = repeatable(&op).then_some(op);
+        let again = repeatable(op).then(|| op.clone());
         self.insert(self.next, Wait { unique, since: now, interrupted: false, again, then });
         self.next
     }
@@ -147,8 +147,8 @@ impl Waits {
     /// When the oldest one may have to be given up.
     pub fn deadline(&self, soft: Option<Nanos>) -> Nanos {
         // Tickets rise with time, so the first one that somebody waits for is the oldest.
-        let oldest = self.waits.values().find(|w| w.unique != 0).map(|w| w.since);
-        let soft = oldest.zip(soft).map_or(Nanos::NEVER, |(since, s)| since + s);
+        let oldest = || self.waits.values().find(|w| w.unique != 0).map(|w| w.since);
+        let soft = soft.and_then(|s| Some(oldest()? + s)).unwrap_or(Nanos::NEVER);
         if self.interrupted == 0 {
             return soft;
         }

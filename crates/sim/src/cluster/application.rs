@@ -74,15 +74,9 @@ fn new_inode() -> NewInode {
 
 fn place(op: &AppOp) -> Place {
     match op {
-        AppOp::Write { file, .. }
-        | AppOp::Read { file, .. }
-        | AppOp::Truncate { file, .. }
-        | AppOp::Zero { file, .. }
-        | AppOp::Bytes { file, .. }
-        | AppOp::Flush { file }
-        | AppOp::Close { file } => Place::File(*file),
         AppOp::Name(NameOp::Lose { file }) => Place::File(*file),
         AppOp::Name(op) => Place::Dir(op.dir().unwrap_or_default()),
+        _ => Place::File(op.file().unwrap_or_default()),
     }
 }
 

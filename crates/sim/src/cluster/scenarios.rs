@@ -103,12 +103,7 @@ fn power_of_all_flushed(mutant: Option<&str>) -> Result<(), String> {
     let mut c = cast(mutant)?;
     let value = c.stage.write(c.clients[0], 0, 0)?;
     c.stage.flush(c.clients[0], 0)?;
-    let hosts = c.stage.world.server_hosts();
-    c.stage.power_off(&hosts, Tear::None);
-    c.stage.run_for(S);
-    for h in hosts {
-        c.stage.world.power_on(h);
-    }
+    c.power_of_all();
     let seen = c.stage.read(c.clients[1], 0, 0)?;
     same("after the power loss", seen, value)?;
     c.stage.finish()

@@ -3,6 +3,7 @@
 use super::super::{Cluster, Metadata, Shape};
 use crate::actor::{Role, SlotId};
 use crate::block::Seen;
+use crate::disks::Tear;
 use crate::scenario::Stage;
 use crate::world::{MS, S, Verdict};
 use replica::rules::Rules;
@@ -104,6 +105,13 @@ impl Cast {
     /// Mends what [`Self::cut_off`] cut.
     pub fn mend_off(&mut self, slot: SlotId, others: &[SlotId]) {
         others.iter().for_each(|o| self.stage.mend(slot, *o));
+    }
+    /// All servers lose power, for a second.
+    pub fn power_of_all(&mut self) {
+        let hosts = self.stage.world.server_hosts();
+        self.stage.power_off(&hosts, Tear::None);
+        self.stage.run_for(S);
+        hosts.into_iter().for_each(|h| self.stage.world.power_on(h));
     }
     /// Ends the processes at once.
     pub fn kill(&mut self, slots: &[SlotId]) {

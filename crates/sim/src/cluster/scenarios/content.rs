@@ -4,7 +4,6 @@ use super::super::Application;
 use super::cast::{Cast, cast, same};
 use crate::actor::{AppAnswer, AppOp, ByteOp, SlotId};
 use crate::block::Seen;
-use crate::disks::Tear;
 use crate::kept::Script;
 use crate::world::{MS, S, Verdict};
 use client::Event;
@@ -129,10 +128,9 @@ fn cut_by_the_dead(mutant: Option<&str>) -> Result<(), String> {
     }
     c.stage.flush(a, 0)?;
     c.stage.truncate(a, 0, 1)?;
-    let index = c.stage.begin(a, AppOp::Write { file: 0, block: 3, values: vec![900_001], buffered: false })?;
+    c.stage.begin(a, AppOp::Write { file: 0, block: 3, values: vec![900_001], buffered: false })?;
     c.stage.run_for(MS);
     c.kill(&[a]);
-    let _ = index;
     c.stage.write(b, 0, 2)?;
     c.expect_zero(b, &[1])?;
     c.stage.finish()
@@ -148,16 +146,10 @@ fn cut_and_all_power(mutant: Option<&str>) -> Result<(), String> {
     c.stage.flush(a, 0)?;
     c.stage.truncate(a, 0, 1)?;
     // Behind the first chunk: the other chunk's records survive by themselves.
-    let value = c.stage.write(a, 0, 256)?;
-    let hosts = c.stage.world.server_hosts();
-    c.stage.power_off(&hosts, Tear::None);
-    c.stage.run_for(S);
-    for h in hosts {
-        c.stage.world.power_on(h);
-    }
+    c.stage.write(a, 0, 256)?;
+    c.power_of_all();
     c.stage.run_for(20 * S);
     c.expect_zero(b, &[1, 2, 3, 255])?;
-    let _ = value;
     c.stage.write(b, 0, 300)?;
     c.expect_zero(a, &[1, 2, 3, 255])?;
     c.stage.finish()
@@ -366,12 +358,7 @@ fn small_file_power(mutant: Option<&str>) -> Result<(), String> {
         let op = AppOp::Bytes { file: 11, op: write(100_000, b"far", false) };
         c.stage.begin(a, op)?;
         c.stage.run_for(at * 400_000);
-        let hosts = c.stage.world.server_hosts();
-        c.stage.power_off(&hosts, Tear::None);
-        c.stage.run_for(S);
-        for h in hosts {
-            c.stage.world.power_on(h);
-        }
+        c.power_of_all();
         c.stage.run_for(20 * S);
         match c.stage.bytes(b, 11, ByteOp::Read { at: 0, length: 8 })? {
             AppAnswer::Bytes(x) if x == b"precious" => {}

@@ -1,7 +1,7 @@
 //! Scenarios about hosts that lose their memory, one or all of them.
 
 use super::cast::{cast, same};
-use crate::actor::{AppOp, HostId};
+use crate::actor::AppOp;
 use crate::disks::Tear;
 use crate::kept::Script;
 use crate::world::{MS, S};
@@ -93,12 +93,7 @@ fn all_forget_and_the_leader_dies(mutant: Option<&str>) -> Result<(), String> {
     let value = c.settled_write(writer, 0)?;
     let other = c.settled_write(writer, 1)?;
     c.stage.flush(writer, 0)?;
-    let hosts: Vec<HostId> = c.stage.world.server_hosts();
-    c.stage.power_off(&hosts, Tear::None);
-    c.stage.run_for(S);
-    for h in hosts {
-        c.stage.world.power_on(h);
-    }
+    c.power_of_all();
     c.kill(&[writer]);
     let pieces = c.hold(|_, _, m| matches!(m, Msg::Copy(_)));
     let index = c.stage.begin(reader, AppOp::Read { file: 0, block: 0, count: 1 })?;
@@ -166,10 +161,7 @@ fn two_losses_that_end_alike(mutant: Option<&str>) -> Result<(), String> {
     c.stage.run_for(4 * S);
     for round in 0..2 {
         c.settled_write(writer, 0)?;
-        let hosts: Vec<HostId> = c.stage.world.server_hosts();
-        c.stage.power_off(&hosts, Tear::None);
-        c.stage.run_for(S);
-        hosts.into_iter().for_each(|h| c.stage.world.power_on(h));
+        c.power_of_all();
         // Nobody waits before the writer has found the new leader, so its session lives on.
         c.stage.run_for(5 * S);
         let seen = c.stage.read(other, 0, 0)?;

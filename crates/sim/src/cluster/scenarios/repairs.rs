@@ -1,9 +1,8 @@
 //! Scenarios about repairs that must come to an end: what one attempt leaves behind may not stop the next one.
 
 use super::super::servers::FIRST_CS;
-use super::cast::{Cast, cast, same};
+use super::cast::{cast, same};
 use crate::actor::{AppOp, SlotId};
-use crate::disks::Tear;
 use crate::kept::Script;
 use crate::world::{MS, S, Verdict};
 use wire::{CsToMds, FromMds, MdsToCs, Msg};
@@ -34,16 +33,6 @@ pub fn all() -> Vec<(&'static str, &'static str, Script)> {
     ]
 }
 
-/// All hosts lose power at one moment and come back.
-fn power_of_all(c: &mut Cast) {
-    let hosts = c.stage.world.server_hosts();
-    c.stage.power_off(&hosts, Tear::None);
-    c.stage.run_for(S);
-    for h in hosts {
-        c.stage.world.power_on(h);
-    }
-}
-
 /// That copies were unclean when their servers came back says nothing once they have been made whole. Otherwise no member
 /// is ever dropped without a takeover, and a takeover that finds no tail keeps who is silent.
 fn flush_and_a_dead_member(mutant: Option<&str>) -> Result<(), String> {
@@ -51,7 +40,7 @@ fn flush_and_a_dead_member(mutant: Option<&str>) -> Result<(), String> {
     let (writer, reader) = (c.clients[0], c.clients[1]);
     c.settled_write(writer, 0)?;
     c.stage.flush(writer, 0)?;
-    power_of_all(&mut c);
+    c.power_of_all();
     c.stage.run_for(20 * S);
     let value = c.settled_write(writer, 0)?;
     let seen = c.stage.read(reader, 0, 0)?;
@@ -84,7 +73,7 @@ fn older_copy_in_place(mutant: Option<&str>) -> Result<(), String> {
         move |to: SlotId, source: types::CsId| cs.iter().position(|s| *s == to) == Some((source.0 - FIRST_CS) as usize);
     let rule =
         c.hold(move |_, to, m| matches!(m, Msg::MdsToCs(MdsToCs::Replace { source, .. }) if !own(to, source.cs)));
-    power_of_all(&mut c);
+    c.power_of_all();
     c.until_held("copies to be filled from the crowned one", 60 * S)?;
     c.kill(&[outside]);
     c.stage.world.remove_rule(rule);
