@@ -198,7 +198,7 @@ fn single(choice: &Choice, seed: u64, trace: bool) -> Result<bool, String> {
 
 /// Mutants that must be found; the others are looked for with `--all`.
 #[cfg(feature = "cluster")]
-const REQUIRED: [&str; 8] = [
+const REQUIRED: [&str; 15] = [
     "ack_by_all",
     "epochs",
     "merge_tails",
@@ -207,6 +207,13 @@ const REQUIRED: [&str; 8] = [
     "unclean",
     "stable_equals_last",
     "join_barrier",
+    "zero_before_growth",
+    "one_id_per_request",
+    "reads_confirmed",
+    "orphans",
+    "absent_reckoned",
+    "openers_reckoned",
+    "dead_leave",
 ];
 
 /// Looks for mutants: the first kept scenario, or else the first seed, that fails with the mutant and passes without it. One

@@ -33,6 +33,18 @@ pub struct Rules {
     pub promises: bool,
     /// What was cut off is zeroed, durably, before anything is written behind the end.
     pub zero_before_growth: bool,
+    /// A request to the group is repeated under the id it had at first.
+    pub one_id_per_request: bool,
+    /// A leader answers questions only after a majority has said that it still leads.
+    pub reads_confirmed: bool,
+    /// A file that loses its last name stays for those who may have it open.
+    pub orphans: bool,
+    /// A new leader takes sessions that it has not heard of for such as may have every file open.
+    pub absent_reckoned: bool,
+    /// Who gave a lease back only because he was asked to may have the file open.
+    pub openers_reckoned: bool,
+    /// What sessions kept that are over is removed.
+    pub dead_leave: bool,
 }
 
 impl Rules {
@@ -52,9 +64,15 @@ impl Rules {
         fence_waits: true,
         promises: true,
         zero_before_growth: true,
+        one_id_per_request: true,
+        reads_confirmed: true,
+        orphans: true,
+        absent_reckoned: true,
+        openers_reckoned: true,
+        dead_leave: true,
     };
     /// Names of all switches, as [`Rules::without`] takes them.
-    pub const NAMES: [&'static str; 14] = [
+    pub const NAMES: [&'static str; 20] = [
         "ack_by_all",
         "epochs",
         "merge_tails",
@@ -69,6 +87,12 @@ impl Rules {
         "fence_waits",
         "promises",
         "zero_before_growth",
+        "one_id_per_request",
+        "reads_confirmed",
+        "orphans",
+        "absent_reckoned",
+        "openers_reckoned",
+        "dead_leave",
     ];
     /// All rules but one; None if there is no such rule.
     pub fn without(name: &str) -> Option<Rules> {
@@ -88,6 +112,12 @@ impl Rules {
             "fence_waits" => &mut r.fence_waits,
             "promises" => &mut r.promises,
             "zero_before_growth" => &mut r.zero_before_growth,
+            "one_id_per_request" => &mut r.one_id_per_request,
+            "reads_confirmed" => &mut r.reads_confirmed,
+            "orphans" => &mut r.orphans,
+            "absent_reckoned" => &mut r.absent_reckoned,
+            "openers_reckoned" => &mut r.openers_reckoned,
+            "dead_leave" => &mut r.dead_leave,
             _ => return None,
         };
         *switch = false;

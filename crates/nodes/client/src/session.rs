@@ -142,6 +142,13 @@ impl Client {
             }
         }
     }
+    /// Nobody knows what became of the call: it is repeated under its id, and carried out once.
+    fn repeat_slot(&mut self, i: usize, fx: &mut Effects) {
+        if !self.cfg.rules.one_id_per_request {
+            self.link.slots[i].seq += 1;
+        }
+        self.send_slot(i, fx);
+    }
     fn send_slot(&mut self, i: usize, fx: &mut Effects) {
         let now = self.now;
         let (session, incarnation) = (self.link.session, self.cfg.incarnation);
@@ -205,7 +212,7 @@ impl Client {
         }
         for i in 0..SLOTS {
             if self.link.slots[i].call.as_ref().is_some_and(|(_, sent)| now.since(*sent) >= CALL_AGAIN) {
-                self.send_slot(i, fx);
+                self.repeat_slot(i, fx);
             }
         }
     }
@@ -265,7 +272,7 @@ impl Client {
                 }
                 for i in 0..SLOTS {
                     if self.link.slots[i].call.is_some() {
-                        self.send_slot(i, fx);
+                        self.repeat_slot(i, fx);
                     }
                 }
                 self.pump_calls(fx);

@@ -2,8 +2,8 @@
 //! leases, fences, takeovers, joins, failure detection. A [`MetaServer`] is a [`host::node::Node`].
 //!
 //! Rooms: [`propose`] carries commands to the log and their outcomes back; [`session`] attaches and fences; [`lease`]
-//! grants and recalls; [`names`] prepares namespace operations; [`views`] changes views, drives joins and takeovers; [`server`] hears chunk servers; [`status`]
-//! tells people. They share [`leader::Leader`], which exists only while this server leads.
+//! grants and recalls; [`names`] prepares namespace operations; [`views`] changes views, drives joins and takeovers;
+//! [`suspects`] looks after chunks that nobody uses; [`server`] hears chunk servers; [`status`] tells people. They share [`leader::Leader`], which exists only while this server leads.
 #![forbid(unsafe_code)]
 
 mod leader;
@@ -15,6 +15,7 @@ mod propose;
 mod server;
 mod session;
 mod status;
+mod suspects;
 mod views;
 
 pub use propose::entry_payload;

@@ -7,6 +7,7 @@ use crate::propose::{PendingRead, Then};
 use crate::{MetaServer, lease};
 use host::node::Effects;
 use meta_state::{Command, Outcome, ROOT};
+use replica::rules::Rules;
 use std::collections::BTreeSet;
 use types::{Incarnation, InodeId, LeaseEpoch, OpId, SessionId};
 use wire::names::{MetaError, MetaOp, MetaOutcome, RenameMode};
@@ -89,8 +90,8 @@ impl Leader {
         }
     }
     /// Sessions besides `asks` that have a lease on this inode, wait for one, or had to give one back.
-    fn users(&self, ino: InodeId, asks: SessionId) -> Vec<SessionId> {
-        let mut all: BTreeSet<SessionId> = self.openers.of(ino).collect();
+    fn users(&self, ino: InodeId, asks: SessionId, rules: Rules) -> Vec<SessionId> {
+        let mut all: BTreeSet<SessionId> = self.openers.of(ino).filter(|_| rules.openers_reckoned).collect();
         if let Some(f) = self.files.get(&ino) {
             all.extend(f.holders.keys().copied().chain(f.queue.iter().map(|w| w.session)));
         }
@@ -138,9 +139,10 @@ impl MetaServer {
     /// For whom an inode is to be kept if it loses its last name. A new leader does not know what those who have not
     /// attached yet hold: it reckons with all of them.
     fn keepers(&self, ino: InodeId, asks: SessionId) -> Vec<(InodeId, SessionId)> {
-        let Some(l) = &self.leader else { return vec![] };
-        let mut sessions = l.users(ino, asks);
-        if self.now.since(l.since) < SESSION_KEPT + SESSION_KEPT {
+        let rules = self.cfg.rules;
+        let Some(l) = self.leader.as_ref().filter(|_| rules.orphans) else { return vec![] };
+        let mut sessions = l.users(ino, asks, rules);
+        if rules.absent_reckoned && self.now.since(l.since) < SESSION_KEPT + SESSION_KEPT {
             sessions.extend(self.unattached());
         }
         sessions.into_iter().map(|s| (ino, s)).collect()
@@ -203,7 +205,7 @@ impl MetaServer {
     /// Goes on removing what nobody can reach any more.
     pub(crate) fn reap(&mut self) {
         let Some(l) = &self.leader else { return };
-        if l.reaping || !self.state.reap_due() {
+        if l.reaping || !self.state.reap_due() || !self.cfg.rules.dead_leave {
             return;
         }
         let proposed = self.propose(&Command::Reap { steps: REAP_STEPS }, Then::Reaped);

@@ -93,7 +93,11 @@ impl MetaServer {
             self.next_read += 1;
             let reads = std::mem::take(&mut self.new_reads);
             let maps = std::mem::take(&mut self.new_maps);
-            match self.consensus.read_index(ctx) {
+            let confirm = self.cfg.rules.reads_confirmed;
+            if !confirm {
+                self.ready_reads.push((ctx, 0));
+            }
+            match if confirm { self.consensus.read_index(ctx) } else { Ok(()) } {
                 Ok(()) => {
                     self.reads.insert(ctx, reads);
                     self.maps.insert(ctx, maps);

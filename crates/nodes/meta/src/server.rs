@@ -61,6 +61,9 @@ impl MetaServer {
                     }
                 }
                 self.reconcile(cs, &copies, fx);
+                if last {
+                    self.doubt(cs);
+                }
                 fx.send.push((NodeId::Cs(cs), Msg::MdsToCs(MdsToCs::InventoryOk { incarnation, part })));
             }
             CsToMds::Heartbeat { cs, incarnation, space, trouble, tails } if cs == from => {

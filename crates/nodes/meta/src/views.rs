@@ -130,31 +130,6 @@ impl MetaServer {
         }
     }
 
-    /// This chunk may hold copies that are not to be trusted, or tails of a dead session: it is taken over as soon as
-    /// nobody holds it.
-    pub(crate) fn suspect(&mut self, chunk: ChunkId) {
-        let Some(ino) = self.state.chunk(chunk).map(|r| r.ino) else { return };
-        let Some(l) = &mut self.leader else { return };
-        // An idle holder would never find out: it gives back first.
-        l.file(ino).suspects.insert(chunk);
-        self.recall_all(ino);
-    }
-
-    /// A record has stood for long on `cs` and nobody says that all members have it. Members may differ, and nobody would
-    /// look as long as the chunk is not used.
-    pub(crate) fn tail_stands(&mut self, cs: CsId, chunk: ChunkId) {
-        let Some(r) = self.state.chunk(chunk) else { return };
-        let Some(l) = &self.leader else { return };
-        let known = l.lasts.contains_key(&chunk) || l.takeovers.contains_key(&chunk) || l.changing.contains(&chunk);
-        let suspected = l.files.get(&r.ino).is_some_and(|f| f.suspects.contains(&chunk));
-        let member = r.view.members.iter().any(|m| m.cs == cs);
-        // A member that is away is dropped first; the writer waits for that too.
-        let all = r.view.members.iter().all(|m| self.servers.get(&m.cs).is_some_and(|s| !s.dead(self.now)));
-        if member && all && !known && !suspected {
-            self.suspect(chunk);
-        }
-    }
-
     fn turn_takeover(&mut self, chunk: ChunkId, actions: Vec<Action>, fx: &mut Effects) {
         for a in actions {
             let Some(l) = &mut self.leader else { return };
@@ -212,6 +187,7 @@ impl MetaServer {
                         };
                         self.find_ends(vec![end], None);
                     }
+                    self.doubt_again(chunk);
                 }
                 Action::Restart(why) => {
                     let restarts = r.restarts + 1;
@@ -317,7 +293,7 @@ impl MetaServer {
     }
 
     /// Asks all holders of a file to give back, so that the leader can look after its chunks.
-    fn recall_all(&mut self, ino: InodeId) {
+    pub(crate) fn recall_all(&mut self, ino: InodeId) {
         let now = self.now;
         let Some(l) = &mut self.leader else { return };
         if let Some(f) = l.files.get_mut(&ino) {
@@ -441,6 +417,15 @@ impl MetaServer {
         let now = self.now;
         let Some(l) = &mut self.leader else { return };
         let Some(r) = l.takeovers.get_mut(&chunk) else { return };
+        if self.state.chunk(chunk).is_none() {
+            // Cut off meanwhile: nobody has a copy of it any more.
+            let ino = r.ino;
+            l.takeovers.remove(&chunk);
+            l.unwanted.retain(|(c, _)| *c != chunk);
+            l.doubtful.retain(|(_, c)| *c != chunk);
+            l.dirty.insert(ino);
+            return;
+        }
         let holders_gone = l.files.get(&r.ino).is_none_or(|f| f.holders.is_empty() && f.deposed.is_empty());
         let s = ServersFor { servers: &self.servers, now, holders_gone };
         let actions = r.takeover.step(now, &s);

@@ -77,8 +77,9 @@ impl Survey {
                         // A member of a committed view that has copied everything learns of its membership only
                         // from the next request that names it as one.
                         Some(copy) => copy.copy == m.copy && !copy.unclean && copy.joining.is_none_or(|j| j.copied),
-                        // Nothing was written to it yet, unless the power went: then it may have been lost whole.
-                        None => !self.dark.contains(&slot),
+                        // Nothing was written to it yet, unless the power went: then it may have been lost whole, and
+                        // the server says so until the copy is made again.
+                        None => !self.dark.contains(&slot) && c.id > s.0.store().server().absent_mark,
                     };
                     self.clean.insert((m.cs.0, c.id), clean);
                 }

@@ -4,7 +4,7 @@ use super::cast::{Cast, cast, same};
 use crate::actor::{AppAnswer, AppOp, NameAnswer, NameOp, SlotId};
 use crate::cluster::Metadata;
 use crate::kept::Script;
-use crate::world::{S, Verdict};
+use crate::world::{MS, S, Verdict};
 use wire::{Msg, ToMds};
 
 /// The scenarios of this file.
@@ -24,6 +24,16 @@ pub fn all() -> Vec<(&'static str, &'static str, Script)> {
             "removed-at-a-leader-change",
             "the leader dies between the commit of a removal and its answer",
             removed_at_a_leader_change as Script,
+        ),
+        (
+            "removed-after-a-hand-over",
+            "a file loses its name while nobody has a lease on it, but a client that gave its one back when asked",
+            removed_after_a_hand_over as Script,
+        ),
+        (
+            "asked-before-it-knows",
+            "a leader that was away, and does not know yet that there is another one, is asked for a new name",
+            asked_before_it_knows as Script,
         ),
     ]
 }
@@ -104,5 +114,43 @@ fn removed_at_a_leader_change(mutant: Option<&str>) -> Result<(), String> {
     }
     c.start(&[leader]);
     open_until_dead(&mut c, writer)?;
+    c.stage.finish()
+}
+
+fn removed_after_a_hand_over(mutant: Option<&str>) -> Result<(), String> {
+    let mut c = cast(mutant)?;
+    let (writer, other) = (c.clients[0], c.clients[1]);
+    c.stage.write(writer, 0, 0)?;
+    // Takes the lease away from the writer, and gives it back by itself.
+    c.stage.read(other, 0, 0)?;
+    let index = c.stage.begin(other, AppOp::Close { file: 0 })?;
+    c.stage.wait(index)?;
+    lose(&mut c, other)?;
+    open_until_dead(&mut c, writer)?;
+    c.stage.finish()
+}
+
+fn asked_before_it_knows(mutant: Option<&str>) -> Result<(), String> {
+    let mut c = cast(mutant)?;
+    let (maker, asker) = (c.clients[0], c.clients[1]);
+    let missing = c.stage.begin(asker, AppOp::Name(NameOp::Find { dir: 0, name: 7 }))?;
+    c.stage.wait(missing)?;
+    let old = c.leader()?;
+    let others: Vec<SlotId> = c.mds.iter().copied().filter(|m| *m != old).collect();
+    c.cut_off(asker, &others);
+    c.cut_off(old, &others);
+    c.stage.world.freeze(old, 5 * S);
+    c.stage.run_for(100 * MS);
+    let index = c.stage.begin(maker, AppOp::Name(NameOp::Create { dir: 0, name: 7 }))?;
+    match c.stage.wait(index)? {
+        AppAnswer::Name(NameAnswer::Done(_)) => {}
+        other => return Err(format!("a new file: {other:?}")),
+    }
+    // It waits in front of the old leader until that one wakes up.
+    let find = c.stage.begin(asker, AppOp::Name(NameOp::Find { dir: 0, name: 7 }))?;
+    c.stage.run_for(8 * S);
+    c.mend_off(asker, &others);
+    c.mend_off(old, &others);
+    c.stage.wait(find)?;
     c.stage.finish()
 }

@@ -1,11 +1,14 @@
 //! Scenarios about repairs that must come to an end: what one attempt leaves behind may not stop the next one.
 
-use super::super::servers::FIRST_CS;
+use super::super::servers::{FIRST_CS, Metadata};
 use super::cast::{cast, same};
-use crate::actor::{AppOp, SlotId};
+use crate::actor::{AppOp, Role, SlotId};
+use crate::disks::Tear;
 use crate::kept::Script;
 use crate::world::{MS, S, Verdict};
-use wire::{CsToMds, FromMds, MdsToCs, Msg};
+use std::cell::Cell;
+use std::rc::Rc;
+use wire::{CsToMds, FromMds, MdsToCs, Msg, ToMds};
 
 /// (name, what happens, script) of every scenario of this file.
 pub fn all() -> Vec<(&'static str, &'static str, Script)> {
@@ -25,6 +28,12 @@ pub fn all() -> Vec<(&'static str, &'static str, Script)> {
             "one of two members dies for good while the only other server is being filled as a joiner",
             replacement_on_the_joiner as Script,
         ),
+        (
+            "filled-by-half",
+            "a member stops while it is being filled, and is back when the takeover has ended without it",
+            filled_by_half as Script,
+        ),
+        ("cut-while-taken-over", "a chunk is cut off while it is being taken over", cut_while_taken_over as Script),
         (
             "no-lease-between-two-attempts",
             "a merge is begun again and again: in the pauses between nobody is granted the file",
@@ -68,7 +77,7 @@ fn older_copy_in_place(mutant: Option<&str>) -> Result<(), String> {
     let outside = c.outsider(&members)?;
     // Only members can take a copy, and only the one that is crowned gets to.
     c.kill(&[outside]);
-    let cs = c.stage.world.slots_of(crate::actor::Role::Cs);
+    let cs = c.stage.world.slots_of(Role::Cs);
     let own =
         move |to: SlotId, source: types::CsId| cs.iter().position(|s| *s == to) == Some((source.0 - FIRST_CS) as usize);
     let rule =
@@ -84,6 +93,81 @@ fn older_copy_in_place(mutant: Option<&str>) -> Result<(), String> {
     let seen = c.stage.read(reader, 0, 0)?;
     same("what was flushed", seen, value)?;
     c.start(&[outside]);
+    c.stage.finish()
+}
+
+/// A member that is being filled stops, and the takeover ends without it. It comes back with its memory and what it has of
+/// the copy, and nobody uses the chunk.
+fn filled_by_half(mutant: Option<&str>) -> Result<(), String> {
+    let mut c = cast(mutant)?;
+    let writer = c.clients[0];
+    c.settled_write(writer, 0)?;
+    c.stage.flush(writer, 0)?;
+    // Who stops by himself writes down what all members have: a takeover finds no tail then, and keeps who is silent.
+    let servers = c.cs.clone();
+    servers.iter().for_each(|s| c.stage.world.stop(*s));
+    c.stage.run_for(S);
+    c.start(&servers);
+    c.stage.run_for(3 * S);
+    let filled = Rc::new(Cell::new(None));
+    let first = filled.clone();
+    let rule = c.hold(move |_, to, m| {
+        if matches!(m, Msg::Copy(_)) && first.get().is_none() {
+            first.set(Some(to));
+        }
+        matches!(m, Msg::Copy(_)) && first.get() == Some(to)
+    });
+    c.power_of_all();
+    c.until_held("a copy to be filled", 60 * S)?;
+    let half = filled.get().ok_or("nobody is being filled")?;
+    c.stage.world.stop(half);
+    c.stage.run_until("the takeover to end", 20 * S, |s| {
+        let world = &mut s.world;
+        let servers = world.slots_of(Role::Mds);
+        servers.into_iter().any(|m| world.node::<Metadata>(m).is_some_and(|m| m.0.leads() && m.0.busy() == 0))
+    })?;
+    c.stage.world.remove_rule(rule);
+    c.stage.world.release(false, |_, _, _| true);
+    c.start(&[half]);
+    c.stage.finish()
+}
+
+/// A new leader takes chunks over before it has heard of their writer, whose lease then goes on. If that one cuts the file,
+/// a chunk is gone while it is being taken over.
+fn cut_while_taken_over(mutant: Option<&str>) -> Result<(), String> {
+    let mut c = cast(mutant)?;
+    let writer = c.clients[0];
+    c.settled_write(writer, 0)?;
+    c.settled_write(writer, 256)?;
+    c.stage.flush(writer, 0)?;
+    // Crowned copies and those filled from them: a server that has none of these any more never calls itself clean.
+    c.power_of_all();
+    c.stage.run_for(20 * S);
+    c.settled_write(writer, 0)?;
+    c.stage.run_for(5 * S);
+    c.settled_write(writer, 0)?;
+    let [one, _, _] = c.three()?;
+    // Asked for under the old leader, repeated to the new one, and not heard by it before it takes chunks over.
+    let unheard =
+        c.hold(move |from, _, m| from == writer && matches!(m, Msg::ToMds(ToMds::Attach { .. } | ToMds::Meta { .. })));
+    let cut = c.stage.begin(writer, AppOp::Truncate { file: 0, blocks: 1 })?;
+    c.until_held("the cut to be asked for", S)?;
+    let fenced = c.stage.rule(|m| match m.msg {
+        Msg::CsToMds(CsToMds::Fenced { .. }) => Verdict::Drop,
+        _ => Verdict::Pass,
+    });
+    let fences = c.stage.rule_count(|m| matches!(m.msg, Msg::MdsToCs(MdsToCs::FenceChunk { .. })));
+    let leader = c.leader()?;
+    c.kill(&[leader]);
+    let host = c.stage.world.slot(one).host;
+    c.stage.power_off(&[host], Tear::None);
+    c.stage.run_for(S);
+    c.stage.world.power_on(host);
+    c.stage.run_until("a takeover", 20 * S, |_| fences.get() > 0)?;
+    c.stage.world.remove_rule(unheard);
+    c.stage.wait(cut)?;
+    c.stage.world.remove_rule(fenced);
+    c.start(&[leader]);
     c.stage.finish()
 }
 
