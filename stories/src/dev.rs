@@ -4,7 +4,7 @@ use crate::link::Place;
 use crate::process::Process;
 use crate::product::{Product, Said, kill_servers_below, servers_below};
 use anyhow::{Context, Result, bail};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use std::net::SocketAddr;
@@ -103,6 +103,19 @@ impl Dev {
     /// Waits until `status` finds everything healthy: all servers answer, all chunks have all copies.
     pub fn wait_healthy(&self, most: Duration) -> Result<Duration> {
         wait_healthy(most, || self.status())
+    }
+    /// Number of the metadata server that leads.
+    pub fn leader(&self) -> Result<u64> {
+        let status = self.status()?;
+        let servers = status["report"]["mds"].as_array().context("status lists no metadata servers")?;
+        let leader = servers.iter().find(|m| m["leader"] == true).and_then(|m| m["id"].as_u64());
+        leader.context("status names no leader")
+    }
+    /// kill -9 for the server whose repository is `name` below the folder. Returns when that was.
+    pub fn kill9(&self, name: &str) -> Result<Instant> {
+        let pid = self.pid(name).with_context(|| format!("{name} does not run"))?;
+        kill(pid, Signal::SIGKILL).with_context(|| format!("kill {name}"))?;
+        Ok(Instant::now())
     }
     /// Process of the server whose repository is `name` below the folder, as `mds1` or `cs2`.
     pub fn pid(&self, name: &str) -> Option<Pid> {

@@ -1,12 +1,13 @@
 //! Tests with real processes, and the tools they need. A star: `forgetfs` and `host` know nothing of each other, both
 //! stand on the leaves `chance`, `process` and `loopback`. A staircase for the stories: `product` and `link` reach the
-//! program from outside and from inside, `dev` is a cluster, each story uses these and no other story.
+//! program from outside and from inside, `dev` is a cluster, `machines` one whose hosts lose power, each story uses these and no other story.
 #![forbid(unsafe_code)]
 
 pub mod arguments;
 pub mod bench;
 pub mod chance;
 pub mod content;
+pub mod databases;
 pub mod dev;
 pub mod direct;
 pub mod forget;
@@ -15,6 +16,7 @@ pub mod host;
 pub mod kills;
 pub mod link;
 pub mod loopback;
+pub mod machines;
 pub mod mounted;
 pub mod process;
 pub mod product;

@@ -1,19 +1,18 @@
 //! Story: what each kind of durability promises, with real processes on hosts that lose power and disks that forget.
 
 mod history;
-mod machines;
 pub mod writer;
 
 use crate::arguments::Arguments;
 use crate::chance::Chance;
 use crate::link::Link;
+use crate::machines::{HOSTS, KINDS, Machines};
 use crate::process::Process;
 use crate::product::Product;
 use crate::stage::Stage;
 use anyhow::{Context, Result, bail};
 use client::{ClientAnswer, ClientOp};
 use history::History;
-use machines::{HOSTS, KINDS, Machines};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -203,7 +202,7 @@ impl Table {
                 Ok(format!("host {} lost power", h + 1))
             }
             Row::AllHosts => {
-                self.machines.power_loss(&(0..HOSTS).collect::<Vec<_>>())?;
+                self.machines.power_loss(&Machines::all())?;
                 Ok("all hosts lost power".into())
             }
             Row::Writer => {

@@ -11,7 +11,6 @@ use crate::product::Product;
 use crate::stage::Stage;
 use anyhow::{Context, Result, bail};
 use gaps::{Gap, Gaps};
-use nix::sys::signal::{Signal, kill};
 use probe::Probe;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -87,10 +86,7 @@ impl Story {
         self.end_of_round(dir, file)
     }
     fn round(&mut self, dir: &Path, file: &Path, round: u64) -> Result<()> {
-        let status = self.dev.status()?;
-        let servers = status["report"]["mds"].as_array().context("status lists no metadata servers")?;
-        let leader = servers.iter().find(|m| m["leader"] == true).and_then(|m| m["id"].as_u64());
-        let leader = leader.context("status names no leader")?;
+        let leader = self.dev.leader()?;
         // The leader every other time; between, each chunk server and each of the others in turn.
         let turn = round / 2;
         let (victim, name) = match (round % 2, turn % 6) {
@@ -141,9 +137,7 @@ impl Story {
         if let Some((name, died)) = death {
             let usual = self.times[step].as_micros() as u64;
             std::thread::sleep(Duration::from_micros(usual / 20 + self.chance.below(usual * 17 / 20)));
-            let pid = self.dev.pid(name).with_context(|| format!("{name} does not run"))?;
-            kill(pid, Signal::SIGKILL).with_context(|| format!("kill {name}"))?;
-            *died = Some(Instant::now());
+            *died = Some(self.dev.kill9(name)?);
         }
         let status = p.wait(COPY_MAX)?;
         if !status.success() {

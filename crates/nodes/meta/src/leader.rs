@@ -94,7 +94,7 @@ pub(crate) struct SessionFence {
     pub sent: Nanos,
     pub committed: bool,
     pub settling: bool,
-    /// Chunks reported as not plain, to be taken over.
+    /// Chunks reported as not plain that have not been taken over since: how far their files go is not known.
     pub chunks: BTreeSet<ChunkId>,
 }
 

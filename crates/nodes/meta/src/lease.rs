@@ -1,6 +1,6 @@
 //! Leases on files: who waits, who must give back, who is granted what (protocol section 4).
 
-use crate::leader::{Held, Waiter};
+use crate::leader::{Held, SessionFence, Waiter};
 use crate::limits::{AGAIN, GONE, GRANT_CHUNKS, MAP_CHUNKS, RECALL, RECALL_RESET};
 use crate::propose::{PendingMap, PendingRead, Then};
 use crate::{MetaServer, views};
@@ -34,16 +34,20 @@ pub(crate) fn recall_for_stat(m: &mut MetaServer, r: &PendingRead) -> bool {
         Ok(MetaOutcome::Attr { attr, .. } | MetaOutcome::Info { attr, .. }) => attr.ino,
         _ => return false,
     };
+    m.all_told();
+    let known = m.end_known(ino);
     let Some(l) = &mut m.leader else { return false };
-    let busy = l.busy(ino);
-    let Some(f) = l.files.get_mut(&ino) else { return false };
     // Also while what a writer left behind is still being gathered.
-    let taken = f.writer().map_or(f.gathering(busy), |(s, _)| s != r.session);
-    if taken {
-        f.stats.push(r.clone());
-        l.dirty.insert(ino);
+    let writer = l.files.get(&ino).and_then(|f| f.writer());
+    let waits = writer.map_or(!known, |(s, _)| s != r.session);
+    if waits {
+        let f = l.file(ino);
+        // Its client repeats it; once is enough.
+        if !f.stats.iter().any(|x| (x.session, x.slot, x.seq) == (r.session, r.slot, r.seq)) {
+            f.stats.push(r.clone());
+        }
     }
-    taken
+    waits
 }
 
 impl MetaServer {
@@ -102,12 +106,13 @@ impl MetaServer {
     fn serve_file(&mut self, ino: InodeId, fx: &mut Effects) -> Vec<Grant> {
         let now = self.now;
         let mut grants = vec![];
+        self.all_told();
+        let known = self.end_known(ino);
         let Some(l) = &mut self.leader else { return grants };
-        let busy = l.busy(ino);
         let Some(f) = l.files.get_mut(&ino) else { return grants };
         if !f.stats.is_empty() {
             if f.writer().is_none() {
-                if !f.gathering(busy) {
+                if known {
                     self.new_reads.append(&mut f.stats);
                 }
             } else if let Some((s, _)) = f.writer() {
@@ -162,6 +167,35 @@ impl MetaServer {
             self.prepare(ino);
         }
         grants
+    }
+
+    /// Is it certain how far a file goes that nobody writes? Whoever was shut out, or is gone since before this term, may have
+    /// come further than what is committed: then copies tell, once they have been looked at.
+    fn end_known(&self, ino: InodeId) -> bool {
+        let Some(l) = &self.leader else { return false };
+        let file = l.files.get(&ino);
+        if file.is_some_and(|f| f.gathering(l.busy(ino))) {
+            return false;
+        }
+        // Who reads was told the end.
+        if file.is_some_and(|f| !f.holders.is_empty()) {
+            return true;
+        }
+        if !l.all_told || l.ending.contains_key(&ino) || l.fences.values().any(|f| !f.committed) {
+            return false;
+        }
+        // Every member has what was acknowledged: one server's word about a session is enough, if its copy is plain.
+        let open = |view: &types::View| {
+            let heard = |f: &SessionFence| view.members.iter().any(|m| f.answered.contains(&m.cs));
+            l.fences.values().any(|f| !heard(f))
+        };
+        let listed = |c: ChunkId| l.fences.values().any(|f| f.chunks.contains(&c));
+        let looked_at = |c: ChunkId| l.taking(c) || file.is_some_and(|f| f.suspects.contains(&c));
+        let doubtful = |c: ChunkId| {
+            !l.lasts.contains_key(&c)
+                && (listed(c) || looked_at(c) || self.state.chunk(c).is_some_and(|r| open(&r.view)))
+        };
+        l.fences.is_empty() || !self.state.all_chunks(ino).any(|(_, c, _)| doubtful(c))
     }
 
     /// Starts takeovers that must end before a grant, and cancels joins that the leader drives. True = something is

@@ -7,7 +7,7 @@ use crate::propose::{PendingRead, Then};
 use host::node::Effects;
 use meta_state::{Command, EndSource};
 use std::collections::BTreeSet;
-use types::{CsId, Incarnation, InodeId, LeaseEpoch, Nanos, NodeId, SessionId};
+use types::{ChunkId, CsId, Incarnation, InodeId, LeaseEpoch, Nanos, NodeId, SessionId};
 use wire::meta::{FileEnd, HeldLease};
 use wire::{CopyReport, FromMds, LeaseKind, MdsToCs, Msg, ToMds};
 
@@ -292,19 +292,25 @@ impl MetaServer {
         _fx: &mut Effects,
     ) {
         let Some(l) = &mut self.leader else { return };
+        let taking: BTreeSet<ChunkId> = reports.iter().map(|r| r.chunk).filter(|c| l.taking(*c)).collect();
         let Some(f) = l.fences.get_mut(&session) else { return };
         if f.epoch != epoch || !f.answered.insert(cs) {
             return;
         }
-        let mut ends = vec![];
+        let (mut ends, mut listed) = (vec![], vec![]);
         for r in &reports {
             let Some(rec) = self.state.chunk(r.chunk) else { continue };
             let member = rec.view.members.iter().any(|m| m.cs == cs && m.copy == r.copy);
+            let plain = r.tail.is_empty() && !r.unclean && !r.joining;
+            if member && !plain {
+                listed.push(r.chunk);
+            }
+            // A takeover under way may have put another copy in its place, and has not told yet how far the file goes.
+            if (member && !plain) || taking.contains(&r.chunk) {
+                f.chunks.insert(r.chunk);
+            }
             if !member {
                 continue;
-            }
-            if !r.tail.is_empty() || r.unclean || r.joining {
-                f.chunks.insert(r.chunk);
             }
             if r.session == session && r.file_end > 0 && !r.unclean {
                 ends.push(FileEnd {
@@ -316,6 +322,10 @@ impl MetaServer {
                     zeroed: false,
                 });
             }
+        }
+        // At once: a grant or an answer in between would name an old end.
+        for chunk in listed {
+            self.suspect(chunk);
         }
         if !ends.is_empty() {
             self.find_ends(ends, None);
@@ -353,7 +363,7 @@ impl MetaServer {
         let since = l.since;
         let expired: Vec<SessionId> =
             l.attached.iter().filter(|(_, a)| now.since(a.heard) >= SESSION_KEPT).map(|(s, _)| *s).collect();
-        let waiting = l.files.values().any(|f| !f.queue.is_empty());
+        let waiting = l.files.values().any(|f| !f.queue.is_empty() || !f.stats.is_empty());
         let old = now.since(since);
         let mut block = expired;
         if (waiting && old >= ATTACH) || old >= SESSION_KEPT {
@@ -362,12 +372,15 @@ impl MetaServer {
         for s in block {
             self.block(s);
         }
-        // Tell servers, again and again until they answer; what they reported is taken over; then the session is settled.
+        // Tell servers, again and again until they answer. When what they reported has been taken over too, the session is
+        // settled; before that a later leader has to ask again, because how far the files go stands only there.
         let all: Vec<CsId> = self.servers.iter().filter(|(_, s)| s.known).map(|(cs, _)| *cs).collect();
         let registered = self.state.servers().count();
         let Some(l) = &mut self.leader else { return };
         let mut settle = vec![];
-        let mut take = vec![];
+        let state = &self.state;
+        let (lasts, ending) = (&l.lasts, &l.ending);
+        let open = |c: &ChunkId| state.chunk(*c).is_some_and(|r| !lasts.contains_key(c) || ending.contains_key(&r.ino));
         for (session, f) in &mut l.fences {
             if !f.committed {
                 continue;
@@ -379,15 +392,11 @@ impl MetaServer {
                     fx.send.push((NodeId::Cs(*cs), Msg::MdsToCs(m)));
                 }
             }
-            take.extend(f.chunks.iter().copied());
-            f.chunks.clear();
-            if f.answered.len() >= registered && !f.settling {
+            f.chunks.retain(open);
+            if f.answered.len() >= registered && f.chunks.is_empty() && !f.settling {
                 f.settling = true;
                 settle.push(*session);
             }
-        }
-        for chunk in take {
-            self.suspect(chunk);
         }
         for session in settle {
             self.propose(&Command::SettleSession { session }, Then::Settled { session });

@@ -5,13 +5,14 @@ use host::memory::MemoryDisk;
 use host::node::{Effects, Input, Node};
 use meta::{MetaConfig, MetaServer};
 use meta_state::{Command, ROOT, State};
+use replica::member::lost;
 use replica::rules::Rules;
 use std::collections::BTreeMap;
 use types::{BootVerifier, ClusterId, CsId, Incarnation, InodeId, Layout, LeaseEpoch, MdsId, Nanos, NodeId, SessionId};
 use wire::meta::FileEnd;
 use wire::names::{Attr, MetaError, MetaOp, MetaOutcome, NewInode, RenameMode};
 use wire::server::Space;
-use wire::{CsToMds, FromMds, LeaseKind, Msg, ToMds};
+use wire::{CopyReport, CsToMds, FromMds, LeaseKind, MdsToCs, Msg, ToMds};
 
 const CLUSTER: ClusterId = ClusterId(5);
 
@@ -36,11 +37,14 @@ struct Group {
     /// What clients were told, oldest first.
     told: BTreeMap<Incarnation, Vec<FromMds>>,
     sessions: BTreeMap<Incarnation, SessionId>,
+    /// Fences of sessions that chunk servers were told of, oldest first.
+    fences: Vec<(CsId, SessionId, LeaseEpoch)>,
     seq: u32,
 }
 
 type Answer = Result<MetaOutcome, MetaError>;
 
+const ME: MdsId = MdsId(1);
 const A: Incarnation = Incarnation(101);
 const B: Incarnation = Incarnation(102);
 const C: Incarnation = Incarnation(103);
@@ -48,29 +52,57 @@ const C: Incarnation = Incarnation(103);
 impl Group {
     fn new() -> Group {
         let mut disk = MemoryDisk::new();
-        let me = MdsId(1);
-        let config = consensus::Config { cluster: CLUSTER, me, voters: vec![me], segment_bytes: 1 << 20 };
+        let config = consensus::Config { cluster: CLUSTER, me: ME, voters: vec![ME], segment_bytes: 1 << 20 };
         consensus::format(&mut disk, &config).unwrap();
-        let options = consensus::OpenOptions { cluster: Some(CLUSTER), seed: 1, ..consensus::OpenOptions::default() };
-        let (log, _) = consensus::open(&mut disk, &options).unwrap();
         let found = Command::Init { cluster: CLUSTER, name: "t".into(), layout: LAYOUT, mds: vec![], time: 1 };
-        let (peers, rules) = (vec![(me, "mds".into())], Rules::ALL);
-        let cfg = MetaConfig { id: me, peers, wall_base: 0, nonce: 9, rules, found: Some(found) };
         let now = Nanos::from_secs(1);
-        let server = MetaServer::new(cfg, log, State::new(), now);
+        let server = open(&mut disk, 9, Some(found), now);
         let (told, sessions) = (BTreeMap::new(), BTreeMap::new());
-        let mut g = Group { disk, server, now, told, sessions, seq: 0 };
+        let mut g = Group { disk, server, now, told, sessions, fences: vec![], seq: 0 };
         g.pass(100);
         assert!(g.server.leads() && g.server.state().cluster().is_some());
         for c in [A, B, C] {
-            let (session, held) = (SessionId::NONE, vec![]);
-            g.say(c, ToMds::Attach { incarnation: c, session, held, ends: vec![], may_cache: false, stamp: 0 });
-            g.turn();
-            let heard = g.told.get_mut(&c).map(std::mem::take).unwrap_or_default();
-            let [FromMds::AttachOk { session, .. }] = heard[..] else { panic!("{heard:?}") };
-            g.sessions.insert(c, session);
+            g.attach(c, SessionId::NONE);
         }
         g
+    }
+    /// The server dies and starts again: a new leader, which remembers what was committed.
+    fn restart(&mut self) {
+        self.server = open(&mut self.disk, 10, None, self.now);
+        self.told.clear();
+        self.fences.clear();
+        self.pass(100);
+        assert!(self.server.leads());
+    }
+    fn attach(&mut self, c: Incarnation, session: SessionId) {
+        self.say(c, ToMds::Attach { incarnation: c, session, held: vec![], ends: vec![], may_cache: false, stamp: 0 });
+        self.turn();
+        let heard = self.told.get_mut(&c).map(std::mem::take).unwrap_or_default();
+        let [FromMds::AttachOk { session, .. }] = heard[..] else { panic!("{heard:?}") };
+        self.sessions.insert(c, session);
+    }
+    fn register(&mut self, n: u64, allocated: u64) {
+        let cs = CsId(1025 + n as u32);
+        let register = CsToMds::Register {
+            cs,
+            incarnation: Incarnation(70 + n),
+            boot: BootVerifier(n + 1),
+            lost_memory: false,
+            addr: format!("cs{n}"),
+            host: format!("host{n}"),
+            space: Space { capacity: 100_000, allocated, ..Space::default() },
+        };
+        self.message(NodeId::Cs(cs), Msg::CsToMds(register));
+        self.turn();
+    }
+    fn keep(&mut self, to: NodeId, m: Msg) {
+        match (to, m) {
+            (NodeId::Client(c), Msg::FromMds(m)) => self.told.entry(c).or_default().push(m),
+            (NodeId::Cs(cs), Msg::MdsToCs(MdsToCs::FenceSession { session, epoch })) => {
+                self.fences.push((cs, session, epoch));
+            }
+            _ => {}
+        }
     }
     /// Runs the server until nothing is left to do now.
     fn turn(&mut self) {
@@ -79,9 +111,7 @@ impl Group {
             self.server.settle(self.now, &mut fx);
             assert_eq!(fx.fatal, None);
             for (to, m) in fx.send.drain(..) {
-                if let (NodeId::Client(c), Msg::FromMds(m)) = (to, m) {
-                    self.told.entry(c).or_default().push(m);
-                }
+                self.keep(to, m);
             }
             if fx.disk.is_empty() {
                 return;
@@ -100,17 +130,14 @@ impl Group {
             self.now = self.now + Nanos::from_millis(50);
             let mut fx = Effects::default();
             self.server.input(self.now, Input::Time, &mut fx);
+            fx.send.drain(..).for_each(|(to, m)| self.keep(to, m));
             self.turn();
         }
     }
     fn message(&mut self, from: NodeId, m: Msg) {
         let mut fx = Effects::default();
         self.server.input(self.now, Input::Message(from, m), &mut fx);
-        for (to, m) in fx.send {
-            if let (NodeId::Client(c), Msg::FromMds(m)) = (to, m) {
-                self.told.entry(c).or_default().push(m);
-            }
-        }
+        fx.send.drain(..).for_each(|(to, m)| self.keep(to, m));
         assert!(fx.disk.is_empty());
     }
     fn say(&mut self, c: Incarnation, m: ToMds) {
@@ -129,15 +156,16 @@ impl Group {
     /// The newest answer to a question, and what the client holds since.
     fn answer(&mut self, c: Incarnation, seq: u32) -> (Answer, LeaseEpoch) {
         self.turn();
-        let mine = self.told.get(&c).into_iter().flatten().rev();
-        mine.filter_map(|m| match m {
+        self.answered(c, seq).expect("the question was answered")
+    }
+    fn answered(&self, c: Incarnation, seq: u32) -> Option<(Answer, LeaseEpoch)> {
+        let mut mine = self.told.get(&c).into_iter().flatten().rev();
+        mine.find_map(|m| match m {
             FromMds::MetaOk { seq: s, outcome, grant, .. } if *s == seq => {
                 Some((outcome.clone(), grant.as_ref().map_or(LeaseEpoch::NONE, |g| g.epoch)))
             }
             _ => None,
         })
-        .next()
-        .expect("the question was answered")
     }
     fn ask(&mut self, c: Incarnation, op: MetaOp) -> Answer {
         let seq = self.begin(c, op, LeaseKind::None);
@@ -156,6 +184,13 @@ impl Group {
         let heard = self.told.get_mut(&c).map(std::mem::take).unwrap_or_default();
         heard.into_iter().filter_map(|m| if let FromMds::Nameless { ino } = m { Some(ino) } else { None }).collect()
     }
+}
+
+fn open(disk: &mut MemoryDisk, nonce: u64, found: Option<Command>, now: Nanos) -> MetaServer {
+    let options = consensus::OpenOptions { cluster: Some(CLUSTER), seed: 1, ..consensus::OpenOptions::default() };
+    let (log, _) = consensus::open(disk, &options).unwrap();
+    let (peers, rules) = (vec![(ME, "mds".into())], Rules::ALL);
+    MetaServer::new(MetaConfig { id: ME, peers, wall_base: 0, nonce, rules, found }, log, State::new(), now)
 }
 
 fn new() -> NewInode {
@@ -274,19 +309,7 @@ fn space_is_what_servers_report_and_copies_leave() {
     assert_eq!(ask(&mut g), (0, 0, 1));
     for n in 0..4u64 {
         assert!(matches!(g.ask(A, MetaOp::NewCs { nonce: 50 + n }), Ok(MetaOutcome::Cs(..))));
-        let cs = CsId(1025 + n as u32);
-        let space = Space { capacity: 100_000, allocated: 15_000 * n, ..Space::default() };
-        let register = CsToMds::Register {
-            cs,
-            incarnation: Incarnation(70 + n),
-            boot: BootVerifier(n + 1),
-            lost_memory: false,
-            addr: format!("cs{n}"),
-            host: format!("host{n}"),
-            space,
-        };
-        g.message(NodeId::Cs(cs), Msg::CsToMds(register));
-        g.turn();
+        g.register(n, 15_000 * n);
     }
     let copies = u64::from(LAYOUT.norm);
     let free: u64 = (0..4).map(|n| 95_000 - 15_000 * n).sum();
@@ -294,4 +317,45 @@ fn space_is_what_servers_report_and_copies_leave() {
     // None of them was heard of for some time: nothing can be placed.
     g.pass(60);
     assert_eq!(ask(&mut g), (0, 0, 1));
+}
+
+/// A writer and the leader die. How far the writer had come stands in the copies alone: until they were asked, nobody is told
+/// the end that was committed last.
+#[test]
+fn an_end_that_only_copies_know_is_waited_for() {
+    let mut g = Group::new();
+    for n in 0..3 {
+        assert!(matches!(g.ask(A, MetaOp::NewCs { nonce: 50 + n }), Ok(MetaOutcome::Cs(..))));
+        g.register(n, 0);
+    }
+    let op = MetaOp::Create { parent: ROOT, name: "f".into(), new: new(), body: None, layout: None, exclusive: true };
+    let seq = g.begin(A, op, LeaseKind::Write);
+    let (made, epoch) = g.answer(A, seq);
+    let (ino, dead) = (attr(made).ino, g.sessions[&A]);
+    let others = [B, C].map(|c| (c, g.sessions[&c]));
+    g.restart();
+    (0..3).for_each(|n| g.register(n, 0));
+    others.into_iter().for_each(|(c, session)| g.attach(c, session));
+
+    let seq = g.begin(B, MetaOp::Getattr { ino }, LeaseKind::None);
+    g.pass(20);
+    assert_eq!(g.answered(B, seq), None, "a session has not said what it holds");
+    g.pass(30);
+    let fence = g.fences.iter().find(|f| f.1 == dead).expect("it is fenced because somebody waits").2;
+    assert_eq!(g.answered(B, seq), None, "no copy has been asked yet");
+    let (_, chunk, record) = g.server.state().all_chunks(ino).next().expect("created with a chunk");
+    let member = record.view.members[0];
+    let report = CopyReport {
+        unclean: false,
+        absent: false,
+        written: epoch,
+        session: dead,
+        file: ino,
+        file_end: 8192,
+        ..lost(chunk, member.copy)
+    };
+    let m = CsToMds::SessionFenced { cs: member.cs, session: dead, epoch: fence, reports: vec![report] };
+    g.message(NodeId::Cs(member.cs), Msg::CsToMds(m));
+    g.turn();
+    assert_eq!(attr(g.answer(B, seq).0).size, 8192, "one member has everything that was acknowledged");
 }

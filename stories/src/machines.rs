@@ -18,6 +18,8 @@ use types::{BootVerifier, ChunkId, CsId, View};
 pub const HOSTS: usize = 3;
 /// Kinds of server on each, as their repositories are named.
 pub const KINDS: [&str; 2] = ["mds", "cs"];
+/// Bytes under one checksum.
+const BLOCK: usize = 4096;
 const STOP_MAX: Duration = Duration::from_secs(30);
 
 struct Machine {
@@ -119,6 +121,10 @@ impl Machines {
         }
         Ok(())
     }
+    /// All hosts, as [`Machines::power_loss`] numbers them.
+    pub fn all() -> Vec<usize> {
+        (0..HOSTS).collect()
+    }
     /// These hosts (from 0) lose power at once; their disks come back with what they had not forgotten.
     pub fn power_loss(&mut self, hosts: &[usize]) -> Result<()> {
         // At one moment for all; what follows takes its time and concerns only the dead.
@@ -176,7 +182,7 @@ impl Machines {
                 }
                 let (data, crcs) = store.read_now(&mut disk.folder(), *chunk, 0, bytes)?;
                 if let Some(i) = (0..crcs.len()).find(|i| {
-                    let block = &data[i * super::writer::BLOCK..(i + 1) * super::writer::BLOCK];
+                    let block = &data[i * BLOCK..(i + 1) * BLOCK];
                     crc32c::crc32c(block) != crcs[*i]
                 }) {
                     bail!("cs {} chunk {chunk} block {i}: wrong checksum", member.cs);
@@ -187,7 +193,7 @@ impl Machines {
                         if let Some(i) = (0..one.len()).find(|i| one[*i] != data[*i]) {
                             bail!("chunk {chunk} differs between cs {cs} and cs {} at byte {i}", member.cs);
                         }
-                        compared += u64::from(bytes) / super::writer::BLOCK as u64;
+                        compared += u64::from(bytes) / BLOCK as u64;
                     }
                 }
             }
