@@ -88,10 +88,16 @@ impl Dev {
         let all: Vec<&str> = ["-c", &self.name].into_iter().chain(args.iter().copied()).collect();
         self.product.must(&all, most)
     }
+    /// `pstorage -c NAME`, to be started by whoever adds more.
+    pub fn command(&self) -> Command {
+        let mut c = Command::new(self.product.exe());
+        c.args(["-c", &self.name]);
+        c
+    }
     /// Starts `pstorage -c NAME ARGS` and goes on.
     pub fn begin(&self, what: &str, args: &[&str]) -> Result<Process> {
-        let mut c = Command::new(self.product.exe());
-        c.args(["-c", &self.name]).args(args);
+        let mut c = self.command();
+        c.args(args);
         Ok(Process::start(what, c, &self.log().with_file_name("begun.log"))?)
     }
     /// `status --json`, healthy or not.
