@@ -47,13 +47,17 @@ impl Dev {
     }
     /// Starts it. Returns the time until it says that it is ready.
     pub fn start(&mut self) -> Result<Duration> {
+        self.start_by(|c| c)
+    }
+    /// The same, by a command that starts this one.
+    pub fn start_by(&mut self, by: impl FnOnce(Command) -> Command) -> Result<Duration> {
         let mut c = Command::new(self.product.exe());
         c.args(["dev", "--name", &self.name, "--durability", self.durability, "--dir"]).arg(&self.dir);
         if let Some(point) = &self.mount {
             c.arg("--mount").arg(point);
         }
         let begun = Instant::now();
-        let p = self.process.insert(Process::start("dev", c, &self.dir.with_extension("log"))?);
+        let p = self.process.insert(Process::start("dev", by(c), &self.dir.with_extension("log"))?);
         p.wait_for(" is ready ", self.readies, PATIENCE)?;
         let took = begun.elapsed();
         self.readies += 1;

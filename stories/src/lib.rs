@@ -16,6 +16,7 @@ pub mod host;
 pub mod kills;
 pub mod link;
 pub mod loopback;
+pub mod memory;
 pub mod mounted;
 pub mod posix;
 pub mod process;

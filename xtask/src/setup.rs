@@ -1,4 +1,4 @@
-//! What the tests need from the machine: installed where a package manager is at hand, named where not.
+//! What tests and measurements need from the machine: installed where a package manager is at hand, named where not.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -15,12 +15,34 @@ const NEEDS: &[Need] = &[
     Need { program: "unshare", package: "util-linux", why: "hosts of one's own" },
     Need { program: "ip", package: "iproute2", why: "networks of one's own" },
 ];
+/// What measurements need beyond it. A program that its package keeps off the path is named by its place.
+const EVIDENCE: &[Need] = &[
+    Need { program: "fio", package: "fio", why: "reading and writing with checksums" },
+    Need { program: "git", package: "git", why: "repositories on a mount" },
+    Need { program: "rsync", package: "rsync", why: "trees kept in step" },
+    Need { program: "getfattr", package: "attr", why: "extended attributes of trees" },
+];
 
-/// Returns what is missing and could not be installed. Asks nothing and installs nothing that is there.
+/// What the tests need; see [`evidence`].
 pub fn run() -> Vec<String> {
+    let mut wrong = provide(NEEDS);
+    if !Path::new("/dev/fuse").exists() {
+        wrong.push("/dev/fuse is missing: load the kernel module `fuse`, or pass the device into the container".into());
+    }
+    wrong
+}
+/// What measurements need. Returns what is missing and could not be installed. Asks nothing and installs nothing that is
+/// there.
+pub fn evidence() -> Vec<String> {
+    let mut wrong = run();
+    wrong.extend(provide(EVIDENCE));
+    wrong
+}
+
+fn provide(needs: &[Need]) -> Vec<String> {
     let mut wrong = Vec::new();
     let absent = |need: &&Need| !on_path(need.program);
-    let packages: Vec<&str> = NEEDS.iter().filter(absent).map(|n| n.package).collect();
+    let packages: Vec<&str> = needs.iter().filter(absent).map(|n| n.package).collect();
     if !packages.is_empty() && on_path("apt-get") {
         println!("installing {}", packages.join(" "));
         // An old index is the usual reason for a first failure.
@@ -28,11 +50,8 @@ pub fn run() -> Vec<String> {
             apt(&["install"], &packages);
         }
     }
-    for need in NEEDS.iter().filter(absent) {
+    for need in needs.iter().filter(absent) {
         wrong.push(format!("{} is missing, needed for {}: install {}", need.program, need.why, need.package));
-    }
-    if !Path::new("/dev/fuse").exists() {
-        wrong.push("/dev/fuse is missing: load the kernel module `fuse`, or pass the device into the container".into());
     }
     wrong
 }

@@ -50,7 +50,8 @@ pub(super) fn run(p: &Place<'_>) -> Result<String> {
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    let took = |r: &(&str, Process, Option<Duration>)| format!("{} {:.0} s", r.0, r.2.unwrap_or_default().as_secs_f64());
+    let took =
+        |r: &(&str, Process, Option<Duration>)| format!("{} {:.0} s", r.0, r.2.unwrap_or_default().as_secs_f64());
     let took: Vec<String> = runs.iter().map(took).collect();
     drop(runs);
     plain.detach()?;
