@@ -18,27 +18,43 @@ struct Free(*mut u8);
 // SAFETY: it is the only pointer to its page.
 unsafe impl Send for Free {}
 
-static FREE: Mutex<Vec<Free>> = Mutex::new(Vec::new());
+/// Pages that nobody uses, the one freed last on top.
+struct Pages(Vec<Free>);
 
-fn list() -> MutexGuard<'static, Vec<Free>> {
-    FREE.lock().expect("nothing panics while it holds the list of free pages")
+static FREE: Mutex<Pages> = Mutex::new(Pages(Vec::new()));
+
+impl Pages {
+    fn take(&mut self) -> *mut u8 {
+        if let Some(page) = self.0.pop() {
+            return page.0;
+        }
+        let layout = Layout::from_size_align(PIECE * PAGE, ALIGN).expect("a piece has a proper size");
+        // SAFETY: the layout has a non-zero size.
+        let piece = unsafe { alloc(layout) };
+        if piece.is_null() {
+            handle_alloc_error(layout);
+        }
+        // SAFETY: every page lies within the piece, which is never freed.
+        self.0.extend((1..PIECE).map(|i| Free(unsafe { piece.add(i * PAGE) })));
+        piece
+    }
+    fn give(&mut self, page: Free) {
+        if self.0.len() >= KEEP {
+            // SAFETY: a whole page of ours that nobody reads before it is written again. Locked memory stays, which is only
+            // more than has to be kept.
+            let _ = unsafe { madvise(page.0.cast(), PAGE, Advice::LinuxDontNeed) };
+        }
+        self.0.push(page);
+    }
+}
+
+fn free() -> MutexGuard<'static, Pages> {
+    FREE.lock().expect("nothing panics while it holds the free pages")
 }
 
 /// A page with anything in it, aligned, the caller's until it is given back.
 pub(crate) fn take() -> *mut u8 {
-    let mut list = list();
-    if let Some(page) = list.pop() {
-        return page.0;
-    }
-    let layout = Layout::from_size_align(PIECE * PAGE, ALIGN).expect("a piece has a proper size");
-    // SAFETY: the layout has a non-zero size.
-    let piece = unsafe { alloc(layout) };
-    if piece.is_null() {
-        handle_alloc_error(layout);
-    }
-    // SAFETY: every page lies within the piece, which is never freed.
-    list.extend((1..PIECE).map(|i| Free(unsafe { piece.add(i * PAGE) })));
-    piece
+    free().take()
 }
 
 /// Takes a page back.
@@ -46,12 +62,7 @@ pub(crate) fn take() -> *mut u8 {
 /// # Safety
 /// The page is from [`take`], and nobody uses it any more.
 pub(crate) unsafe fn give(page: *mut u8) {
-    let mut list = list();
-    if list.len() >= KEEP {
-        // SAFETY: a whole page of ours that nobody reads before it is written again. Locked memory stays: it is only kept.
-        let _ = unsafe { madvise(page.cast(), PAGE, Advice::LinuxDontNeed) };
-    }
-    list.push(Free(page));
+    free().give(Free(page));
 }
 
 #[cfg(test)]
@@ -60,7 +71,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
-    fn pages_are_apart_aligned_zero_and_close_together() {
+    fn pages_are_apart_aligned_and_zero() {
         let rounds = 3;
         for round in 0..rounds {
             let mut all: Vec<AlignedBuf> = (0..1000).map(|_| AlignedBuf::zeroed(super::PAGE)).collect();
@@ -68,10 +79,19 @@ mod tests {
             assert_eq!(at.len(), all.len());
             assert!(at.iter().all(|a| a % super::ALIGN == 0));
             assert!(all.iter().all(|b| b.iter().all(|x| *x == 0)), "round {round}");
-            let neighbours = at.iter().filter(|a| at.contains(&(*a + super::PAGE))).count();
-            assert!(neighbours > 900, "{neighbours} of 1000 pages have a page right behind them");
             all.iter_mut().for_each(|b| b.fill(0xff));
         }
+    }
+
+    #[test]
+    fn a_piece_is_cut_without_gaps() {
+        let mut pages = super::Pages(Vec::new());
+        let at: BTreeSet<usize> = (0..super::PIECE).map(|_| pages.take() as usize).collect();
+        let (first, last) = (at.first().unwrap(), at.last().unwrap());
+        assert_eq!((at.len(), last - first), (super::PIECE, (super::PIECE - 1) * super::PAGE));
+        assert!(pages.0.is_empty());
+        pages.give(super::Free(*first as *mut u8));
+        assert_eq!(pages.take() as usize, *first);
     }
 
     #[test]
