@@ -47,13 +47,17 @@ impl Dev {
     }
     /// Starts it. Returns the time until it says that it is ready.
     pub fn start(&mut self) -> Result<Duration> {
+        self.start_by(|c| c)
+    }
+    /// The same, by a command that starts this one.
+    pub fn start_by(&mut self, by: impl FnOnce(Command) -> Command) -> Result<Duration> {
         let mut c = Command::new(self.product.exe());
         c.args(["dev", "--name", &self.name, "--durability", self.durability, "--dir"]).arg(&self.dir);
         if let Some(point) = &self.mount {
             c.arg("--mount").arg(point);
         }
         let begun = Instant::now();
-        let p = self.process.insert(Process::start("dev", c, &self.dir.with_extension("log"))?);
+        let p = self.process.insert(Process::start("dev", by(c), &self.dir.with_extension("log"))?);
         p.wait_for(" is ready ", self.readies, PATIENCE)?;
         let took = begun.elapsed();
         self.readies += 1;
@@ -88,10 +92,16 @@ impl Dev {
         let all: Vec<&str> = ["-c", &self.name].into_iter().chain(args.iter().copied()).collect();
         self.product.must(&all, most)
     }
+    /// `pstorage -c NAME`, to be started by whoever adds more.
+    pub fn command(&self) -> Command {
+        let mut c = Command::new(self.product.exe());
+        c.args(["-c", &self.name]);
+        c
+    }
     /// Starts `pstorage -c NAME ARGS` and goes on.
     pub fn begin(&self, what: &str, args: &[&str]) -> Result<Process> {
-        let mut c = Command::new(self.product.exe());
-        c.args(["-c", &self.name]).args(args);
+        let mut c = self.command();
+        c.args(args);
         Ok(Process::start(what, c, &self.log().with_file_name("begun.log"))?)
     }
     /// `status --json`, healthy or not.

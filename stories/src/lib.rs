@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod arguments;
+pub mod attached;
 pub mod bench;
 pub mod chance;
 pub mod content;
@@ -17,9 +18,13 @@ pub mod kills;
 pub mod link;
 pub mod loopback;
 pub mod machines;
+pub mod memory;
 pub mod mounted;
+pub mod posix;
 pub mod process;
 pub mod product;
 pub mod ready;
 pub mod share;
+pub mod small;
 pub mod stage;
+pub mod tools;

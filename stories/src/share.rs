@@ -129,8 +129,8 @@ fn make_odd(top: &Path) -> Result<()> {
 /// What `diff` does not look at.
 #[derive(Default)]
 pub(crate) struct Tree {
-    /// By path from the top: mode, owner, group, mtime, and what a link says.
-    entries: BTreeMap<PathBuf, (u32, u32, u32, i64, i64, Option<PathBuf>)>,
+    /// By path from the top: mode, owner, group, device, mtime, and what a link says.
+    entries: BTreeMap<PathBuf, (u32, u32, u32, u64, i64, i64, Option<PathBuf>)>,
     /// Names of one file, where it has several here.
     groups: BTreeSet<BTreeSet<PathBuf>>,
     pub files: u64,
@@ -163,7 +163,7 @@ impl Tree {
                 }
                 group.insert(at.clone());
             }
-            t.entries.insert(at, (m.mode(), m.uid(), m.gid(), m.mtime(), m.mtime_nsec(), link));
+            t.entries.insert(at, (m.mode(), m.uid(), m.gid(), m.rdev(), m.mtime(), m.mtime_nsec(), link));
         }
         t.groups = names.into_values().filter(|g| g.len() > 1).collect();
         Ok(t)

@@ -17,9 +17,17 @@ const NEEDS: &[Need] = &[
 ];
 /// What measurements need beyond it. A program that its package keeps off the path is named by its place.
 const EVIDENCE: &[Need] = &[
-    Need { program: "/usr/share/postgresql-common/supported-versions", package: "postgresql", why: "databases on a mount" },
+    Need {
+        program: "/usr/share/postgresql-common/supported-versions",
+        package: "postgresql",
+        why: "databases on a mount",
+    },
     Need { program: "psql", package: "postgresql-client", why: "databases on a mount" },
     Need { program: "sqlite3", package: "sqlite3", why: "databases on a mount" },
+    Need { program: "fio", package: "fio", why: "reading and writing with checksums" },
+    Need { program: "git", package: "git", why: "repositories on a mount" },
+    Need { program: "rsync", package: "rsync", why: "trees kept in step" },
+    Need { program: "getfattr", package: "attr", why: "extended attributes of trees" },
 ];
 
 /// What the tests need; see [`evidence`].

@@ -1,7 +1,12 @@
-//! Tells the allocator of a daemon to keep what was freed: buffers of one turn are needed again in the next.
+//! Tells the allocator of a daemon to keep what was freed, for buffers of one turn are needed again in the next, and to
+//! give back what a burst has left behind.
+
+use std::io;
+#[cfg(target_env = "gnu")]
+use std::time::Duration;
 
 /// Freed memory below this is kept, in bytes.
-const KEEP: i32 = 64 << 20;
+const KEEP: i32 = 16 << 20;
 /// Allocations below this come from the heap, not from a mapping of their own, in bytes.
 const HEAP_MAX: i32 = 4 << 20;
 /// Taken at once when the heap must grow, in bytes.
@@ -15,5 +20,62 @@ pub fn keep_freed_memory() {
     for (what, value) in [(libc::M_TRIM_THRESHOLD, KEEP), (libc::M_MMAP_THRESHOLD, HEAP_MAX), (libc::M_TOP_PAD, GROW)] {
         // SAFETY: sets a number under the allocator's own lock. A refusal leaves the default, which is only slower.
         unsafe { libc::mallopt(what, value) };
+    }
+}
+
+/// Time between two looks at what the heap holds and nobody uses.
+#[cfg(target_env = "gnu")]
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Starts a thread that gives freed memory back to the system whenever the process has more of it than is kept. The
+/// allocator by itself gives back only the end of its heap: after a burst of large payloads, of which one small block
+/// stays at the end, a server kept 155 MiB of which 2 were in use. Errors: no thread can be started.
+pub fn give_back_freed_memory() -> io::Result<()> {
+    #[cfg(target_env = "gnu")]
+    std::thread::Builder::new().name("memory".into()).spawn(|| {
+        loop {
+            std::thread::sleep(LOOK);
+            give_back();
+        }
+    })?;
+    Ok(())
+}
+
+/// Bytes that the allocator holds and nobody uses.
+#[cfg(target_env = "gnu")]
+fn unused() -> usize {
+    // SAFETY: reads counters under the allocator's own locks.
+    unsafe { libc::mallinfo2() }.fordblks
+}
+#[cfg(target_env = "gnu")]
+fn give_back() {
+    if unused() > 2 * KEEP as usize {
+        // SAFETY: gives free pages back under the allocator's own locks; nobody has a pointer to them.
+        unsafe { libc::malloc_trim(KEEP as usize) };
+    }
+}
+
+#[cfg(all(test, target_env = "gnu", target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    /// Pages of this process in memory.
+    fn resident() -> usize {
+        let text = std::fs::read_to_string("/proc/self/statm").unwrap();
+        text.split(' ').nth(1).unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn what_a_burst_left_behind_small_blocks_goes_back() {
+        keep_freed_memory();
+        let burst: Vec<Vec<u8>> = (0..96).map(|_| vec![1; 1 << 20]).collect();
+        // At the end of the heap: without it the heap would shrink by itself.
+        let last = vec![1u8; 5000];
+        let full = resident();
+        drop(burst);
+        give_back();
+        let pages = (64 << 20) / 4096;
+        assert!(resident() + pages < full, "{} of {full} pages are still there", resident());
+        assert_eq!(last[4999], 1);
     }
 }

@@ -1,5 +1,6 @@
 //! Buffers aligned for direct I/O, handed around without copying.
 
+use crate::pages::{self, PAGE};
 use bytes::Bytes;
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ops::{Deref, DerefMut};
@@ -21,8 +22,18 @@ impl AlignedBuf {
     fn layout(len: usize) -> Layout {
         Layout::from_size_align(len.max(1), ALIGN).expect("length of a buffer fits isize")
     }
+    /// Is a buffer of this length a page of its own? Shorter ones share pages with others.
+    fn is_page(len: usize) -> bool {
+        len > PAGE / 2 && len <= PAGE
+    }
     /// `len` zero bytes.
     pub fn zeroed(len: usize) -> AlignedBuf {
+        if Self::is_page(len) {
+            let ptr = pages::take();
+            // SAFETY: the page is ours and at least as long.
+            unsafe { ptr.write_bytes(0, len) };
+            return AlignedBuf { ptr, len };
+        }
         let layout = Self::layout(len);
         // SAFETY: the layout has a non-zero size.
         let ptr = unsafe { alloc_zeroed(layout) };
@@ -62,6 +73,10 @@ impl DerefMut for AlignedBuf {
 }
 impl Drop for AlignedBuf {
     fn drop(&mut self) {
+        if Self::is_page(self.len) {
+            // SAFETY: taken in `zeroed`, as the same length says, and nobody sees it after this.
+            return unsafe { pages::give(self.ptr) };
+        }
         // SAFETY: allocated in `zeroed` with this very layout.
         unsafe { dealloc(self.ptr, Self::layout(self.len)) }
     }

@@ -13,6 +13,7 @@ pub mod folder;
 pub mod lock;
 pub mod memory;
 pub mod node;
+mod pages;
 mod pieces;
 mod pool;
 pub mod random;

@@ -67,7 +67,7 @@ impl ClientConfig {
             incarnation,
             wall_base,
             record_max: 1 << 20,
-            buffer_max: 64 << 20,
+            buffer_max: 32 << 20,
             buffer_age: Nanos::from_secs(1),
             may_cache: false,
             rules: Rules::ALL,

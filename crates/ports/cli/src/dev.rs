@@ -74,7 +74,8 @@ struct Process {
 const JOURNAL: u64 = 72 << 20;
 const SEGMENT: u64 = 32 << 20;
 const RING: u64 = 8 << 20;
-const CACHE: u64 = 32 << 20;
+/// All servers share one host.
+const CACHE: u64 = 16 << 20;
 const LOG_SEGMENT: u64 = 8 << 20;
 
 pub fn dev(a: Dev) -> Result<()> {

@@ -13,6 +13,7 @@ use fuse::queue::{Incoming, Queue, QueueError};
 use fuse::reply::Reply;
 use fuse::request::Op;
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::error::Error;
 use std::path::Path;
 use std::time::Duration;
@@ -27,6 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let mut options = Options { fsname: source.clone(), subtype: "passthrough".into(), ..Options::default() };
     options.parse(text)?;
+    raise_open_files();
     let mut tree = Tree::new(Path::new(source))?;
     // Modes are passed as asked for; the kernel has applied the umask already.
     rustix::process::umask(rustix::fs::Mode::empty());
@@ -41,6 +43,15 @@ fn main() -> Result<(), Box<dyn Error>> {
             Err(e) => return Err(e.into()),
         }
         poll(&mut [PollFd::new(&queue, PollFlags::IN)], None)?;
+    }
+}
+
+/// Every node that the kernel knows of is an open file here; a wide folder has more than a process usually may.
+fn raise_open_files() {
+    let most = Rlimit { current: Some(1 << 20), maximum: Some(1 << 20) };
+    if setrlimit(Resource::Nofile, most).is_err() {
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
     }
 }
 

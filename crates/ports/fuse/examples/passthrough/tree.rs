@@ -156,8 +156,12 @@ impl Tree {
                         }
                         pushed
                     }
-                    // It was removed meanwhile.
-                    Err(_) => true,
+                    // It was removed meanwhile; anything else would leave out what is there.
+                    Err(Errno::NOENT) => true,
+                    Err(e) => {
+                        *self.handles.folder(r.fh)? = listed;
+                        return Err(e);
+                    }
                 },
             };
             if !pushed {
