@@ -18,14 +18,18 @@ struct Free(*mut u8);
 // SAFETY: it is the only pointer to its page.
 unsafe impl Send for Free {}
 
-/// Pages that nobody uses, the one freed last on top.
-struct Pages(Vec<Free>);
+/// Pages that nobody uses, the one freed last on top: those that have their memory, and those that gave it back. What goes
+/// around is warm, however much a burst has left behind.
+struct Pages {
+    warm: Vec<Free>,
+    cold: Vec<Free>,
+}
 
-static FREE: Mutex<Pages> = Mutex::new(Pages(Vec::new()));
+static FREE: Mutex<Pages> = Mutex::new(Pages { warm: Vec::new(), cold: Vec::new() });
 
 impl Pages {
     fn take(&mut self) -> *mut u8 {
-        if let Some(page) = self.0.pop() {
+        if let Some(page) = self.warm.pop().or_else(|| self.cold.pop()) {
             return page.0;
         }
         let layout = Layout::from_size_align(PIECE * PAGE, ALIGN).expect("a piece has a proper size");
@@ -35,16 +39,17 @@ impl Pages {
             handle_alloc_error(layout);
         }
         // SAFETY: every page lies within the piece, which is never freed.
-        self.0.extend((1..PIECE).map(|i| Free(unsafe { piece.add(i * PAGE) })));
+        self.cold.extend((1..PIECE).map(|i| Free(unsafe { piece.add(i * PAGE) })));
         piece
     }
     fn give(&mut self, page: Free) {
-        if self.0.len() >= KEEP {
-            // SAFETY: a whole page of ours that nobody reads before it is written again. Locked memory stays, which is only
-            // more than has to be kept.
-            let _ = unsafe { madvise(page.0.cast(), PAGE, Advice::LinuxDontNeed) };
+        if self.warm.len() < KEEP {
+            return self.warm.push(page);
         }
-        self.0.push(page);
+        // SAFETY: a whole page of ours that nobody reads before it is written again. Locked memory stays, which is only more
+        // than has to be kept.
+        let _ = unsafe { madvise(page.0.cast(), PAGE, Advice::LinuxDontNeed) };
+        self.cold.push(page);
     }
 }
 
@@ -85,13 +90,21 @@ mod tests {
 
     #[test]
     fn a_piece_is_cut_without_gaps() {
-        let mut pages = super::Pages(Vec::new());
+        let mut pages = super::Pages { warm: Vec::new(), cold: Vec::new() };
         let at: BTreeSet<usize> = (0..super::PIECE).map(|_| pages.take() as usize).collect();
         let (first, last) = (at.first().unwrap(), at.last().unwrap());
         assert_eq!((at.len(), last - first), (super::PIECE, (super::PIECE - 1) * super::PAGE));
-        assert!(pages.0.is_empty());
+        assert!(pages.warm.is_empty() && pages.cold.is_empty());
         pages.give(super::Free(*first as *mut u8));
         assert_eq!(pages.take() as usize, *first);
+    }
+
+    #[test]
+    fn a_page_freed_last_serves_first() {
+        let mut pages = super::Pages { warm: Vec::new(), cold: Vec::new() };
+        let all: Vec<*mut u8> = (0..super::KEEP + 3).map(|_| pages.take()).collect();
+        all.iter().for_each(|p| pages.give(super::Free(*p)));
+        assert_eq!(pages.take(), all[super::KEEP - 1], "one that has its memory");
     }
 
     #[test]
