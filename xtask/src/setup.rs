@@ -17,7 +17,11 @@ const NEEDS: &[Need] = &[
 ];
 /// What measurements need beyond it. A program that its package keeps off the path is named by its place.
 const EVIDENCE: &[Need] = &[
-    Need { program: "/usr/share/postgresql-common/supported-versions", package: "postgresql", why: "databases on a mount" },
+    Need {
+        program: "/usr/share/postgresql-common/supported-versions",
+        package: "postgresql",
+        why: "databases on a mount",
+    },
     Need { program: "psql", package: "postgresql-client", why: "databases on a mount" },
     Need { program: "sqlite3", package: "sqlite3", why: "databases on a mount" },
 ];
