@@ -396,6 +396,8 @@ pub struct DirEntry {
     pub name: Vec<u8>,
     /// What it names.
     pub attr: Attr,
+    /// Nobody writes it or may have written it unheard: size and times are those of now.
+    pub certain: bool,
 }
 
 /// What came of an operation.

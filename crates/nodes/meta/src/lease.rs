@@ -169,6 +169,11 @@ impl MetaServer {
         grants
     }
 
+    /// Are the attributes of a file those of now, without asking anybody?
+    pub(crate) fn nobody_writes(&self, ino: InodeId) -> bool {
+        let file = self.leader.as_ref().and_then(|l| l.files.get(&ino));
+        file.is_none_or(|f| f.writer().is_none()) && self.end_known(ino)
+    }
     /// Is it certain how far a file goes that nobody writes? Whoever was shut out, or is gone since before this term, may have
     /// come further than what is committed: then copies tell, once they have been looked at.
     fn end_known(&self, ino: InodeId) -> bool {

@@ -10,7 +10,7 @@ use meta_state::{Command, Outcome, ROOT};
 use replica::rules::Rules;
 use std::collections::BTreeSet;
 use types::{Incarnation, InodeId, LeaseEpoch, OpId, SessionId};
-use wire::names::{MetaError, MetaOp, MetaOutcome, RenameMode};
+use wire::names::{FileKind, MetaError, MetaOp, MetaOutcome, RenameMode};
 use wire::{FromMds, LeaseKind};
 
 /// A name within its directory.
@@ -222,7 +222,17 @@ impl MetaServer {
 
     /// Answers what stands in rows, and what servers said last.
     pub(crate) fn answer_question(&self, op: &MetaOp) -> Result<MetaOutcome, MetaError> {
-        if *op == MetaOp::Statfs { Ok(self.statfs()) } else { self.state.query(op) }
+        if *op == MetaOp::Statfs {
+            return Ok(self.statfs());
+        }
+        let mut found = self.state.query(op)?;
+        if let MetaOutcome::Names { entries, .. } = &mut found {
+            // A list recalls no writer: who needs to know more of one file asks for that.
+            for e in entries.iter_mut().filter(|e| e.attr.kind == FileKind::File) {
+                e.certain = self.nobody_writes(e.attr.ino);
+            }
+        }
+        Ok(found)
     }
 
     fn statfs(&self) -> MetaOutcome {

@@ -275,6 +275,7 @@ impl MetaServer {
 
     fn serve_reads(&mut self, fx: &mut Effects) {
         let applied = self.state.position().index;
+        self.all_told();
         let ready: Vec<(u64, u64)> = self.ready_reads.extract_if(.., |r| r.1 <= applied).collect();
         for (ctx, _) in ready {
             for m in self.maps.remove(&ctx).unwrap_or_default() {

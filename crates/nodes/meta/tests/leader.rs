@@ -337,9 +337,14 @@ fn an_end_that_only_copies_know_is_waited_for() {
     (0..3).for_each(|n| g.register(n, 0));
     others.into_iter().for_each(|(c, session)| g.attach(c, session));
 
+    let listed = |g: &mut Group| match g.ask(C, MetaOp::Readdir { ino: ROOT, after: vec![], limit: 9 }) {
+        Ok(MetaOutcome::Names { entries, .. }) => entries.iter().all(|e| e.certain),
+        other => panic!("{other:?}"),
+    };
     let seq = g.begin(B, MetaOp::Getattr { ino }, LeaseKind::None);
     g.pass(20);
     assert_eq!(g.answered(B, seq), None, "a session has not said what it holds");
+    assert!(!listed(&mut g), "a list does not wait, and does not count");
     g.pass(30);
     let fence = g.fences.iter().find(|f| f.1 == dead).expect("it is fenced because somebody waits").2;
     assert_eq!(g.answered(B, seq), None, "no copy has been asked yet");
@@ -358,4 +363,5 @@ fn an_end_that_only_copies_know_is_waited_for() {
     g.message(NodeId::Cs(member.cs), Msg::CsToMds(m));
     g.turn();
     assert_eq!(attr(g.answer(B, seq).0).size, 8192, "one member has everything that was acknowledged");
+    assert!(listed(&mut g));
 }

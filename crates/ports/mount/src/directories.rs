@@ -117,11 +117,13 @@ impl FileSystem {
         for (i, e) in d.page.iter().enumerate().skip(start) {
             let next = d.first + i as u64 + 1 + DOTS;
             let name = Name { ino: e.attr.ino.0, next, mode: kind_bits(e.attr.kind), name: &e.name };
-            let taken = if plus { out.push_plus(Some(&self.entry(&e.attr, sh)), name) } else { out.push(name) };
-            if !taken {
+            // A size that may be old would stand in the kernel for as long as attributes do: it asks for that file then.
+            let known = e.certain || sh.view(e.attr.ino).is_some();
+            let entry = (plus && known).then(|| self.entry(&e.attr, sh));
+            if !(if plus { out.push_plus(entry.as_ref(), name) } else { out.push(name) }) {
                 break;
             }
-            if plus {
+            if entry.is_some() {
                 self.recent.learn(d.ino, &e.name, e.attr.ino);
             }
         }

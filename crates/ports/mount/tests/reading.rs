@@ -19,7 +19,7 @@ impl Names {
         let rest = self.0.iter().filter(|n| **n > after);
         // Small pages.
         let entries: Vec<DirEntry> =
-            rest.clone().take(5).map(|n| DirEntry { name: n.clone(), attr: file(77) }).collect();
+            rest.clone().take(5).map(|n| DirEntry { name: n.clone(), attr: file(77), certain: true }).collect();
         let end = rest.count() <= 5;
         b.answer(Ok(ClientAnswer::Meta(MetaOutcome::Names { entries, end })));
     }

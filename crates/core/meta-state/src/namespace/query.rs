@@ -83,7 +83,7 @@ fn readdir<K: Kv>(kv: &K, ino: InodeId, after: &[u8], limit: u32) -> Result<Meta
             && let Some(inode) = live(kv, ino)
         {
             bytes += k.len() - names.len() + ENTRY_BYTES;
-            entries.push(DirEntry { name: k[names.len()..].to_vec(), attr: inode.attr(ino) });
+            entries.push(DirEntry { name: k[names.len()..].to_vec(), attr: inode.attr(ino), certain: true });
         }
     }
     let end = rows.next().is_none();
