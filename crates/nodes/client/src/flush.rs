@@ -10,7 +10,8 @@ use wire::{CopyReq, DataCtl, Msg};
 const AGAIN: Nanos = Nanos::from_millis(500);
 /// Chunks that were not ready are tried again after this.
 const SOON: Nanos = Nanos::from_millis(5);
-/// Chunks that a flush looks at whenever anything happens; of more, each costs so much time between two looks.
+/// So many files, operations and chunks a flush looks at whenever anything happens; of more, each costs so much time between
+/// two looks.
 const FEW: usize = 256;
 const LOOK: Nanos = Nanos(5_000);
 const REQUESTS_MAX: usize = 512;
@@ -29,7 +30,7 @@ pub(crate) struct Flushing {
     own: bool,
     error: Option<ClientError>,
     sent: Nanos,
-    /// Targets are looked at again from here on.
+    /// What it waits for is looked at again from here on.
     look_at: Nanos,
     rounds: u32,
     /// Some chunks were not ready when it was sent.
@@ -105,12 +106,18 @@ impl Client {
         self.flushes = flushes;
     }
     fn pump_flush(&mut self, fl: &mut Flushing, fx: &mut Effects) -> bool {
-        let handed = self.hand_out_dirty(fl);
-        fl.before.retain(|t| self.ops.contains_key(t));
-        if !handed || !fl.before.is_empty() {
+        if self.now < fl.look_at {
             return false;
         }
-        if self.now < fl.look_at {
+        let handed = self.hand_out_dirty(fl);
+        fl.before.retain(|t| self.ops.contains_key(t));
+        // Every message of a flush of very much comes by here: most of them change one thing, so all are looked at only so
+        // often that looking takes a small part of the time.
+        let most = fl.unwritten.len() + fl.before.len() + fl.targets.as_ref().map_or(0, BTreeMap::len);
+        if most > FEW {
+            fl.look_at = self.now + Nanos(LOOK.0 * most as u64);
+        }
+        if !handed || !fl.before.is_empty() {
             return false;
         }
         let targets = fl.targets.get_or_insert_with(|| {
@@ -148,11 +155,6 @@ impl Client {
             }
         }
         let empty = targets.is_empty();
-        // Every message of a flush of very many chunks comes by here: most of them change one target, so all are looked at
-        // only so often that looking takes a small part of the time.
-        if targets.len() > FEW {
-            fl.look_at = self.now + Nanos(LOOK.0 * targets.len() as u64);
-        }
         for ino in fl.files.iter().filter(|_| !fl.own) {
             if let Some(f) = self.files.get_mut(ino) {
                 fl.error = fl.error.or(f.failed.take());

@@ -108,6 +108,8 @@ pub struct Client {
     dirty: BTreeSet<InodeId>,
     /// Files for which time has to pass.
     attention: BTreeSet<InodeId>,
+    /// They are looked at again from here on.
+    files_due: Nanos,
     /// Files whose end the group does not know yet, and the one the last renewal ended before.
     ends: BTreeSet<InodeId>,
     ends_told: InodeId,
@@ -152,6 +154,8 @@ struct Promise {
 }
 /// Length of a promise as the client counts it, from the sending of the request.
 const PROMISE: Nanos = Nanos::from_millis(500);
+/// Files for which time has to pass cost so much time each between two looks.
+const FILE_LOOK: Nanos = Nanos(10_000);
 
 impl Client {
     /// A client that has not spoken to anybody yet.
@@ -172,6 +176,7 @@ impl Client {
             finished: Vec::new(),
             dirty: BTreeSet::new(),
             attention: BTreeSet::new(),
+            files_due: Nanos::ZERO,
             ends: BTreeSet::new(),
             ends_told: InodeId::NONE,
             unsynced: BTreeSet::new(),
@@ -384,8 +389,12 @@ impl Client {
             return;
         }
         self.tick_session(fx);
-        self.tick_chunks(fx);
-        self.tick_files(fx);
+        if now >= self.files_due {
+            self.tick_chunks(fx);
+            self.tick_files(fx);
+            // A flush of everything may want very many files: looking at them takes a small part of the time.
+            self.files_due = now + Nanos(FILE_LOOK.0 * self.attention.len() as u64);
+        }
         self.tick_reads(fx);
         self.tick_flushes(fx);
         self.tick_buffers();
