@@ -1,18 +1,11 @@
-//! Programs of others that a story plays with: looked for, and installed where they are missing.
+//! Programs that a story plays with: those of Debian are looked for, those of the registry and of this workspace built.
 
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Looks for `program`, and installs Debian's `package` if it is missing.
+/// Looks for `program` of Debian's `package`; `cargo xtask evidence` installs what stories need.
 pub fn package(program: &str, package: &str) -> Result<()> {
-    if on_path(program).is_some() {
-        return Ok(());
-    }
-    // An old index is the usual reason for a first failure.
-    if !apt(&["install", package]) && apt(&["update"]) {
-        apt(&["install", package]);
-    }
     on_path(program).map(drop).with_context(|| format!("`{program}` is missing: install the package {package}"))
 }
 
@@ -77,12 +70,6 @@ fn says_version(program: &Path, version: &str) -> bool {
     out.is_ok_and(|o| String::from_utf8_lossy(&o.stdout).split_whitespace().any(|w| w == version))
 }
 
-fn apt(args: &[&str]) -> bool {
-    let mut c = Command::new("apt-get");
-    c.args(["--yes", "--quiet"]).args(args).env("DEBIAN_FRONTEND", "noninteractive");
-    c.stdin(Stdio::null()).stdout(Stdio::null()).status().is_ok_and(|s| s.success())
-}
-
 /// Runs a program in a folder; what it said, or an error with the beginning of that.
 pub fn run_in<I: AsRef<std::ffi::OsStr>>(
     dir: &Path,
@@ -104,9 +91,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_there_is_found_and_not_installed() {
-        package("sh", "no-such-package").unwrap();
-        assert!(on_path("no-such-program-at-all").is_none());
+    fn what_is_there_is_found() {
+        package("sh", "dash").unwrap();
+        let missing = package("no-such-program-at-all", "its-package").unwrap_err().to_string();
+        assert!(missing.contains("its-package"), "{missing}");
         assert!(!says_version(Path::new("/bin/true"), "0.0.0-none"));
     }
 
