@@ -71,6 +71,7 @@ fn writer(point: &Path, seconds: u64) -> Command {
     c.args([
         "--verify=crc32c",
         "--verify_fatal=1",
+        "--verify_state_save=0",
         "--verify_backlog=4096",
         "--group_reporting",
         "--output-format=json",

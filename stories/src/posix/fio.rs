@@ -23,6 +23,7 @@ pub(super) fn run(p: &Place<'_>) -> Result<String> {
         "--ioengine=psync",
         "--verify=crc32c",
         "--verify_fatal=1",
+        "--verify_state_save=0",
         "--verify_backlog=256",
         "--verify_backlog_batch=256",
         "--time_based",
