@@ -1,6 +1,7 @@
 //! Tests with real processes, and the tools they need. A star: `forgetfs` and `host` know nothing of each other, both
 //! stand on the leaves `chance`, `process` and `loopback`. A staircase for the stories: `product` and `link` reach the
-//! program from outside and from inside, `dev` is a cluster, `machines` one whose hosts lose power, each story uses these and no other story.
+//! program from outside and from inside, `dev` is a cluster, `machines` one whose hosts lose power, each story uses these
+//! and no other story.
 #![forbid(unsafe_code)]
 
 pub mod arguments;

@@ -1,6 +1,6 @@
 //! Leases on files: who waits, who must give back, who is granted what (protocol section 4).
 
-use crate::leader::{Held, SessionFence, Waiter};
+use crate::leader::{FileLease, Held, SessionFence, Waiter};
 use crate::limits::{AGAIN, GONE, GRANT_CHUNKS, MAP_CHUNKS, RECALL, RECALL_RESET};
 use crate::propose::{PendingMap, PendingRead, Then};
 use crate::{MetaServer, views};
@@ -34,7 +34,6 @@ pub(crate) fn recall_for_stat(m: &mut MetaServer, r: &PendingRead) -> bool {
         Ok(MetaOutcome::Attr { attr, .. } | MetaOutcome::Info { attr, .. }) => attr.ino,
         _ => return false,
     };
-    m.all_told();
     let known = m.end_known(ino);
     let Some(l) = &mut m.leader else { return false };
     // Also while what a writer left behind is still being gathered.
@@ -102,23 +101,28 @@ impl MetaServer {
         }
     }
 
+    /// Questions that wait for a file's end: its writer is asked for it, or it has become known.
+    fn serve_stats(&mut self, ino: InodeId, fx: &mut Effects) {
+        let waits = |f: &FileLease| !f.stats.is_empty();
+        if !self.leader.as_ref().and_then(|l| l.files.get(&ino)).is_some_and(waits) {
+            return;
+        }
+        self.all_told();
+        let known = self.end_known(ino);
+        let Some(l) = &mut self.leader else { return };
+        let Some(f) = l.files.get_mut(&ino) else { return };
+        match f.writer() {
+            Some((s, _)) => recall(f, &[s], self.now, ino, fx, &l.attached),
+            None if known => self.new_reads.append(&mut f.stats),
+            None => {}
+        }
+    }
+
     /// Does what a file's waiters allow: recalls, takeovers, grants.
     fn serve_file(&mut self, ino: InodeId, fx: &mut Effects) -> Vec<Grant> {
         let now = self.now;
         let mut grants = vec![];
-        self.all_told();
-        let known = self.end_known(ino);
-        let Some(l) = &mut self.leader else { return grants };
-        let Some(f) = l.files.get_mut(&ino) else { return grants };
-        if !f.stats.is_empty() {
-            if f.writer().is_none() {
-                if known {
-                    self.new_reads.append(&mut f.stats);
-                }
-            } else if let Some((s, _)) = f.writer() {
-                recall(f, &[s], now, ino, fx, &l.attached);
-            }
-        }
+        self.serve_stats(ino, fx);
         loop {
             let Some(l) = &mut self.leader else { return grants };
             let Some(f) = l.files.get_mut(&ino) else { return grants };

@@ -3,7 +3,8 @@
 //!
 //! Rooms: [`propose`] carries commands to the log and their outcomes back; [`session`] attaches and fences; [`lease`]
 //! grants and recalls; [`names`] prepares namespace operations; [`views`] changes views, drives joins and takeovers;
-//! [`suspects`] looks after chunks that nobody uses; [`server`] hears chunk servers; [`status`] tells people. They share [`leader::Leader`], which exists only while this server leads.
+//! [`suspects`] looks after chunks that nobody uses; [`server`] hears chunk servers; [`status`] tells people. They share
+//! [`leader::Leader`], which exists only while this server leads.
 #![forbid(unsafe_code)]
 
 mod leader;

@@ -93,11 +93,13 @@ impl MetaServer {
             self.next_read += 1;
             let reads = std::mem::take(&mut self.new_reads);
             let maps = std::mem::take(&mut self.new_maps);
-            let confirm = self.cfg.rules.reads_confirmed;
-            if !confirm {
+            let asked = if self.cfg.rules.reads_confirmed {
+                self.consensus.read_index(ctx)
+            } else {
                 self.ready_reads.push((ctx, 0));
-            }
-            match if confirm { self.consensus.read_index(ctx) } else { Ok(()) } {
+                Ok(())
+            };
+            match asked {
                 Ok(()) => {
                     self.reads.insert(ctx, reads);
                     self.maps.insert(ctx, maps);

@@ -138,10 +138,7 @@ impl MetaServer {
             match a {
                 Action::Send(cs, m) => fx.send.push((NodeId::Cs(cs), Msg::MdsToCs(m))),
                 Action::Change { drop, add, loss } => {
-                    let Some(rec) = self.state.chunk(chunk) else {
-                        l.takeovers.remove(&chunk);
-                        return;
-                    };
+                    let Some(rec) = self.state.chunk(chunk) else { return }; // the next step clears up
                     let ver = rec.view.ver;
                     let time = self.wall();
                     let then = Then::Takeover { chunk, epoch };

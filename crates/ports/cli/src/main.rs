@@ -68,10 +68,12 @@ enum Command {
 
 fn main() -> ExitCode {
     host::allocator::keep_freed_memory();
-    if let Err(e) = host::allocator::give_back_freed_memory() {
+    let args = Args::parse_from(by_name());
+    if matches!(args.command, Command::Mdsd(_) | Command::Csd(_) | Command::Mount(_))
+        && let Err(e) = host::allocator::give_back_freed_memory()
+    {
         eprintln!("pstorage: memory that a burst has used is kept: {e}");
     }
-    let args = Args::parse_from(by_name());
     let at = cluster::At { name: args.cluster, bootstrap: args.bootstrap };
     let result = match args.command {
         Command::MakeMds(a) => make::make_mds(&at, a),
