@@ -57,6 +57,8 @@ pub struct CopyReq {
     pub epoch: LeaseEpoch,
     /// The view version it knows.
     pub ver: ViewVer,
+    /// That view has fewer members than copies are wanted.
+    pub short: bool,
     /// Everything up to here is in the hands of all members.
     pub stable: Seq,
     /// Everything up to here is durable on all members.
@@ -128,6 +130,8 @@ pub struct CopyReport {
     pub copy: CopyId,
     /// Lost memory, damaged, or absent where it should not be.
     pub unclean: bool,
+    /// Of unclean ones: what it says of its records need not be what it holds.
+    pub damaged: bool,
     /// Being filled, and not everything is there yet.
     pub joining: bool,
     /// There is no copy at all (and `unclean` is set, because there should be one).
@@ -252,6 +256,8 @@ pub enum DataCtl {
         req: CopyReq,
         /// Copy id of the asker.
         to: CopyId,
+        /// The asker has content of a copy that was a member under this version: what may have changed since?
+        since: Option<ViewVer>,
     },
     /// CS → CS.
     Extents {
@@ -261,6 +267,8 @@ pub enum DataCtl {
         to: CopyId,
         /// (offset, length) in bytes that hold data; the rest reads as zeros.
         extents: Vec<(u32, u32)>,
+        /// Ranges outside of which nothing changed since the version asked for; None: the source cannot tell.
+        changed: Option<Vec<(u32, u32)>>,
     },
     /// CS → CS: read for a join, a merge or a replacement. Answer: [`DataMsg`] with opcode Copy.
     CopyRead {

@@ -89,6 +89,17 @@ pub enum CsToMds {
         /// State of the copy.
         report: CopyReport,
     },
+    /// Answer to Clear.
+    Cleared {
+        /// Who.
+        cs: CsId,
+        /// The fence's.
+        epoch: LeaseEpoch,
+        /// The copy is clean now.
+        ok: bool,
+        /// State of the copy.
+        report: CopyReport,
+    },
     /// The merge is in.
     Converged {
         /// Who.
@@ -191,6 +202,22 @@ pub enum MdsToCs {
         initial: bool,
         /// Whose promises must run out; NONE = everybody's.
         against: SessionId,
+    },
+    /// The copy lost its memory and still ends where a clean one does: it is clean from now on, and fenced as with FenceChunk.
+    /// Answer: Cleared.
+    Clear {
+        /// Which.
+        chunk: ChunkId,
+        /// Of the fence.
+        epoch: LeaseEpoch,
+        /// Which copy.
+        copy: CopyId,
+        /// Whose promises must run out; NONE = everybody's.
+        against: SessionId,
+        /// Epoch of the clean copy's newest record.
+        written: LeaseEpoch,
+        /// Number of that record.
+        last: Seq,
     },
     /// Take over the winner's content of these ranges and end at `last`. Answer: Converged.
     Converge {

@@ -36,8 +36,10 @@ pub mod flags {
     pub const MEMBER: u8 = 2;
     /// Only in journals: the payload stands at the location named by the record's extension, not behind it.
     pub const REDIRECTED: u8 = 4;
+    /// The view has fewer members than copies are wanted: what is written now is missing elsewhere.
+    pub const SHORT: u8 = 8;
     /// All flags this version knows; others are refused.
-    pub const KNOWN: u8 = DURABLE | MEMBER | REDIRECTED;
+    pub const KNOWN: u8 = DURABLE | MEMBER | REDIRECTED | SHORT;
 }
 
 /// A decoded write header. Offsets and lengths are whole blocks.

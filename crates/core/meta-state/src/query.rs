@@ -132,6 +132,10 @@ impl<K: Kv> State<K> {
     pub fn tombstones(&self, cs: CsId) -> impl Iterator<Item = (ChunkId, CopyId, u64)> {
         chunks::tombstones(&self.kv, cs)
     }
+    /// Does a copy that is no member of this chunk any more wait on that server to be deleted?
+    pub fn remnant(&self, cs: CsId, chunk: ChunkId) -> bool {
+        chunks::remnant(&self.kv, cs, chunk)
+    }
     /// Losses of a file by chunk.
     pub fn losses(&self, ino: InodeId) -> impl Iterator<Item = Loss> {
         chunks::losses(&self.kv, ino)

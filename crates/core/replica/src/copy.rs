@@ -1,12 +1,13 @@
 //! The durable state of one copy of a chunk, and how a write record changes it. The same function runs when a write is
 //! accepted and when the journal is replayed, so both end in the same state.
 
+use crate::regions::Regions;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 use types::{ChunkId, CopyId, InodeId, LeaseEpoch, Seq, SessionId, ViewVer};
 pub use wire::RangeRec;
-use wire::{CopyReport, WriteHeader};
+use wire::{CopyReport, WriteHeader, flags};
 
 /// Most records a tail holds (protocol.md 3.1: outstanding per chunk).
 pub const TAIL_MAX: usize = 256;
@@ -23,6 +24,27 @@ pub struct Joining {
     /// All blocks are there and flushed. A copy found joining without this after a restart is void.
     pub copied: bool,
 }
+
+/// What copies may lack that have left the view.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Missed {
+    /// Whoever was a member under this version or a later one lacks nothing else. [`UNTOLD`]: nobody can be sure of that.
+    pub since: ViewVer,
+    /// Where records came that they may lack.
+    pub regions: Regions,
+}
+
+/// Content of an earlier copy from which a joiner starts.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Origin {
+    /// The highest version under which it was a member.
+    pub ver: ViewVer,
+    /// Where it may differ from what its members agreed on: its own tail, and records of joins that came to nothing.
+    pub regions: Regions,
+}
+
+/// A version that no view reaches: this copy has not been told yet of a view with all the copies wanted.
+pub const UNTOLD: ViewVer = ViewVer(u32::MAX);
 
 /// Durable state of one copy (protocol.md section 1).
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -51,8 +73,16 @@ pub struct CopyState {
     pub recent: Option<Vec<RangeRec>>,
     /// Being filled.
     pub joining: Option<Joining>,
+    /// What is being filled up, if not an empty copy.
+    pub origin: Option<Origin>,
+    /// Highest version known to have had all the copies wanted; [`UNTOLD`] = none.
+    pub full: ViewVer,
+    /// What copies may lack that have left since; None while nothing was said of any having left.
+    pub missed: Option<Missed>,
     /// Not to be trusted (L4); set when a store opens after a power loss or finds damage.
     pub unclean: bool,
+    /// Unclean, and not because its server lost its memory: what stands here need not be what this state says.
+    pub damaged: bool,
     /// Session of the newest record.
     pub session: SessionId,
     /// End of the file as that record knew it, bytes.
@@ -79,7 +109,11 @@ impl CopyState {
             tail: Vec::new(),
             recent: Some(Vec::new()),
             joining: None,
+            origin: None,
+            full: ViewVer(0),
+            missed: None,
             unclean: false,
+            damaged: false,
             session: SessionId::NONE,
             file_end: 0,
             mtime: 0,
@@ -94,13 +128,16 @@ impl CopyState {
         self.file = h.file;
         self.written = self.written.max(h.epoch);
         self.promised = self.promised.max(h.epoch);
-        self.ver = self.ver.max(h.ver);
+        self.hear_view(h.ver, h.has(flags::SHORT));
         self.session = h.session;
         self.file_end = h.file_end;
         self.mtime = h.mtime;
         self.truncate_gen = h.truncate_gen;
         let rec = RangeRec { seq: h.seq, offset: h.offset, length: h.length };
         self.tail.push(rec);
+        let missed = self.missed.as_mut().map(|m| &mut m.regions);
+        let origin = self.origin.as_mut().map(|o| &mut o.regions);
+        missed.into_iter().chain(origin).for_each(|regions| regions.put(h.offset, h.length));
         if let Some(r) = &mut self.recent {
             if r.len() >= RECENT_MAX {
                 self.recent = None;
@@ -121,6 +158,40 @@ impl CopyState {
         self.file_end = source.file_end;
         self.mtime = source.mtime;
         self.truncate_gen = source.truncate_gen;
+    }
+
+    /// Hears under which version a request was sent, and whether that view is short of copies. To be called before the
+    /// request's `stable` is taken over: the tail of that moment is what a copy that has just left may lack, and nothing
+    /// before it is.
+    pub fn hear_view(&mut self, ver: ViewVer, short: bool) {
+        if ver < self.ver {
+            return; // from somebody who does not know what the view has become since
+        }
+        self.ver = ver;
+        if !short {
+            self.full = ver;
+            self.missed = None;
+        } else if self.missed.is_none() {
+            let regions = self.tail.iter().map(|r| (r.offset, r.length)).collect();
+            self.missed = Some(Missed { since: self.full, regions });
+        }
+    }
+
+    /// What may have changed since a copy was a member under `ver`; None if this copy cannot tell.
+    pub fn changed_since(&self, ver: ViewVer) -> Option<&Regions> {
+        self.missed.as_ref().filter(|m| m.since <= ver).map(|m| &m.regions)
+    }
+
+    /// What a join could start from that finds this copy in its place. None: the copy is not to be trusted, or it was never
+    /// a member, so nobody knows what it should have been.
+    pub fn as_origin(&self) -> Option<Origin> {
+        if self.unclean || self.ver == ViewVer(0) {
+            return None;
+        }
+        if self.joining.is_some() {
+            return self.origin.clone();
+        }
+        Some(Origin { ver: self.ver, regions: self.tail.iter().map(|r| (r.offset, r.length)).collect() })
     }
 
     /// Takes over what a request says about `stable` and `flushed`, as far as this copy has it.

@@ -9,6 +9,7 @@ pub mod copy;
 pub mod member;
 #[cfg(test)]
 mod member_tests;
+pub mod regions;
 pub mod rules;
 pub mod sequencer;
 pub mod takeover;

@@ -3,8 +3,9 @@
 //! Everything here is a question to a [`Seat`] (the copy, the server's own state and the rules in force); the answer says
 //! what the server must do and the shell does it. Time enters only through [`Promises`], as an argument.
 
-use crate::copy::{CopyState, Joining, RECENT_MAX, ServerState, TAIL_BYTES_MAX, TAIL_MAX};
+use crate::copy::{CopyState, Joining, RECENT_MAX, ServerState, TAIL_BYTES_MAX, TAIL_MAX, UNTOLD};
 use crate::rules::Rules;
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use types::{BLOCK, CHUNK_LOG2_MAX, ChunkId, CopyId, CsId, LeaseEpoch, Member, Nanos, Seq, SessionId};
@@ -94,6 +95,7 @@ pub fn write_request(h: &WriteHeader) -> CopyReq {
         session: h.session,
         epoch: h.epoch,
         ver: h.ver,
+        short: h.has(flags::SHORT),
         stable: h.stable,
         flushed: h.flushed,
         stamp: h.stamp,
@@ -206,8 +208,9 @@ impl Seat<'_> {
 /// What to do with a request to begin a join.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum JoinVerdict {
-    /// Replace whatever is here by this empty copy, durably, then answer.
-    Fresh(CopyState),
+    /// This copy takes the place of whatever is here, durably; then answer. With an origin it keeps the content, without
+    /// it is empty.
+    Fresh(Box<CopyState>),
     /// It has begun already: answer.
     Known,
 }
@@ -246,8 +249,10 @@ impl Seat<'_> {
         fresh.stable = base;
         fresh.session = req.session;
         fresh.recent = None;
+        fresh.full = UNTOLD;
         fresh.joining = Some(Joining { base, copied: false });
-        Ok(JoinVerdict::Fresh(fresh))
+        fresh.origin = self.copy.and_then(CopyState::as_origin);
+        Ok(JoinVerdict::Fresh(Box::new(fresh)))
     }
 
     /// May data copied for `copy` under `epoch` still enter? Only while that very join goes on.
@@ -290,6 +295,19 @@ pub enum FenceVerdict {
     /// Store this state durably, then wait (promises, writes in flight), then report.
     Store(CopyState),
     /// Stored already: wait as before, then report.
+    Known,
+}
+
+/// What to do with the word that a copy is clean after all.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ClearVerdict {
+    /// Older than what is promised: say nothing.
+    Ignore,
+    /// It is not so: answer that it failed.
+    Fail,
+    /// Store this state durably, then wait as for a fence, then answer.
+    Store(Box<CopyState>),
+    /// Stored already: wait as before, then answer.
     Known,
 }
 
@@ -353,6 +371,23 @@ impl Seat<'_> {
         let mut raised = c.clone();
         raised.promised = epoch;
         FenceVerdict::Store(raised)
+    }
+
+    /// Judges the word that under the fence of `epoch` a clean copy ends at (`written`, `last`). A power loss leaves a copy as
+    /// it was after some record; if that is the record where a clean one stands, nothing is missing. Damage is another thing.
+    pub fn clear(&self, epoch: LeaseEpoch, copy: CopyId, written: LeaseEpoch, last: Seq) -> ClearVerdict {
+        let Some(c) = self.copy.filter(|c| c.copy == copy) else { return ClearVerdict::Fail };
+        if epoch < c.promised {
+            return ClearVerdict::Ignore;
+        }
+        if !c.unclean {
+            return if epoch == c.promised { ClearVerdict::Known } else { ClearVerdict::Fail };
+        }
+        let equal = (c.written, c.last) == (written, last) || !self.rules.equals_are_clean;
+        if c.damaged || c.joining.is_some() || !equal {
+            return ClearVerdict::Fail;
+        }
+        ClearVerdict::Store(Box::new(CopyState { promised: epoch, unclean: false, ..c.clone() }))
     }
 
     /// Judges a merge under the fence of `epoch`. Only the clean copy named, whose promised epoch is the fence's, takes
@@ -420,7 +455,12 @@ impl Seat<'_> {
                 s.copy = copy;
                 s.promised = epoch;
                 s.unclean = false;
+                s.damaged = false;
                 s.joining = None;
+                s.origin = None;
+                // What those had who left before may be more than what is left.
+                s.full = UNTOLD;
+                s.missed = None;
                 s.stable = s.stable.min(s.last);
                 return ReplaceVerdict::Adopt(s);
             }
@@ -443,6 +483,7 @@ impl Seat<'_> {
         let mut fresh = CopyState::new(chunk, copy);
         fresh.promised = epoch;
         fresh.recent = None;
+        fresh.full = UNTOLD;
         fresh.joining = Some(Joining { base: Seq(0), copied: false });
         ReplaceVerdict::Copy(fresh)
     }
@@ -462,6 +503,10 @@ pub fn converged(c: &CopyState, epoch: LeaseEpoch, last: Seq, ranges: &[(u32, u3
     s.flushed = s.flushed.min(last);
     s.written = epoch;
     s.joining = None;
+    s.origin = None;
+    if let Some(m) = &mut s.missed {
+        ranges.iter().for_each(|&(offset, length)| m.regions.put(offset, length));
+    }
     let recs = || ranges.iter().map(|&(offset, length)| RangeRec { seq: last, offset, length });
     s.tail = if last > s.stable { recs().collect() } else { Vec::new() };
     if let Some(r) = &mut s.recent {
@@ -480,6 +525,7 @@ pub fn converged(c: &CopyState, epoch: LeaseEpoch, last: Seq, ranges: &[(u32, u3
 pub fn replaced(copy: CopyId, epoch: LeaseEpoch, source: &CopyReport) -> CopyState {
     let mut s = CopyState::new(source.chunk, copy);
     s.file = source.file;
+    s.full = UNTOLD;
     s.promised = epoch;
     s.written = source.written;
     s.last = source.last;
@@ -500,6 +546,7 @@ pub fn report(c: &CopyState) -> CopyReport {
         chunk: c.chunk,
         copy: c.copy,
         unclean: c.unclean,
+        damaged: c.damaged,
         joining: c.joining.is_some_and(|j| !j.copied),
         absent: false,
         promised: c.promised,

@@ -39,6 +39,7 @@ fn req(epoch: u64, stable: u64) -> CopyReq {
         session: SessionId(7),
         epoch: ep(epoch),
         ver: ViewVer(2),
+        short: false,
         stable: Seq(stable),
         flushed: Seq(0),
         stamp: 1,

@@ -45,6 +45,12 @@ pub struct Rules {
     pub openers_reckoned: bool,
     /// What sessions kept that are over is removed.
     pub dead_leave: bool,
+    /// A copy that lost its memory is taken for clean only if it ends where a clean one does.
+    pub equals_are_clean: bool,
+    /// A joiner starts from an earlier copy only if a member remembers all that the earlier one can lack.
+    pub missed_since_member: bool,
+    /// What a copy held in its tail when it left is fetched like what it missed.
+    pub tails_are_missed: bool,
 }
 
 impl Rules {
@@ -70,9 +76,12 @@ impl Rules {
         absent_reckoned: true,
         openers_reckoned: true,
         dead_leave: true,
+        equals_are_clean: true,
+        missed_since_member: true,
+        tails_are_missed: true,
     };
     /// Names of all switches, as [`Rules::without`] takes them.
-    pub const NAMES: [&'static str; 20] = [
+    pub const NAMES: [&'static str; 23] = [
         "ack_by_all",
         "epochs",
         "merge_tails",
@@ -93,6 +102,9 @@ impl Rules {
         "absent_reckoned",
         "openers_reckoned",
         "dead_leave",
+        "equals_are_clean",
+        "missed_since_member",
+        "tails_are_missed",
     ];
     /// All rules but one; None if there is no such rule.
     pub fn without(name: &str) -> Option<Rules> {
@@ -118,6 +130,9 @@ impl Rules {
             "absent_reckoned" => &mut r.absent_reckoned,
             "openers_reckoned" => &mut r.openers_reckoned,
             "dead_leave" => &mut r.dead_leave,
+            "equals_are_clean" => &mut r.equals_are_clean,
+            "missed_since_member" => &mut r.missed_since_member,
+            "tails_are_missed" => &mut r.tails_are_missed,
             _ => return None,
         };
         *switch = false;

@@ -100,6 +100,7 @@ pub struct Sequencer {
     file: InodeId,
     session: SessionId,
     epoch: LeaseEpoch,
+    norm: usize,
     min: usize,
     view: View,
     next: Seq,
@@ -114,7 +115,7 @@ pub struct Sequencer {
 }
 
 impl Sequencer {
-    /// Takes up a chunk whose members all end at `last`.
+    /// Takes up a chunk whose members all end at `last`. `norm` copies are wanted; nothing is acknowledged by fewer than `min`.
     #[allow(clippy::too_many_arguments)]
     pub fn new(
         rules: Rules,
@@ -122,6 +123,7 @@ impl Sequencer {
         file: InodeId,
         session: SessionId,
         epoch: LeaseEpoch,
+        norm: usize,
         min: usize,
         view: View,
         last: Seq,
@@ -134,6 +136,7 @@ impl Sequencer {
             file,
             session,
             epoch,
+            norm,
             min,
             view: View { ver: view.ver, members: view.members, joiner: None },
             next: last.next(),
@@ -200,6 +203,10 @@ impl Sequencer {
         self.join.as_ref().map(|j| j.member)
     }
 
+    /// Fewer members than copies are wanted.
+    fn short(&self) -> bool {
+        self.view.members.len() < self.norm
+    }
     /// The fields that every request of this holder carries.
     pub fn request(&self, m: Member, now: Nanos) -> CopyReq {
         CopyReq {
@@ -209,6 +216,7 @@ impl Sequencer {
             session: self.session,
             epoch: self.epoch,
             ver: self.view.ver,
+            short: self.short(),
             stable: self.done,
             flushed: self.flushed,
             stamp: now.0,
@@ -258,6 +266,7 @@ impl Sequencer {
         }
     }
     fn send_one(&mut self, cs: CsId, seq: Seq, now: Nanos, out: &mut SeqOut) {
+        let short = if self.short() { flags::SHORT } else { 0 };
         let Some(r) = self.records.get(&seq) else { return };
         let Some(p) = self.peers.get_mut(&cs) else { return };
         let mut msg = r.msg.clone();
@@ -267,7 +276,8 @@ impl Sequencer {
         h.stable = self.done;
         h.flushed = self.flushed;
         h.stamp = now.0;
-        h.flags = h.flags & flags::DURABLE | if self.view.has(p.member) { flags::MEMBER } else { 0 };
+        let member = if self.view.has(p.member) { flags::MEMBER } else { 0 };
+        h.flags = h.flags & flags::DURABLE | member | short;
         p.sent = p.sent.max(seq);
         out.send.push((cs, Msg::Write(msg)));
     }

@@ -17,6 +17,8 @@ pub const WAIT_FOR_MEMBERS: Nanos = Nanos::from_millis(1500);
 pub const MERGE_TIMEOUT: Nanos = Nanos::from_millis(2000);
 /// A replacement copies a whole chunk and gets longer.
 pub const REPLACE_TIMEOUT: Nanos = Nanos::from_secs(30);
+/// A copy that could be clean after all has so long to become it; then it is dropped.
+pub const CLEAR_TIMEOUT: Nanos = Nanos::from_millis(1500);
 const AGAIN: Nanos = Nanos::from_millis(200);
 
 /// What the leader must do for a takeover.
@@ -107,6 +109,8 @@ pub struct Takeover {
     sent: Nanos,
     answers: BTreeMap<CsId, CopyReport>,
     unclean: BTreeMap<CsId, CopyReport>,
+    /// Since when unclean copies are asked to become clean, and when they were asked last.
+    clearing: Option<(Nanos, Nanos)>,
     /// Copies of a committed view that are still to be filled.
     rest: Vec<(Target, Member)>,
     /// Members whose drop somebody asked for.
@@ -140,6 +144,7 @@ impl Takeover {
             sent: Nanos::ZERO,
             answers: BTreeMap::new(),
             unclean: BTreeMap::new(),
+            clearing: None,
             rest: Vec::new(),
             accused: Vec::new(),
         }
@@ -198,6 +203,20 @@ impl Takeover {
             self.unclean.insert(cs, report);
         } else if !self.unclean.contains_key(&cs) {
             self.answers.insert(cs, report);
+        }
+    }
+    /// Takes a Cleared: the copy is clean and fenced now. One that refuses stays what it is.
+    pub fn cleared(&mut self, cs: CsId, epoch: LeaseEpoch, report: CopyReport, ok: bool) {
+        let asked = self.unclean.get(&cs).is_some_and(|r| r.copy == report.copy && report.chunk == self.chunk);
+        if epoch != self.epoch || self.phase != Phase::Fence || !asked {
+            return;
+        }
+        if ok && !report.unclean {
+            self.unclean.remove(&cs);
+            self.answers.insert(cs, report);
+        } else {
+            // As bad as it can be, so that it is not asked again.
+            self.unclean.entry(cs).and_modify(|r| r.damaged = true);
         }
     }
     /// Takes a Converged.
@@ -351,12 +370,39 @@ impl Takeover {
                 }
             }
         }
-        if self.answers.len() >= self.min {
+        let clear = self.clear_equals(now);
+        if clear.is_some() {
+            out.extend(clear.into_iter().flatten());
+        } else if self.answers.len() >= self.min {
             out.extend(self.choose(now));
         } else if all || waited >= WAIT_FOR_MEMBERS {
             out.extend(self.replace_missing(&silent, servers));
         }
         out
+    }
+
+    /// Members that lost their memory and end where the best clean one does lack nothing: they become clean, and the view
+    /// stays as it is. None: there are none, or they had their time. Otherwise what to send, while they are waited for.
+    fn clear_equals(&mut self, now: Nanos) -> Option<Vec<Action>> {
+        let best = self.answers.values().map(|r| (r.written, r.last)).max()?;
+        let equal = |r: &CopyReport| {
+            let ends = (r.written, r.last) == best || !self.rules.equals_are_clean;
+            r.unclean && !r.absent && !r.joining && !r.damaged && ends
+        };
+        let of = |m: &&Member| self.unclean.get(&m.cs).is_some_and(|r| r.copy == m.copy && equal(r));
+        let equals: Vec<Member> = self.view.members.iter().filter(of).copied().collect();
+        let (since, sent) = self.clearing.unwrap_or((now, Nanos::ZERO));
+        if equals.is_empty() || now.since(since) >= CLEAR_TIMEOUT {
+            return None;
+        }
+        if sent != Nanos::ZERO && now.since(sent) < AGAIN {
+            return Some(vec![]);
+        }
+        self.clearing = Some((since, now));
+        let (chunk, epoch, against, (written, last)) = (self.chunk, self.epoch, self.against, best);
+        let clear =
+            |m: &Member| Action::Send(m.cs, MdsToCs::Clear { chunk, epoch, copy: m.copy, against, written, last });
+        Some(equals.iter().map(clear).collect())
     }
 
     /// Enough clean copies answered: drop who must go, then merge.

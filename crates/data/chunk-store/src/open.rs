@@ -273,7 +273,7 @@ pub fn open(
     if report.memory_lost || report.copies_lost {
         let all: Vec<ChunkId> = store.copies.keys().copied().collect();
         for c in all {
-            store.mark_unclean(c);
+            store.mark_unclean(c, report.copies_lost);
         }
     }
     store.settle_start(folder, &mut report)?;
@@ -330,11 +330,12 @@ fn ring_id(sb: &Superblock, boot: BootVerifier) -> u64 {
 }
 
 impl ChunkStore {
-    pub(crate) fn mark_unclean(&mut self, chunk: ChunkId) {
-        if let Some(c) = self.copies.get_mut(&chunk)
-            && !c.state.unclean
-        {
+    /// Not to be trusted from now on; `damaged`: not even what it says of itself.
+    pub(crate) fn mark_unclean(&mut self, chunk: ChunkId, damaged: bool) {
+        let Some(c) = self.copies.get_mut(&chunk) else { return };
+        if !c.state.unclean || damaged && !c.state.damaged {
             c.state.unclean = true;
+            c.state.damaged |= damaged;
             self.dirty_states.insert(chunk);
         }
     }
@@ -344,7 +345,7 @@ impl ChunkStore {
         if !report.damaged.contains(&chunk) {
             report.damaged.push(chunk);
         }
-        self.mark_unclean(chunk);
+        self.mark_unclean(chunk, true);
     }
 
     fn load_leaves(&mut self, folder: &mut dyn Folder, report: &mut OpenReport) -> Result<(), StoreError> {

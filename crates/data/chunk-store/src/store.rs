@@ -15,7 +15,8 @@ use host::disk::{DiskDone, DiskOp, FileId, Tag};
 use journal::{RecordHead, SharedLog, Space};
 use replica::copy::{CopyState, ServerState};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use types::{ChunkId, Seq};
+use types::ChunkId;
+use wire::CopyReq;
 
 /// Names a request; chosen by the caller, who sees it again in [`Effects::done`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -256,15 +257,16 @@ impl ChunkStore {
         Ok(())
     }
 
-    /// Takes over what the caller knows about `stable` and `flushed` of a copy. Kept in memory, stored with the copy's
-    /// next checkpoint; losing it is safe because both only lag.
-    pub fn learn(&mut self, chunk: ChunkId, stable: Seq, flushed: Seq) {
-        if let Some(c) = self.copies.get_mut(&chunk) {
-            let before = (c.state.stable, c.state.flushed);
-            c.state.learn(stable, flushed);
-            if before != (c.state.stable, c.state.flushed) {
-                self.dirty_states.insert(chunk);
-            }
+    /// Takes over what a request says about its copy's view, `stable` and `flushed`. Kept in memory, stored with the copy's
+    /// next checkpoint; losing it is safe because all of them only lag, and together.
+    pub fn learn(&mut self, req: &CopyReq) {
+        let Some(c) = self.copies.get_mut(&req.chunk) else { return };
+        let s = &mut c.state;
+        let before = (s.stable, s.flushed, s.ver, s.full, s.missed.is_some());
+        s.hear_view(req.ver, req.short);
+        s.learn(req.stable, req.flushed);
+        if before != (s.stable, s.flushed, s.ver, s.full, s.missed.is_some()) {
+            self.dirty_states.insert(req.chunk);
         }
     }
 

@@ -8,21 +8,23 @@ use crate::server::{ChunkServer, Then, Work, as_cs};
 use bytes::Bytes;
 use chunk_store::{Extent, StoreError, Ticket};
 use host::node::Effects;
-use replica::copy::{CopyState, Joining};
+use replica::copy::{CopyState, Joining, UNTOLD};
 use replica::member::{Access, JoinVerdict};
-use types::{BLOCK, ChunkId, CopyId, CsId, Member, Nanos, NodeId, Seq};
+use replica::regions::{Regions, common, without};
+use types::{BLOCK, ChunkId, CopyId, CsId, Member, Nanos, NodeId, Seq, ViewVer};
 use wire::{CopyAns, CopyReport, CopyReq, DataCtl, DataMsg, Msg, Refusal};
 
 /// Copies that are filled at the same time; merges come on top.
 const FILLING_MAX: usize = 8;
 
 impl ChunkServer {
-    /// The empty copy `fresh` takes the place of whatever stands there, in one durable record: content of an older copy
-    /// must not show through, and no crash may leave the chunk without any copy.
+    /// The copy `fresh` takes the place of whatever stands there, in one durable record: no crash may leave the chunk without
+    /// any copy. Content of an older copy must not show through, unless that is what it starts from.
     pub(crate) fn put_fresh(&mut self, fresh: CopyState, then: Then) -> Result<(), StoreError> {
         let chunk = fresh.chunk;
         let zeros = |(offset, length)| Extent { offset, length, crcs: Vec::new(), payload: None };
-        let extents: Vec<Extent> = self.store.allocated(chunk).into_iter().map(zeros).collect();
+        let old = if fresh.origin.is_some() { Vec::new() } else { self.store.allocated(chunk) };
+        let extents: Vec<Extent> = old.into_iter().map(zeros).collect();
         self.patch(chunk, Some(fresh), extents, true, None, then)?;
         self.pulls.remove(&chunk);
         if let Some(l) = self.live_of(chunk) {
@@ -51,7 +53,7 @@ impl ChunkServer {
                     self.send_join(now, &asker, None, fx);
                 }
             }
-            Ok(JoinVerdict::Fresh(fresh)) => match self.put_fresh(fresh, Then::JoinStarted) {
+            Ok(JoinVerdict::Fresh(fresh)) => match self.put_fresh(*fresh, Then::JoinStarted) {
                 Ok(()) => {
                     if let Some(f) = self.live_of(req.chunk).and_then(|l| l.filled.as_mut()) {
                         f.asker = Some(asker);
@@ -109,11 +111,15 @@ impl ChunkServer {
                 Some(p) if p.to == req.copy && p.epoch == req.epoch => {
                     p.stable = p.stable.max(req.stable);
                     p.flushed = p.flushed.max(req.flushed);
-                    p.ver = p.ver.max(req.ver);
+                    if req.ver >= p.ver {
+                        (p.ver, p.short) = (req.ver, req.short);
+                    }
                     p.sources = sources;
                 }
                 _ => {
-                    self.pulls.insert(req.chunk, Pull::new(req, sources, Purpose::Join { state: None }, Phase::State));
+                    let mut p = Pull::new(req, sources, Purpose::Join { state: None }, Phase::State);
+                    p.since = self.store.copy(req.chunk).and_then(|c| c.origin.as_ref()).map(|o| o.ver);
+                    self.pulls.insert(req.chunk, p);
                 }
             }
         }
@@ -238,6 +244,7 @@ impl ChunkServer {
         ans: &CopyAns,
         to: CopyId,
         extents: &[(u32, u32)],
+        changed: Option<&[(u32, u32)]>,
         fx: &mut Effects,
     ) {
         let Some(p) = self.pulls.get_mut(&ans.chunk) else { return };
@@ -249,16 +256,50 @@ impl ChunkServer {
         if ans.refusal == Some(Refusal::Starting) {
             return p.source_starts();
         }
-        let valid = extents.iter().all(|&(o, l)| {
-            o % BLOCK == 0 && l % BLOCK == 0 && l > 0 && u64::from(o) + u64::from(l) <= 1 << types::CHUNK_LOG2_MAX
-        });
-        if ans.refusal.is_some() || !valid {
+        if ans.refusal.is_some() || !are_ranges(extents) || !changed.is_none_or(are_ranges) {
             if let Err(why) = p.next_source() {
                 self.pull_failed(ans.chunk, why, fx);
             }
             return;
         }
-        p.plan(extents);
+        if changed.is_none() && p.asks_another() {
+            return;
+        }
+        self.fill_up(ans.chunk, extents, changed, fx);
+    }
+    /// Plans what is fetched, now that it is known where the source has data and what can have changed there. Where it has
+    /// none the copy that this one starts from may have some: that goes.
+    fn fill_up(&mut self, chunk: ChunkId, extents: &[(u32, u32)], changed: Option<&[(u32, u32)]>, fx: &mut Effects) {
+        let origin = self.store.copy(chunk).and_then(|c| c.origin.as_ref());
+        let Some(origin) = origin else {
+            if let Some(p) = self.pulls.get_mut(&chunk) {
+                p.plan(extents);
+            }
+            return;
+        };
+        let differ = match changed {
+            Some(ranges) => {
+                let mut all: Regions = ranges.iter().copied().collect();
+                if self.cfg.rules.tails_are_missed {
+                    all.join(&origin.regions);
+                }
+                all.ranges()
+            }
+            None => vec![(0, 1 << types::CHUNK_LOG2_MAX)],
+        };
+        let nothing_there = without(&common(&self.store.allocated(chunk), &differ), extents);
+        let filled = self.live.get(&chunk).and_then(|l| l.filled.as_ref());
+        let gone = blocks_without(&nothing_there, |b| filled.is_some_and(|f| f.has(b)));
+        let zeros = |(offset, length)| Extent { offset, length, crcs: Vec::new(), payload: None };
+        let zeros: Vec<Extent> = gone.into_iter().map(zeros).collect();
+        let taken = if zeros.is_empty() { Ok(()) } else { self.patch(chunk, None, zeros, false, None, Then::Nothing) };
+        let refused = taken.as_ref().err().map(|e| self.refused(e));
+        let Some(p) = self.pulls.get_mut(&chunk) else { return };
+        match refused {
+            None => p.plan(&common(extents, &differ)),
+            Some(None) => p.source_starts(), // no room in the journal at the moment: asked again in a while
+            Some(Some(_)) => self.pull_failed(chunk, "there is no room for it", fx),
+        }
     }
 
     /// A source gives a piece.
@@ -352,7 +393,15 @@ impl ChunkServer {
     }
 
     /// Another server asks which ranges hold data.
-    pub(crate) fn copy_list(&mut self, now: Nanos, from: NodeId, req: &CopyReq, to: CopyId, fx: &mut Effects) {
+    pub(crate) fn copy_list(
+        &mut self,
+        now: Nanos,
+        from: NodeId,
+        req: &CopyReq,
+        to: CopyId,
+        since: Option<ViewVer>,
+        fx: &mut Effects,
+    ) {
         let asker = Asker::new(from, req);
         let (refusal, extents) = match self.enter_copy(req) {
             Ok(()) => (None, self.store.allocated(req.chunk)),
@@ -360,7 +409,9 @@ impl ChunkServer {
             Err(None) => return,
         };
         let ans = self.answer(now, &asker, refusal, false);
-        fx.send.push((from, Msg::Data(DataCtl::Extents { ans, to, extents })));
+        let since = if self.cfg.rules.missed_since_member { since } else { since.map(|_| UNTOLD) };
+        let changed = since.zip(self.store.copy(req.chunk)).and_then(|(v, c)| c.changed_since(v)).map(Regions::ranges);
+        fx.send.push((from, Msg::Data(DataCtl::Extents { ans, to, extents, changed })));
     }
     /// Another server fetches.
     #[allow(clippy::too_many_arguments)]
@@ -400,7 +451,7 @@ impl ChunkServer {
     fn enter_copy(&mut self, req: &CopyReq) -> Result<(), Option<Refusal>> {
         let v = self.admit(req, Access::CopyRead).map_err(Some)?;
         self.prepare(req, &v).map_err(|e| self.refused(&e))?;
-        self.store.learn(req.chunk, req.stable, req.flushed);
+        self.store.learn(req);
         Ok(())
     }
     pub(crate) fn send_copy(
@@ -440,6 +491,28 @@ impl ChunkServer {
             }
         }
     }
+}
+
+/// Are they ranges of whole blocks in a chunk, ascending and without overlaps?
+fn are_ranges(v: &[(u32, u32)]) -> bool {
+    let mut end = 0;
+    v.iter().all(|&(offset, length)| {
+        let fits = offset >= end && offset % BLOCK == 0 && length % BLOCK == 0 && length > 0;
+        end = offset.saturating_add(length);
+        fits && end <= 1 << types::CHUNK_LOG2_MAX
+    })
+}
+
+/// Ranges (offset, length) without the blocks for which `leave` holds.
+fn blocks_without(ranges: &[(u32, u32)], leave: impl Fn(u32) -> bool) -> Vec<(u32, u32)> {
+    let mut out: Vec<(u32, u32)> = Vec::new();
+    for b in ranges.iter().flat_map(|&(o, l)| o / BLOCK..(o + l) / BLOCK).filter(|b| !leave(*b)) {
+        match out.last_mut() {
+            Some(l) if l.0 + l.1 == b * BLOCK => l.1 += BLOCK,
+            _ => out.push((b * BLOCK, BLOCK)),
+        }
+    }
+    out
 }
 
 /// What was fetched as extents in which blocks of zeros are nothing: a record of zeros covers far more than a journal takes

@@ -260,6 +260,12 @@ impl ChunkServer {
                     self.fence_chunk(from, chunk, epoch, copy, initial, against, fx);
                 }
             }
+            MdsToCs::Clear { chunk, epoch, copy, against, written, last } => {
+                if self.group.hear(epoch.term()) {
+                    let verdict = self.seat(chunk).clear(epoch, copy, written, last);
+                    self.clear_copy(from, chunk, epoch, copy, against, verdict, fx);
+                }
+            }
             MdsToCs::Converge { chunk, epoch, copy, winner, last, ranges } => {
                 if self.group.hear(epoch.term()) {
                     self.converge(from, Converge { chunk, epoch, copy, winner, last, ranges }, fx);

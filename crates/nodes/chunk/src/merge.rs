@@ -37,6 +37,7 @@ fn fetch(chunk: ChunkId, copy: CopyId, epoch: LeaseEpoch) -> CopyReq {
         session: SessionId::GROUP,
         epoch,
         ver: ViewVer(0),
+        short: true, // says nothing of the view
         stable: Seq(0),
         flushed: Seq(0),
         stamp: 0,

@@ -70,12 +70,17 @@ pub(crate) struct Pull {
     pub epoch: LeaseEpoch,
     pub session: SessionId,
     pub ver: ViewVer,
+    pub short: bool,
     pub stable: Seq,
     pub flushed: Seq,
     pub sources: Vec<Member>,
+    /// What stands here was a member's under this version: only what changed since need be fetched. None: all of it.
+    pub since: Option<ViewVer>,
     pub purpose: Purpose,
     pub phase: Phase,
     source: usize,
+    /// Sources that could not tell what changed.
+    clueless: usize,
     tries: u32,
     until: Nanos,
     /// A source has just started and answers soon: nothing is asked before then.
@@ -96,12 +101,15 @@ impl Pull {
             epoch: req.epoch,
             session: req.session,
             ver: req.ver,
+            short: req.short,
             stable: req.stable,
             flushed: req.flushed,
             sources,
+            since: None,
             purpose,
             phase,
             source: 0,
+            clueless: 0,
             tries: 0,
             until: Nanos::ZERO,
             rest: Rest::No,
@@ -136,6 +144,7 @@ impl Pull {
             session: self.session,
             epoch: self.epoch,
             ver: self.ver,
+            short: self.short,
             stable: self.stable,
             flushed: self.flushed,
             stamp: now.0,
@@ -176,7 +185,7 @@ impl Pull {
                     let req = self.request(source, now);
                     let ask = match self.phase {
                         Phase::State => DataCtl::ChunkState(req),
-                        _ => DataCtl::CopyList { req, to: self.to },
+                        _ => DataCtl::CopyList { req, to: self.to, since: self.since },
                     };
                     out.push((source.cs, ask));
                 }
@@ -213,6 +222,17 @@ impl Pull {
             return Err("its sources do not answer");
         }
         Ok(())
+    }
+    /// The current source cannot tell what changed: another one may. False: none can, so everything is fetched.
+    pub fn asks_another(&mut self) -> bool {
+        self.clueless += 1;
+        if self.since.is_none() || self.clueless >= self.sources.len() {
+            return false;
+        }
+        self.source += 1;
+        self.until = Nanos::ZERO;
+        self.phase = Phase::State;
+        true
     }
     /// The source has just started: the same is asked of it again in a moment.
     pub fn source_starts(&mut self) {

@@ -115,7 +115,7 @@ impl ChunkServer {
     /// A record that is here, or beyond a gap: the answer says where the copy stands. One that is here but must be
     /// durable and may not be waits for a flush: it can have come through the shared ring of an earlier life.
     fn repeat(&mut self, asker: &Asker, h: &WriteHeader) {
-        self.store.learn(h.chunk, h.stable, h.flushed);
+        self.store.learn(&write_request(h));
         let Some(l) = self.live_of(h.chunk) else { return };
         let here = h.seq <= l.held;
         if here && h.has(flags::DURABLE) && h.seq > l.durable {
@@ -143,6 +143,7 @@ impl ChunkServer {
         if v.meet {
             if let Some(mut s) = self.store.copy(req.chunk).cloned() {
                 s.joining = None;
+                s.origin = None;
                 self.patch(req.chunk, Some(s), Vec::new(), false, None, Then::Nothing)?;
             }
             if let Some(l) = self.live_of(req.chunk) {
@@ -158,7 +159,7 @@ impl ChunkServer {
             return Err(self.refused(&e));
         }
         if access != Access::State {
-            self.store.learn(req.chunk, req.stable, req.flushed);
+            self.store.learn(req);
         }
         Ok(v)
     }

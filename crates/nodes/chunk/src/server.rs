@@ -73,6 +73,8 @@ pub(crate) struct FenceWait {
     /// Changes not yet durable.
     pub storing: u32,
     pub answered: bool,
+    /// It made an unclean copy clean.
+    pub cleared: bool,
 }
 /// A fence of a session that waits.
 #[derive(Debug)]
@@ -441,12 +443,14 @@ impl ChunkServer {
             DataCtl::ChunkState(req) => self.chunk_state(now, from, &req, fx),
             DataCtl::JoinStart { req, base } => self.join_start(now, from, &req, base, fx),
             DataCtl::Pull { req, sources } => self.pull(now, from, &req, sources, fx),
-            DataCtl::CopyList { req, to } => self.copy_list(now, from, &req, to, fx),
+            DataCtl::CopyList { req, to, since } => self.copy_list(now, from, &req, to, since, fx),
             DataCtl::CopyRead { req, to, id, offset, length } => {
                 self.copy_read(now, from, &req, to, id, (offset, length), fx)
             }
             DataCtl::State { ans, report } => self.source_state(from, &ans, report, fx),
-            DataCtl::Extents { ans, to, extents } => self.source_list(from, &ans, to, &extents, fx),
+            DataCtl::Extents { ans, to, extents, changed } => {
+                self.source_list(from, &ans, to, &extents, changed.as_deref(), fx)
+            }
             DataCtl::Ack(_) | DataCtl::FlushAck { .. } | DataCtl::JoinState { .. } | DataCtl::Allocated { .. } => {}
         }
     }

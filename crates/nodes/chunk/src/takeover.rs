@@ -3,7 +3,8 @@
 use crate::server::{ChunkServer, FenceWait, ServerThen, SessionWait, Then, Work};
 use chunk_store::Ticket;
 use host::node::Effects;
-use replica::member::{FenceVerdict, not_plain, report, store_fence};
+use replica::copy::CopyState;
+use replica::member::{ClearVerdict, FenceVerdict, lost, not_plain, report, store_fence};
 use types::{ChunkId, CopyId, LeaseEpoch, Nanos, NodeId, SessionId};
 use wire::{CopyReport, CsToMds, Msg};
 
@@ -67,9 +68,47 @@ impl ChunkServer {
             FenceVerdict::Store(s) => Some(s),
             FenceVerdict::Known => None,
         };
+        self.await_fence(reply, chunk, epoch, against, state, false);
+    }
+    /// A copy that lost its memory is clean after all, and fenced.
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn clear_copy(
+        &mut self,
+        reply: NodeId,
+        chunk: ChunkId,
+        epoch: LeaseEpoch,
+        copy: CopyId,
+        against: SessionId,
+        verdict: ClearVerdict,
+        fx: &mut Effects,
+    ) {
+        let state = match verdict {
+            ClearVerdict::Ignore => return,
+            ClearVerdict::Fail => {
+                let report = self.store.copy(chunk).map_or_else(|| lost(chunk, copy), report);
+                let msg = CsToMds::Cleared { cs: self.cfg.cs, epoch, ok: false, report };
+                return fx.send.push((reply, Msg::CsToMds(msg)));
+            }
+            ClearVerdict::Store(s) => Some(*s),
+            ClearVerdict::Known => None,
+        };
+        self.await_fence(reply, chunk, epoch, against, state, true);
+    }
+    /// Stores a fence, and the copy's state under it unless that is known already. It is answered when both are durable and
+    /// what was promised before is over.
+    fn await_fence(
+        &mut self,
+        reply: NodeId,
+        chunk: ChunkId,
+        epoch: LeaseEpoch,
+        against: SessionId,
+        state: Option<CopyState>,
+        cleared: bool,
+    ) {
         if let Some(w) = self.fences.get_mut(&(chunk, epoch)) {
             w.reply = reply;
             w.answered = false;
+            w.cleared |= cleared;
             return;
         }
         let until = self.promises.clear_at(against, &self.cfg.rules);
@@ -91,7 +130,7 @@ impl ChunkServer {
             }
             storing += 1;
         }
-        self.fences.insert((chunk, epoch), FenceWait { reply, until, storing, answered: false });
+        self.fences.insert((chunk, epoch), FenceWait { reply, until, storing, answered: false, cleared });
     }
     pub(crate) fn fence_stored(&mut self, chunk: ChunkId, epoch: LeaseEpoch) {
         if let Some(w) = self.fences.get_mut(&(chunk, epoch)) {
@@ -124,8 +163,13 @@ impl ChunkServer {
             }
             let Some(w) = self.fences.get_mut(&(chunk, epoch)) else { continue };
             w.answered = true;
-            let reply = w.reply;
-            self.send_fenced(reply, epoch, r, fx);
+            let (reply, cleared) = (w.reply, w.cleared);
+            if cleared {
+                let msg = CsToMds::Cleared { cs: self.cfg.cs, epoch, ok: true, report: r };
+                fx.send.push((reply, Msg::CsToMds(msg)));
+            } else {
+                self.send_fenced(reply, epoch, r, fx);
+            }
         }
         let due: Vec<(SessionId, LeaseEpoch)> = self
             .session_fences

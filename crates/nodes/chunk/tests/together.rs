@@ -20,7 +20,7 @@ impl Holder {
     fn new(members: &[(u32, u32)], now: Nanos) -> Holder {
         let members = members.iter().map(|(cs, copy)| Member { cs: CsId(*cs), copy: CopyId(*copy) }).collect();
         let view = View { ver: ViewVer(1), members, joiner: None };
-        let seq = Sequencer::new(Rules::ALL, CHUNK, InodeId(7), S1, ep(1), 2, view, Seq(0), now);
+        let seq = Sequencer::new(Rules::ALL, CHUNK, InodeId(7), S1, ep(1), 3, 2, view, Seq(0), now);
         Holder { seq, model: BTreeMap::new(), issued: 0, completed: 0 }
     }
     fn deliver(&mut self, w: &mut World, out: SeqOut) -> Vec<ViewWish> {

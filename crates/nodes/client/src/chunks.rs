@@ -150,6 +150,7 @@ impl Client {
                     session,
                     epoch: l.epoch,
                     ver: c.view.ver,
+                    short: c.view.members.len() < usize::from(f.layout.norm),
                     stable: Seq(0),
                     flushed: Seq(0),
                     stamp: now.0,
@@ -259,7 +260,7 @@ fn settle(
     rules: replica::rules::Rules,
     now: Nanos,
 ) {
-    let (ino, min) = (f.ino, usize::from(f.layout.min));
+    let (ino, norm, min) = (f.ino, usize::from(f.layout.norm), usize::from(f.layout.min));
     let Some(c) = f.chunks.get_mut(&index) else { return };
     if let Some((_, s)) = f.unflushed.get(&c.id)
         && *s > last
@@ -268,6 +269,6 @@ fn settle(
         f.unflushed.remove(&c.id);
         f.failed = f.failed.or(Some(ClientError::WritesLost));
     }
-    c.seq = Some(Sequencer::new(rules, c.id, ino, session, lease.epoch, min, c.view.clone(), last, now));
+    c.seq = Some(Sequencer::new(rules, c.id, ino, session, lease.epoch, norm, min, c.view.clone(), last, now));
     f.note(index);
 }

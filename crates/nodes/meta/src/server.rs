@@ -92,6 +92,7 @@ impl MetaServer {
                 self.session_fenced(cs, session, epoch, reports, fx);
             }
             CsToMds::Fenced { cs, epoch, report, .. } if cs == from => views::fenced(self, cs, epoch, report, fx),
+            CsToMds::Cleared { cs, epoch, ok, report } if cs == from => views::cleared(self, cs, epoch, ok, report, fx),
             CsToMds::Converged { cs, chunk, copy, epoch, ok } if cs == from => {
                 views::converged(self, cs, chunk, copy, epoch, ok, fx);
             }
@@ -182,7 +183,8 @@ impl MetaServer {
                 let v = &r.view;
                 let counted = v.members.iter().chain(&v.joiner).any(|m| m.cs == cs && m.copy == *copy);
                 // A replacement that took a member's place and was never committed may hold the only content left.
-                counted || v.on(cs).is_some_and(|m| *copy > m.copy)
+                // And one that has left lacks little while its place is free.
+                counted || v.on(cs).is_some_and(|m| *copy > m.copy) || r.short() && v.on(cs).is_none()
             });
             if !wanted && !busy {
                 let m = MdsToCs::Delete { chunk: *chunk, copy: *copy, index };

@@ -173,15 +173,15 @@ impl MetaServer {
                     l.unwanted.retain(|(c, _)| *c != chunk);
                     l.lasts.insert(chunk, last);
                     l.dirty.insert(ino);
-                    if winner.file_end > 0 {
-                        let end = FileEnd {
-                            ino,
-                            epoch,
-                            size: winner.file_end,
-                            mtime: winner.mtime,
-                            truncate_gen: winner.truncate_gen,
-                            zeroed: false,
-                        };
+                    let end = FileEnd {
+                        ino,
+                        epoch,
+                        size: winner.file_end,
+                        mtime: winner.mtime,
+                        truncate_gen: winner.truncate_gen,
+                        zeroed: false,
+                    };
+                    if winner.file_end > 0 && self.says_more(&end) {
                         self.find_ends(vec![end], None);
                     }
                     self.doubt_again(chunk);
@@ -200,6 +200,15 @@ impl MetaServer {
                 }
             }
         }
+    }
+
+    /// Would a file's end change by this? Not if all of it is committed: a commit for each chunk of a server that comes back
+    /// would be a high price for nothing.
+    fn says_more(&self, end: &FileEnd) -> bool {
+        self.state.inode(end.ino).is_none_or(|i| {
+            let same = end.truncate_gen == i.attr.truncate_gen && i.zero.is_none();
+            !same || end.size > i.attr.size || end.mtime > i.attr.mtime
+        })
     }
 
     /// Messages about joins that the leader drives.
@@ -366,7 +375,7 @@ impl MetaServer {
                 continue;
             }
             let members: Vec<CsId> = rec.view.members.iter().map(|m| m.cs).collect();
-            let Some(to) = place(self, 1, &members, c.0).pop() else { continue };
+            let Some(to) = self.place_joiner(c, &members) else { continue };
             if !written && !l.lasts.contains_key(&c) {
                 if f.is_none_or(|f| f.holders.is_empty()) {
                     take.push(c);
@@ -386,6 +395,12 @@ impl MetaServer {
         for c in take.into_iter().take(TAKEOVERS_MAX) {
             start_takeover(self, c);
         }
+    }
+
+    /// Where a further copy is made: preferably where one stood that has left, because that one lacks little.
+    fn place_joiner(&self, chunk: ChunkId, members: &[CsId]) -> Option<CsId> {
+        let places = place(self, self.servers.len(), members, chunk.0);
+        places.iter().copied().find(|cs| self.state.remnant(*cs, chunk)).or(places.first().copied())
     }
 
     fn start_again(&mut self) {
@@ -467,6 +482,13 @@ pub(crate) fn fenced(m: &mut MetaServer, cs: CsId, epoch: LeaseEpoch, report: Co
     let chunk = report.chunk;
     let Some(r) = m.leader.as_mut().and_then(|l| l.takeovers.get_mut(&chunk)) else { return };
     r.takeover.fenced(cs, epoch, report);
+    m.step(chunk, fx);
+}
+/// A copy that lost its memory is clean after all, or is not.
+pub(crate) fn cleared(m: &mut MetaServer, cs: CsId, epoch: LeaseEpoch, ok: bool, report: CopyReport, fx: &mut Effects) {
+    let chunk = report.chunk;
+    let Some(r) = m.leader.as_mut().and_then(|l| l.takeovers.get_mut(&chunk)) else { return };
+    r.takeover.cleared(cs, epoch, report, ok);
     m.step(chunk, fx);
 }
 pub(crate) fn converged(
@@ -561,8 +583,9 @@ pub(crate) fn view_changed(m: &mut MetaServer, chunk: ChunkId, outcome: Outcome,
             // Nobody writes: the leader drives the join under an epoch of its own.
             if let Some(last) = l.lasts.get(&chunk).copied() {
                 let epoch = l.mint();
-                let min = usize::from(rec.min);
-                let seq = Sequencer::new(rules, chunk, ino, SessionId::GROUP, epoch, min, view.clone(), last, now);
+                let (norm, min) = (usize::from(rec.norm), usize::from(rec.min));
+                let group = SessionId::GROUP;
+                let seq = Sequencer::new(rules, chunk, ino, group, epoch, norm, min, view.clone(), last, now);
                 l.joins.insert(chunk, GroupJoin { ino, seq, member, since: now, committing: false });
             }
         }

@@ -113,6 +113,7 @@ impl Client {
                     session: SessionId(1),
                     epoch: LeaseEpoch::NONE,
                     ver: ViewVer(1),
+                    short: false,
                     stable: Seq(0),
                     flushed: Seq(0),
                     stamp: id,

@@ -36,6 +36,7 @@ pub fn req(stamp: u64) -> CopyReq {
         session: SessionId(1),
         epoch: LeaseEpoch(1),
         ver: ViewVer(1),
+        short: false,
         stable: Seq(0),
         flushed: Seq(0),
         stamp,

@@ -68,7 +68,7 @@ impl Chunks {
                     *self.copies.entry(m.cs).or_default() += 1;
                 }
             }
-            if c.view.members.len() < usize::from(c.norm) {
+            if c.short() {
                 self.degraded.insert(chunk);
             }
             if c.view.joiner.is_some() {

@@ -12,6 +12,6 @@ mod views;
 pub use alloc::{MINT_MAX, place_fits};
 pub use index::Chunks;
 pub use record::{
-    ChunkRecord, Loss, file_chunks, get, last_index, losses, mapped, record_loss, tombstone_gone, tombstones,
+    ChunkRecord, Loss, file_chunks, get, last_index, losses, mapped, record_loss, remnant, tombstone_gone, tombstones,
 };
 pub use servers::{Registration, Server, new_server, register, server, servers};

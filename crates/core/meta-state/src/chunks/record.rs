@@ -32,6 +32,10 @@ impl ChunkRecord {
     pub fn is_initial(&self, copy: CopyId) -> bool {
         copy.is_some() && copy.0 <= self.initial
     }
+    /// Are there fewer members than copies are wanted?
+    pub fn short(&self) -> bool {
+        self.view.members.len() < usize::from(self.norm)
+    }
     /// Members and joiner.
     pub fn copies(&self) -> impl Iterator<Item = Member> + '_ {
         self.view.members.iter().copied().chain(self.view.joiner)
@@ -116,15 +120,21 @@ pub fn last_index<K: Kv>(kv: &K, ino: InodeId) -> Option<u32> {
 }
 
 /// Copies that a server is to delete, with the index at which each ceased to be needed. One that stands behind a newer
-/// copy of the same chunk on that server waits: it may be what the newer one starts from, and goes with it.
+/// copy of the same chunk on that server waits: it may be what the newer one starts from, and goes with it. So does one of a
+/// chunk that lacks copies: its server may come back and need little.
 pub fn tombstones<K: Kv>(kv: &K, cs: CsId) -> impl Iterator<Item = (ChunkId, CopyId, u64)> {
     table::scan::<Tombstone, K>(kv, &KeyBuf::table(TOMBSTONE).u32(cs.0)).filter_map(move |(k, row)| {
         let mut r = KeyReader::new(&k);
         r.u32()?;
         let (chunk, copy) = (ChunkId(r.u64()?), CopyId(r.u32()?));
-        let newer = get(kv, chunk).is_some_and(|c| c.copies().any(|m| m.cs == cs));
-        (!newer).then_some((chunk, copy, row.index))
+        let useful = get(kv, chunk).is_some_and(|c| c.short() || c.copies().any(|m| m.cs == cs));
+        (!useful).then_some((chunk, copy, row.index))
     })
+}
+
+/// Does a copy of this chunk wait on that server to be deleted?
+pub fn remnant<K: Kv>(kv: &K, cs: CsId, chunk: ChunkId) -> bool {
+    table::scan::<Tombstone, K>(kv, &tombstones_of(cs, chunk)).next().is_some()
 }
 
 /// Forgets a tombstone; false if there was none.

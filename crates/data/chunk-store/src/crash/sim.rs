@@ -267,8 +267,9 @@ impl Sim<'_> {
                 self.store.checkpoint(t, &mut self.fx)
             }
             _ => {
-                let last = self.store.copy(chunk).map_or(Seq(0), |c| c.last);
-                self.store.learn(chunk, last, Seq(0));
+                let stable = self.store.copy(chunk).map_or(Seq(0), |c| c.last);
+                let header = WriteHeader { chunk, stable, ..WriteHeader::default() };
+                self.store.learn(&replica::member::write_request(&header));
                 Ok(())
             }
         };

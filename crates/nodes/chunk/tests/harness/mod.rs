@@ -333,6 +333,7 @@ pub fn req(copy: u32, epoch: u64, stable: u64) -> CopyReq {
         session: S1,
         epoch: ep(epoch),
         ver: ViewVer(1),
+        short: false,
         stable: Seq(stable),
         flushed: Seq(0),
         stamp: 5,
@@ -344,7 +345,7 @@ pub fn write(r: CopyReq, seq: u64, block: u32, blocks: u32, byte: u8) -> WriteMs
     let crcs = payload.chunks(4096).map(crc32c::crc32c).collect();
     let header = WriteHeader {
         kind: WriteKind::Data,
-        flags: if r.member { flags::MEMBER } else { 0 },
+        flags: if r.member { flags::MEMBER } else { 0 } | if r.short { flags::SHORT } else { 0 },
         chunk: r.chunk,
         file: InodeId(7),
         copy: r.copy,
