@@ -1,9 +1,11 @@
 //! The commands: each runs many simulations, prints what it found and a line of totals.
 
 use crate::arguments::Arguments;
+use sim::coverage::Coverage;
 use sim::quorum::{Bug, Quorum};
-use sim::run::{Outcome, Plan, run};
+use sim::run::{ASSUMED, Outcome, Plan, run};
 use sim::system::System;
+use sim::world::MS;
 use std::cell::Cell;
 use std::path::Path;
 use std::process::Command;
@@ -28,6 +30,7 @@ const SYSTEMS: &[&str] = &["quorum"];
 struct Choice {
     system: String,
     mutant: Option<String>,
+    plan: Plan,
 }
 
 impl Choice {
@@ -35,6 +38,10 @@ impl Choice {
         let choice = Choice {
             system: a.text("system").unwrap_or(SYSTEMS[0]).to_string(),
             mutant: a.text("mutant").map(String::from),
+            plan: match a.number("clocks", 0)? {
+                0 => Plan::default(),
+                percent => Plan { rates: percent * 10_000, ..Plan::default() },
+            },
         };
         choice.make()?;
         Ok(choice)
@@ -69,7 +76,7 @@ impl Choice {
     }
     fn run(&self, seed: u64) -> Result<Outcome, String> {
         SEED.set(seed);
-        Ok(run(seed, self.make()?.as_mut(), Plan::default(), None))
+        Ok(run(seed, self.make()?.as_mut(), self.plan, None))
     }
 }
 
@@ -85,10 +92,11 @@ pub fn carry_out(a: &Arguments) -> Result<bool, String> {
     match a.command.as_str() {
         "seeds" => {
             let (first, count) = (a.number("first", 1)?, a.number("count", 100)?);
-            seeds(&choice, first, count, a.number("jobs", 2)?.max(1), a.has("stop"))
+            let (jobs, wish) = (a.number("jobs", 2)?.max(1), Wish::of(a));
+            seeds(&choice, first, count, jobs, a.has("stop"), wish)
         }
         "run" => single(&choice, a.number("seed", 1)?, a.has("trace")),
-        "mutants" => mutants(&choice, a.number("limit", 300)?, a.number("jobs", 2)?.max(1), a.has("all")),
+        "mutants" => mutants(&choice, a.number("limit", 300)?, a.number("jobs", 2)?.max(1), a.text("only")),
         "scenarios" => {
             if a.has("trace") {
                 sim::scenario::print_traces();
@@ -98,6 +106,42 @@ pub fn carry_out(a: &Arguments) -> Result<bool, String> {
         #[cfg(feature = "images")]
         "images" => Ok(images(a.number("count", 5_000)?, a.number("first", 1)?)),
         other => Err(format!("unknown command `{other}`")),
+    }
+}
+
+/// What is told about coverage.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    Nothing,
+    Table,
+    Json,
+}
+
+impl Wish {
+    fn of(a: &Arguments) -> Wish {
+        match (a.has("coverage"), a.has("json")) {
+            (_, true) => Wish::Json,
+            (true, false) => Wish::Table,
+            (false, false) => Wish::Nothing,
+        }
+    }
+    /// Tells what the runs came by, beside what the steered scenarios pass.
+    fn tell(self, choice: &Choice, runs: &Coverage) {
+        if self == Wish::Nothing {
+            return;
+        }
+        // What this thread has passed so far is in the sums already.
+        Coverage::default().marks();
+        let mut steered = Coverage::default();
+        for (_, _, script) in sim::kept::scenarios(&choice.system) {
+            // Whether it holds is for `scenarios` to say.
+            let _ = script(choice.mutant.as_deref());
+        }
+        steered.marks();
+        match self {
+            Wish::Json => println!("{}", runs.json(&steered)),
+            _ => print!("{}", runs.table(&steered)),
+        }
     }
 }
 
@@ -112,6 +156,11 @@ struct Totals {
     frames: u64,
     losses: u64,
     time: u64,
+    /// Runs in which every chunk had enough clean copies when the faults ended, and the longest that it took then.
+    whole: u64,
+    resumed: u64,
+    stale: u64,
+    coverage: Coverage,
 }
 
 impl Totals {
@@ -122,6 +171,10 @@ impl Totals {
         self.frames += o.stats.net.sent;
         self.losses += o.stats.losses;
         self.time += o.stats.time / 1_000_000_000;
+        self.whole += u64::from(o.stats.resumed.is_some());
+        self.resumed = self.resumed.max(o.stats.resumed.unwrap_or(0));
+        self.stale += o.stats.stale;
+        self.coverage.add(&o.stats.coverage);
         if let Some(f) = &o.failure {
             self.failed += 1;
             self.first_failed = Some(self.first_failed.map_or(o.seed, |s| s.min(o.seed)));
@@ -130,7 +183,7 @@ impl Totals {
     }
 }
 
-fn seeds(choice: &Choice, first: u64, count: u64, jobs: u64, stop: bool) -> Result<bool, String> {
+fn seeds(choice: &Choice, first: u64, count: u64, jobs: u64, stop: bool, wish: Wish) -> Result<bool, String> {
     let start = Instant::now();
     let (next, over) = (AtomicU64::new(first), AtomicBool::new(false));
     let totals = Mutex::new(Totals::default());
@@ -152,6 +205,14 @@ fn seeds(choice: &Choice, first: u64, count: u64, jobs: u64, stop: bool) -> Resu
         }
     });
     let t = totals.into_inner().expect("all threads have ended");
+    wish.tell(choice, &t.coverage);
+    if let Some(s) = t.first_failed {
+        println!("first failing seed: {s}");
+    }
+    println!("enough clean copies at the end of the faults: {} seeds, longest pause {} ms", t.whole, t.resumed / MS);
+    if choice.plan.rates > ASSUMED {
+        println!("clocks beyond what is assumed: {} stale reads", t.stale);
+    }
     println!(
         "{} seeds, {} failed; {} simulated s, {} operations acknowledged, {} faults, {} losses of all memory, {} frames; {:.1} s",
         t.runs,
@@ -163,9 +224,6 @@ fn seeds(choice: &Choice, first: u64, count: u64, jobs: u64, stop: bool) -> Resu
         t.frames,
         start.elapsed().as_secs_f64()
     );
-    if let Some(s) = t.first_failed {
-        println!("first failing seed: {s}");
-    }
     Ok(t.failed == 0)
 }
 
@@ -174,7 +232,7 @@ fn single(choice: &Choice, seed: u64, trace: bool) -> Result<bool, String> {
     SEED.set(seed);
     let sink = |now: u64, line: &str| println!("{:>12.6} {line}", now as f64 / 1e9);
     let listen = trace.then(|| Box::new(sink) as sim::trace::Sink);
-    let o = run(seed, choice.make()?.as_mut(), Plan::default(), listen);
+    let o = run(seed, choice.make()?.as_mut(), choice.plan, listen);
     let s = &o.stats;
     let [w, r, f, n] = s.kinds;
     println!("acknowledged {} (writes {w}, reads {r}, flushes {f}, names {n})", s.acknowledged);
@@ -196,35 +254,12 @@ fn single(choice: &Choice, seed: u64, trace: bool) -> Result<bool, String> {
     Ok(o.failure.is_none())
 }
 
-/// Mutants that must be found; the others are looked for with `--all`.
-#[cfg(feature = "cluster")]
-const REQUIRED: [&str; 15] = [
-    "ack_by_all",
-    "epochs",
-    "merge_tails",
-    "reads_wait_for_writes",
-    "copy_ids",
-    "unclean",
-    "stable_equals_last",
-    "join_barrier",
-    "zero_before_growth",
-    "one_id_per_request",
-    "reads_confirmed",
-    "orphans",
-    "absent_reckoned",
-    "openers_reckoned",
-    "dead_leave",
-];
-
 /// Looks for mutants: the first kept scenario, or else the first seed, that fails with the mutant and passes without it. One
 /// that the shipped rules fail as well says nothing about the mutant and is passed over. True: all were found.
-fn mutants(choice: &Choice, limit: u64, jobs: u64, all: bool) -> Result<bool, String> {
+fn mutants(choice: &Choice, limit: u64, jobs: u64, only: Option<&str>) -> Result<bool, String> {
     let program = std::env::current_exe().map_err(|e| format!("own program: {e}"))?;
     let mut names = choice.mutants();
-    #[cfg(feature = "cluster")]
-    names.retain(|n| all || choice.system != "cluster" || REQUIRED.contains(n));
-    #[cfg(not(feature = "cluster"))]
-    let _ = all;
+    names.retain(|n| only.is_none_or(|o| o == *n));
     let mut scripts = Vec::new();
     for (name, ..) in sim::kept::scenarios(&choice.system) {
         match scenario_failure(&program, &choice.system, None, name)? {

@@ -8,6 +8,7 @@ use crate::server::{ChunkServer, Then, Work, as_cs};
 use bytes::Bytes;
 use chunk_store::{Extent, StoreError, Ticket};
 use host::node::Effects;
+use marks::mark;
 use replica::copy::{CopyState, Joining};
 use replica::member::{Access, JoinVerdict};
 use types::{BLOCK, ChunkId, CopyId, CsId, Member, Nanos, NodeId, Seq};
@@ -160,6 +161,7 @@ impl ChunkServer {
     /// It will not succeed. A join stays open: its driver asks again; merges and replacements are answered.
     pub(crate) fn pull_failed(&mut self, chunk: ChunkId, why: &str, fx: &mut Effects) {
         let Some(p) = self.pulls.remove(&chunk) else { return };
+        mark!("pull.failed");
         self.note(format!("{chunk}: fetching {} under {} failed: {why}", p.to, p.epoch));
         match p.purpose {
             Purpose::Join { .. } => {}
@@ -207,6 +209,7 @@ impl ChunkServer {
             Purpose::Converge { .. } => return,
         };
         if let Err(e) = taken {
+            mark!("pull.mark-not-taken");
             // The next turn tries again: everything is here, only the mark is missing.
             self.refused(&e);
             let t = self.ticket();
@@ -247,6 +250,7 @@ impl ChunkServer {
             return;
         }
         if ans.refusal == Some(Refusal::Starting) {
+            mark!("pull.source-starts");
             return p.source_starts();
         }
         let valid = extents.iter().all(|&(o, l)| {
@@ -282,9 +286,10 @@ impl ChunkServer {
             return;
         }
         if let Purpose::Converge { staged, .. } = &mut p.purpose {
-            staged.extend(sparse(offset, &m.crcs, &m.payload));
+            let parts = sparse(offset, &m.crcs, &m.payload);
+            staged.extend(parts.iter().cloned());
             p.stored(id);
-            return;
+            return self.merge_early(chunk, parts);
         }
         if !self.seat(chunk).takes_copied(to, m.ans.epoch) {
             self.pulls.remove(&chunk);
@@ -309,7 +314,10 @@ impl ChunkServer {
             Err(e) => {
                 let why = match self.refused(&e) {
                     // No room at the moment: fetched again later.
-                    None => self.pulls.get_mut(&chunk).and_then(|p| p.postpone(id).err()),
+                    None => {
+                        mark!("pull.no-room");
+                        self.pulls.get_mut(&chunk).and_then(|p| p.postpone(id).err())
+                    }
                     Some(_) => Some("there is no room for it"),
                 };
                 if let Some(why) = why {
