@@ -196,7 +196,7 @@ impl Seat<'_> {
     /// Half filled by an earlier life of the server.
     pub fn void(&self) -> bool {
         let half = self.copy.is_some_and(|c| c.joining.is_some_and(|j| !j.copied));
-        half && !self.filling && self.rules.half_filled_is_void
+        half && !self.filling
     }
 
     fn append(&self, c: &CopyState, req: &CopyReq, seq: Seq) -> Act {
@@ -394,12 +394,13 @@ impl Seat<'_> {
         ranges: &[(u32, u32)],
     ) -> ConvergeVerdict {
         let Some(c) = self.copy else { return ConvergeVerdict::Fail };
-        if epoch < c.promised {
+        let newest = epoch == c.promised || !self.rules.merges_of_this_fence;
+        if epoch < c.promised && !newest {
             mark!("converge.low-epoch");
             return ConvergeVerdict::Ignore;
         }
         let foreign = c.copy != copy && self.rules.copy_ids;
-        if foreign || c.unclean && self.rules.unclean || epoch != c.promised {
+        if foreign || c.unclean && self.rules.unclean || !newest {
             mark!("converge.not-this-copy");
             return ConvergeVerdict::Fail;
         }

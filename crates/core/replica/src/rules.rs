@@ -63,26 +63,24 @@ rules! {
     merged_stay_tail,
     /// A merge enters a copy whole, in one record, or not at all.
     merge_in_one_record,
+    /// A merge counts only under the newest fence that the copy has answered.
+    merges_of_this_fence,
     /// A server never goes back to an older copy id.
     no_older_copy,
     /// A replacement never takes the place of a member that said nothing.
     silent_not_replaced,
+    /// Copy ids are committed before any message names them.
+    ids_before_use,
+    /// A copy that is begun anew shows nothing of the one that stood there before.
+    fresh_is_empty,
     /// When all members that answered are unclean, the silent ones are waited for.
     all_heard_before_crown,
-    /// Within one fence "unclean" beats "clean" of the same copy.
-    unclean_overrides,
-    /// A copy that ends below another one's `stable` is not what it says it is.
-    below_stable_unclean,
     /// The winner has the highest (written epoch, `last`), and members stand alike when both agree.
     written_epoch_decides,
     /// Where the group does not know how far a chunk goes, all members are asked and must agree.
     all_stand_alike,
-    /// A copy that a former life of the server began to fill is void.
-    half_filled_is_void,
     /// An absent initial copy is lost if it may have been there before its server lost its memory.
     absent_is_lost,
-    /// What a server answered before it lost its memory says nothing about the one that came back.
-    memory_loss_voids_answers,
     /// A blocked session, and one below the low-water mark, is refused for ever.
     sessions_blocked,
     /// A session's fence lists its newest records, so that the ends of its files are found.
@@ -95,12 +93,12 @@ rules! {
     old_terms_ignored,
     /// A new leader grants only after every session has said what it holds, or is fenced (L6).
     sessions_told_before_grants,
+    /// Who has not said so in time is fenced, if somebody waits.
+    silent_sessions_fenced,
     /// That a silent holder's lease is over is committed before anybody else gets one.
     lease_floors,
     /// Holders who only read give back before a join of the group's own is committed.
     readers_leave_before_join,
-    /// Members that a holder accused leave the view unless they answer the takeover.
-    accused_leave,
     /// A copy that took part in a takeover is not doubted any more.
     doubts_end,
     /// A loss names the takeover that found it, so two that end alike are two.

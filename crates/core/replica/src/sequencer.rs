@@ -298,7 +298,7 @@ impl Sequencer {
             return;
         }
         p.reset = false;
-        if p.boot.is_some() && p.boot != ans.boot && self.rules.memory_loss_voids_answers {
+        if p.boot.is_some() && p.boot != ans.boot {
             mark!("sequencer.memory-lost");
             // Another memory: what the old one answered says nothing about this one.
             p.last = ans.last;

@@ -197,11 +197,9 @@ impl Takeover {
         report.unclean |= report.joining;
         if report.unclean && self.rules.unclean {
             // "Unclean" overrides a clean answer of the same copy, whichever came first.
-            if self.rules.unclean_overrides {
-                self.answers.remove(&cs);
-            }
+            self.answers.remove(&cs);
             self.unclean.insert(cs, report);
-        } else if !self.unclean.contains_key(&cs) || !self.rules.unclean_overrides {
+        } else if !self.unclean.contains_key(&cs) {
             self.answers.insert(cs, report);
         }
     }
@@ -358,7 +356,7 @@ impl Takeover {
         }
         // A copy that ends below what another knows to be on all members is not what it says it is.
         let floor = self.answers.values().map(|r| r.stable).max().unwrap_or(Seq(0));
-        if self.rules.unclean && self.rules.below_stable_unclean {
+        if self.rules.unclean {
             for r in self.answers.values().filter(|r| r.last < floor).cloned().collect::<Vec<_>>() {
                 if let Some(cs) = self.view.members.iter().find(|m| m.copy == r.copy).map(|m| m.cs) {
                     self.answers.remove(&cs);
@@ -383,9 +381,7 @@ impl Takeover {
             .members
             .iter()
             .filter(|m| !self.answered(m.cs))
-            .filter(|m| {
-                self.unclean.contains_key(&m.cs) || tails || self.rules.accused_leave && self.accused.contains(m)
-            })
+            .filter(|m| self.unclean.contains_key(&m.cs) || tails || self.accused.contains(m))
             .copied()
             .collect();
         if drop.is_empty() && self.view.joiner.is_none() {

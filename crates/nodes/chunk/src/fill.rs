@@ -23,7 +23,8 @@ impl ChunkServer {
     pub(crate) fn put_fresh(&mut self, fresh: CopyState, then: Then) -> Result<(), StoreError> {
         let chunk = fresh.chunk;
         let zeros = |(offset, length)| Extent { offset, length, crcs: Vec::new(), payload: None };
-        let extents: Vec<Extent> = self.store.allocated(chunk).into_iter().map(zeros).collect();
+        let old = if self.cfg.rules.fresh_is_empty { self.store.allocated(chunk) } else { Vec::new() };
+        let extents: Vec<Extent> = old.into_iter().map(zeros).collect();
         self.patch(chunk, Some(fresh), extents, true, None, then)?;
         self.pulls.remove(&chunk);
         if let Some(l) = self.live_of(chunk) {

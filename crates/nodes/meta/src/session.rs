@@ -375,7 +375,8 @@ impl MetaServer {
         let waiting = l.files.values().any(|f| !f.queue.is_empty() || !f.stats.is_empty());
         let old = now.since(since);
         let mut block = expired;
-        if (waiting && old >= ATTACH) || old >= SESSION_KEPT {
+        let hurry = waiting && self.cfg.rules.silent_sessions_fenced;
+        if (hurry && old >= ATTACH) || old >= SESSION_KEPT {
             mark!("session.unattached-blocked");
             block.extend(self.unattached());
         }

@@ -1,7 +1,9 @@
 //! Steered scenarios for the shipped cluster, after the counterexamples that shaped the replication rules.
 
+mod cases;
 mod cast;
 mod content;
+mod fences;
 mod joins;
 mod names;
 mod power;
@@ -22,6 +24,8 @@ pub fn all() -> Vec<(&'static str, &'static str, Script)> {
     all.extend(content::all());
     all.extend(names::all());
     all.extend(repairs::all());
+    all.extend(fences::all());
+    all.extend(cases::all());
     all.extend([
         ("write-read", "one client writes, the other reads: the lease moves", write_read as Script),
         (
@@ -152,11 +156,11 @@ mod tests {
             ("merge_tails", "tail-on-one-member"),
             ("merge_tails", "two-tails-one-number"),
             ("reads_wait_for_writes", "own-write-read-early"),
-            ("copy_ids", "replacement-never-committed"),
-            ("unclean", "first-records-lost"),
+            ("copy_ids", "case-08-replacement-never-committed"),
+            ("unclean", "case-04-first-records-lost"),
             ("unclean", "all-forget-and-the-leader-dies"),
             ("stable_equals_last", "silent-member-ahead"),
-            ("join_barrier", "joiner-behind-at-commit"),
+            ("join_barrier", "case-02-joiner-behind-at-commit"),
             ("zero_before_growth", "cut-then-grown"),
             ("copy_only_missing", "copied-data-after-newer-write"),
         ];
