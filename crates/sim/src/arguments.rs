@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-const VALUES: [&str; 9] = ["clocks", "only", "count", "first", "jobs", "mutant", "seed", "limit", "system"];
+const VALUES: [&str; 10] = ["images", "clocks", "only", "count", "first", "jobs", "mutant", "seed", "limit", "system"];
 const SWITCHES: [&str; 4] = ["trace", "stop", "coverage", "json"];
 
 /// A parsed command line.

@@ -1,14 +1,13 @@
 //! The commands: each runs many simulations, prints what it found and a line of totals.
 
 use crate::arguments::Arguments;
+use crate::mutants::{self, Limits};
 use sim::coverage::Coverage;
 use sim::quorum::{Bug, Quorum};
 use sim::run::{ASSUMED, Outcome, Plan, run};
 use sim::system::System;
 use sim::world::MS;
 use std::cell::Cell;
-use std::path::Path;
-use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
@@ -43,7 +42,9 @@ impl Choice {
                 percent => Plan { rates: percent * 10_000, ..Plan::default() },
             },
         };
-        choice.make()?;
+        if a.command != "images" {
+            choice.make()?;
+        }
         Ok(choice)
     }
     fn make(&self) -> Result<Box<dyn System>, String> {
@@ -96,7 +97,10 @@ pub fn carry_out(a: &Arguments) -> Result<bool, String> {
             seeds(&choice, first, count, jobs, a.has("stop"), wish)
         }
         "run" => single(&choice, a.number("seed", 1)?, a.has("trace")),
-        "mutants" => mutants(&choice, a.number("limit", 300)?, a.number("jobs", 2)?.max(1), a.text("only")),
+        "mutants" => {
+            let limits = Limits { seeds: a.number("limit", 300)?, images: a.number("images", 20_000)? };
+            mutants::look(&choice.system, choice.mutants(), limits, a.number("jobs", 2)?.max(1), a.text("only"))
+        }
         "scenarios" => {
             if a.has("trace") {
                 sim::scenario::print_traces();
@@ -104,7 +108,7 @@ pub fn carry_out(a: &Arguments) -> Result<bool, String> {
             Ok(scenarios(&choice, a.text("only")))
         }
         #[cfg(feature = "images")]
-        "images" => Ok(images(a.number("count", 5_000)?, a.number("first", 1)?)),
+        "images" => images(a.number("count", 5_000)?, a.number("first", 1)?, a.text("mutant")),
         other => Err(format!("unknown command `{other}`")),
     }
 }
@@ -254,115 +258,8 @@ fn single(choice: &Choice, seed: u64, trace: bool) -> Result<bool, String> {
     Ok(o.failure.is_none())
 }
 
-/// Looks for mutants: the first kept scenario, or else the first seed, that fails with the mutant and passes without it. One
-/// that the shipped rules fail as well says nothing about the mutant and is passed over. True: all were found.
-fn mutants(choice: &Choice, limit: u64, jobs: u64, only: Option<&str>) -> Result<bool, String> {
-    let program = std::env::current_exe().map_err(|e| format!("own program: {e}"))?;
-    let mut names = choice.mutants();
-    names.retain(|n| only.is_none_or(|o| o == *n));
-    let mut scripts = Vec::new();
-    for (name, ..) in sim::kept::scenarios(&choice.system) {
-        match scenario_failure(&program, &choice.system, None, name)? {
-            None => scripts.push(name),
-            Some(why) => println!("scenario {name} fails without a mutant and is passed over: {why}"),
-        }
-    }
-    println!("{:<24} {:>8}  first find", "mutant", "time");
-    let (next, found) = (AtomicU64::new(0), AtomicU64::new(0));
-    std::thread::scope(|scope| {
-        for _ in 0..jobs {
-            scope.spawn(|| {
-                while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
-                    let start = Instant::now();
-                    let what = match look_for(&program, &choice.system, name, &scripts, limit) {
-                        Ok((Some(find), passed_over)) => {
-                            found.fetch_add(1, Ordering::Relaxed);
-                            if passed_over > 0 { format!("{find} ({passed_over} seeds passed over)") } else { find }
-                        }
-                        Ok((None, n)) => format!("NOT FOUND ({n} seeds passed over)"),
-                        Err(e) => format!("NOT FOUND: {e}"),
-                    };
-                    let what: String = what.chars().take(160).collect();
-                    println!("{name:<24} {:>6.1} s  {what}", start.elapsed().as_secs_f64());
-                }
-            });
-        }
-    });
-    let (all, found) = (names.len() as u64, found.into_inner());
-    println!("{all} mutants, {found} found, {} not found (limit {limit} seeds)", all - found);
-    Ok(found == all)
-}
-
-/// What only the mutant fails: the first of `scripts`, else the first seed up to `limit`; and how many seeds failed without
-/// the mutant as well.
-fn look_for(
-    program: &Path,
-    system: &str,
-    mutant: &str,
-    scripts: &[&str],
-    limit: u64,
-) -> Result<(Option<String>, u64), String> {
-    for name in scripts {
-        if let Some(why) = scenario_failure(program, system, Some(mutant), name)? {
-            return Ok((Some(format!("scenario {name}: {why}")), 0));
-        }
-    }
-    let (mut first, mut passed_over) = (1, 0);
-    while first <= limit {
-        let Some((seed, line)) = first_failure(program, system, Some(mutant), first, limit + 1 - first)? else { break };
-        if first_failure(program, system, None, seed, 1)?.is_none() {
-            return Ok((Some(line.trim_start_matches("FAIL ").to_string()), passed_over));
-        }
-        passed_over += 1;
-        first = seed + 1;
-    }
-    Ok((None, passed_over))
-}
-
-/// Why a scenario fails, if it does; in a process of its own, because a mutant may end in a failed assertion.
-fn scenario_failure(program: &Path, system: &str, mutant: Option<&str>, name: &str) -> Result<Option<String>, String> {
-    let mut command = Command::new(program);
-    command.args(["scenarios", "--system", system, "--only", name]);
-    if let Some(m) = mutant {
-        command.args(["--mutant", m]);
-    }
-    let out = command.output().map_err(|e| format!("cannot run `{}`: {e}", program.display()))?;
-    if out.status.success() {
-        return Ok(None);
-    }
-    let text = String::from_utf8_lossy(&out.stdout);
-    let why = text.lines().find_map(|l| l.strip_prefix(WHY).or(l.find("panic: ").map(|at| &l[at..])));
-    match why {
-        Some(why) => Ok(Some(why.to_string())),
-        None => Err(format!("`scenarios --only {name}` ended with {} and said nothing", out.status)),
-    }
-}
-
-/// The first seed from `first` on that fails, in a process of its own, because a mutant may end in a failed assertion.
-fn first_failure(
-    program: &Path,
-    system: &str,
-    mutant: Option<&str>,
-    first: u64,
-    count: u64,
-) -> Result<Option<(u64, String)>, String> {
-    let mut command = Command::new(program);
-    command.args(["seeds", "--stop", "--jobs", "1", "--system", system]);
-    command.args(["--first", &first.to_string(), "--count", &count.to_string()]);
-    if let Some(m) = mutant {
-        command.args(["--mutant", m]);
-    }
-    let out = command.output().map_err(|e| format!("cannot run `{}`: {e}", program.display()))?;
-    let text = String::from_utf8_lossy(&out.stdout);
-    let Some(line) = text.lines().find(|l| l.starts_with("FAIL seed ")) else {
-        return if out.status.success() { Ok(None) } else { Err(format!("`seeds` ended with {}", out.status)) };
-    };
-    let seed = line["FAIL seed ".len()..].split(':').next().and_then(|s| s.parse().ok());
-    Ok(Some((seed.ok_or_else(|| format!("no seed in `{line}`"))?, line.to_string())))
-}
-
 /// How the line begins that says why a scenario failed.
-const WHY: &str = "    because: ";
+pub const WHY: &str = "    because: ";
 
 fn scenarios(choice: &Choice, only: Option<&str>) -> bool {
     let (mut all, mut failed) = (0, 0);
@@ -383,11 +280,27 @@ fn scenarios(choice: &Choice, only: Option<&str>) -> bool {
     failed == 0 && all > 0
 }
 
-/// Crash images of both stores.
+/// Crash images of both stores. A mutant is named `store.RULE` or `log.RULE`; then only that one is explored, up to the
+/// first failure.
 #[cfg(feature = "images")]
-fn images(count: u64, seed: u64) -> bool {
+fn images(count: u64, seed: u64, mutant: Option<&str>) -> Result<bool, String> {
     let start = Instant::now();
-    let (chunks, log) = (chunk_store::crash::explore(seed, count), raft_log::crash::explore(seed, count));
+    let (mut chunks, mut log) = (Default::default(), Default::default());
+    match mutant.map(|m| (m, m.split_once('.'))) {
+        None => {
+            chunks = chunk_store::crash::explore(seed, count);
+            log = raft_log::crash::explore(seed, count);
+        }
+        Some((m, Some(("store", rule)))) => {
+            let rules = chunk_store::StoreRules::without(rule).ok_or_else(|| format!("no mutant `{m}`"))?;
+            chunks = chunk_store::crash::explore_with(rules, 1, seed, count);
+        }
+        Some((m, Some(("log", rule)))) => {
+            let rules = raft_log::LogRules::without(rule).ok_or_else(|| format!("no mutant `{m}`"))?;
+            log = raft_log::crash::explore_with(rules, 1, seed, count);
+        }
+        Some((m, _)) => return Err(format!("no mutant `{m}`: one of images is called store.RULE or log.RULE")),
+    }
     println!("chunk store: {chunks:?}");
     println!("metadata log: {log:?}");
     for f in chunks.failures.iter().chain(&log.failures) {
@@ -395,5 +308,5 @@ fn images(count: u64, seed: u64) -> bool {
     }
     let failed = chunks.failures.len() + log.failures.len();
     println!("{} images, {failed} failed; {:.1} s", chunks.images + log.images, start.elapsed().as_secs_f64());
-    failed == 0
+    Ok(failed == 0)
 }

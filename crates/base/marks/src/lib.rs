@@ -1,9 +1,10 @@
-//! Marks at rare branches: a test can tell which of them its runs have passed. In what ships a mark is no code, so the
-//! pure cores stay pure; with the feature `count` each thread counts for itself.
+//! What lets tests look into the product without changing it: marks at rare branches, and switches for rules. In what ships
+//! a mark is no code, so the pure cores stay pure; with the feature `count` each thread counts for itself.
 #![cfg_attr(not(feature = "count"), no_std)]
 #![forbid(unsafe_code)]
 
 mod names;
+mod switches;
 
 pub use names::NAMES;
 

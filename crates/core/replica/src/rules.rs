@@ -1,27 +1,9 @@
 //! Switches for the rules, all on in the product. The simulator turns one off at a time and must then find a violation:
 //! a rule that nobody misses is not tested.
 
-/// Writes each switch down once: the field, its value in the product, its name and the way to it.
-macro_rules! rules {
-    ($($(#[doc = $text:literal])+ $name:ident,)+) => {
-        /// Which rules hold. [`Rules::ALL`] is what ships.
-        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-        pub struct Rules {
-            $($(#[doc = $text])+ pub $name: bool,)+
-        }
-
-        impl Rules {
-            /// Everything on.
-            pub const ALL: Rules = Rules { $($name: true,)+ };
-            /// Names of all switches, as [`Rules::without`] takes them.
-            pub const NAMES: &[&str] = &[$(stringify!($name),)+];
-            /// The way to each switch, in the order of the names.
-            const SWITCHES: &[fn(&mut Rules) -> &mut bool] = &[$(|r| &mut r.$name,)+];
-        }
-    };
-}
-
-rules! {
+marks::switches! {
+    /// Which rules hold. [`Rules::ALL`] is what ships.
+    Rules {
     /// A write is acknowledged only when all members of the view have it (otherwise: `min` of them).
     ack_by_all,
     /// Requests of an epoch below the promised one are refused.
@@ -119,21 +101,6 @@ rules! {
     openers_reckoned,
     /// What sessions kept that are over is removed.
     dead_leave,
-}
-
-impl Rules {
-    /// All rules but one; None if there is no such rule.
-    pub fn without(name: &str) -> Option<Rules> {
-        let at = Rules::NAMES.iter().position(|n| *n == name)?;
-        let mut rules = Rules::ALL;
-        *Rules::SWITCHES[at](&mut rules) = false;
-        Some(rules)
-    }
-}
-
-impl Default for Rules {
-    fn default() -> Self {
-        Rules::ALL
     }
 }
 
