@@ -1,14 +1,7 @@
 //! The counters that the compiler puts into the code under test, one byte for each edge, when it is built with
-//! `-Cpasses=sancov-module` and the options of [`FLAGS`]. Without them there are none, and inputs are judged blindly.
+//! `-Cpasses=sancov-module`, as `cargo xtask fuzz` does. Without them there are none, and inputs are judged blindly.
 
 use std::sync::Mutex;
-
-/// What the code under test has to be compiled with.
-pub const FLAGS: &[&str] = &[
-    "-Cpasses=sancov-module",
-    "-Cllvm-args=-sanitizer-coverage-level=3",
-    "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
-];
 
 /// Counters of each module: address and length.
 static MODULES: Mutex<Vec<(usize, usize)>> = Mutex::new(Vec::new());

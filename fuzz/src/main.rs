@@ -60,6 +60,10 @@ fn keep(target: &str, o: &Outcome) -> bool {
     let Some((input, why)) = &o.failure else { return false };
     let path = fuzz::corpus(target).join(format!("{:08x}-{}", crc32c::crc32c(input), input.len()));
     let written = std::fs::create_dir_all(fuzz::corpus(target)).and_then(|()| std::fs::write(&path, input));
-    println!("FAIL {target}: {why}\n    input kept as {}{}", path.display(), written.err().map_or(String::new(), |e| format!(": {e}")));
+    println!(
+        "FAIL {target}: {why}\n    input kept as {}{}",
+        path.display(),
+        written.err().map_or(String::new(), |e| format!(": {e}"))
+    );
     true
 }

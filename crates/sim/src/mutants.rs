@@ -93,7 +93,9 @@ fn look_for(
         return Ok((image_failure(program, mutant, limits.images)?, 0));
     }
     let limit = limits.seeds;
-    for name in scripts {
+    let first = sim::kept::finds(system, mutant);
+    let rest = scripts.iter().copied().filter(|s| !first.contains(s));
+    for name in first.iter().copied().filter(|s| scripts.contains(s)).chain(rest) {
         if let Some(why) = scenario_failure(program, system, Some(mutant), name)? {
             return Ok((Some(format!("scenario {name}: {why}")), 0));
         }

@@ -116,8 +116,11 @@ fn names(disk: &MemoryDisk, only: Option<&str>) -> Vec<String> {
 fn open_store(b: &[u8], only: Option<&str>) -> Result<(), String> {
     let which = if b.len() % 2 == 0 { "running" } else { "stopped" };
     let mut disk = store(which);
-    let found = names(&disk, only);
-    apply(&mut disk, &if found.is_empty() { names(&disk, None) } else { found }, b);
+    let mut found = names(&disk, only);
+    if found.is_empty() {
+        found = names(&disk, None);
+    }
+    apply(&mut disk, &found, b);
     let options = || chunk_store::OpenOptions::new(BootVerifier(77));
     let Ok((first, _)) = chunk_store::open(&mut disk.clone(), None, options()) else { return Ok(()) };
     let was: Vec<_> = first.copies().map(|c| (c.chunk, c.copy, c.last)).collect();

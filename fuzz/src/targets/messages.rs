@@ -2,7 +2,9 @@
 
 use super::{Target, number, own_crc, put};
 use bytes::Bytes;
-use types::{ChunkId, ClusterId, CopyId, CsId, Incarnation, InodeId, LeaseEpoch, Nanos, NodeId, Seq, SessionId, ViewVer};
+use types::{
+    ChunkId, ClusterId, CopyId, CsId, Incarnation, InodeId, LeaseEpoch, Nanos, NodeId, Seq, SessionId, ViewVer,
+};
 use wire::frame::{FRAME_HEADER_LEN, FrameHeader};
 use wire::hello::Hello;
 use wire::names::MetaOp;

@@ -51,8 +51,6 @@ marks::switches! {
     no_older_copy,
     /// A replacement never takes the place of a member that said nothing.
     silent_not_replaced,
-    /// Copy ids are committed before any message names them.
-    ids_before_use,
     /// A copy that is begun anew shows nothing of the one that stood there before.
     fresh_is_empty,
     /// When all members that answered are unclean, the silent ones are waited for.

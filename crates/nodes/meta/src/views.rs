@@ -1,7 +1,7 @@
 //! Views: who is dropped, who joins, what is taken over (protocol sections 5 to 7).
 
 use crate::MetaServer;
-use crate::leader::{Accusation, GroupJoin, Later, Running, ServersFor};
+use crate::leader::{Accusation, FileLease, GroupJoin, Later, Running, ServersFor};
 use crate::limits::{ACCUSED, JOIN_IDLE, JOIN_TIMEOUT, JOINS_MAX, TAKEOVERS_MAX};
 use crate::propose::Then;
 use host::node::Effects;
@@ -145,8 +145,6 @@ impl MetaServer {
                     let ver = rec.view.ver;
                     let time = self.wall();
                     let then = Then::Takeover { chunk, epoch };
-                    let late = !self.cfg.rules.ids_before_use && !add.is_empty();
-                    let mint = late.then_some(Command::MintCopies { chunk, count: add.len() as u32 });
                     if let Some((written, last)) = loss {
                         let named = self.cfg.rules.losses_name_takeovers;
                         let epoch = if named { epoch } else { LeaseEpoch(written.0 + 1) };
@@ -158,24 +156,16 @@ impl MetaServer {
                         let event = Command::Event { time, text };
                         let change = ViewChange::Crown { survivors: add };
                         let change = Command::ChangeView { chunk, ver, change };
-                        self.propose(&Command::Batch(mint.into_iter().chain([change, loss, event]).collect()), then);
+                        self.propose(&Command::Batch(vec![change, loss, event]), then);
                     } else {
                         // A copy that was being filled is given up, so that its server may take a whole one.
                         let joiner = rec.view.joiner.map(|j| (ver, ViewChange::JoinCancel(j)));
                         let next = if joiner.is_some() { ver.next() } else { ver };
                         let changes = joiner.into_iter().chain([(next, ViewChange::Replace { drop, add })]);
                         let all = changes.map(|(ver, change)| Command::ChangeView { chunk, ver, change });
-                        let all = Command::Batch(mint.into_iter().chain(all).collect());
+                        let all = Command::Batch(all.collect());
                         self.propose(&all, then);
                     }
-                }
-                Action::Mint(count) if !self.cfg.rules.ids_before_use => {
-                    // Only without the rule: the ids that a commit would bring are taken for granted.
-                    let Some(rec) = self.state.chunk(chunk) else { return };
-                    let ids: Vec<CopyId> = (rec.next_copy..rec.next_copy + count).map(CopyId).collect();
-                    let Some(r) = l.takeovers.get_mut(&chunk) else { return };
-                    let more = r.takeover.minted(&ids, self.now);
-                    return self.turn_takeover(chunk, more, fx);
                 }
                 Action::Mint(count) => {
                     self.propose(&Command::MintCopies { chunk, count }, Then::Takeover { chunk, epoch });
@@ -256,7 +246,10 @@ impl MetaServer {
                     mark!("views.group-join-done");
                     // Readers must not count on a view that is about to grow: they give back first.
                     let ino = j.ino;
-                    let read = l.files.get(&ino).is_some_and(|f| !f.holders.is_empty());
+                    // So does one whose lease was taken, until it says that it knows: it may read from a member that
+                    // no later fence needs to reach.
+                    let reads = |f: &FileLease| !f.holders.is_empty() || !f.deposed.is_empty();
+                    let read = l.files.get(&ino).is_some_and(reads);
                     if read && self.cfg.rules.readers_leave_before_join {
                         mark!("views.readers-leave-first");
                         return self.recall_all(ino);

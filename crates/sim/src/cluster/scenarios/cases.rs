@@ -119,10 +119,11 @@ fn all_forget_a_new_chunk(mutant: Option<&str>) -> Result<(), String> {
     for block in [1, 1, 1] {
         c.settled_write(other, block)?;
     }
-    if c.stage.flush(writer, 0).is_ok() {
-        return Err("what was written before the loss was flushed without a word".into());
+    match c.stage.flush(writer, 0) {
+        Ok(()) => Err("what was written before the loss was flushed without a word".into()),
+        Err(why) if why.contains("lost") => c.stage.finish(),
+        Err(why) => Err(format!("the flush says something else: {why}")),
     }
-    c.stage.finish()
 }
 
 /// No copy has a tail and nobody waits, so no chunk is taken over: only the session's fence tells how far the file goes.
@@ -371,7 +372,7 @@ fn filled_twice(mutant: Option<&str>) -> Result<(), String> {
     let [a, b, has] = members;
     let outside = c.outsider(&members)?;
     c.lose_writes(writer, &[a, b]);
-    c.stage.begin_write(writer, 0, 14)?;
+    c.stage.begin_write(writer, 0, 32)?;
     c.stage.run_for(5 * MS);
     let mds = c.mds.clone();
     c.cut_off(has, &mds);
@@ -385,7 +386,7 @@ fn filled_twice(mutant: Option<&str>) -> Result<(), String> {
     c.settled_write(other, 17)?;
     for away in [a, b, has] {
         c.cut_off(other, &[away]);
-        c.stage.read(other, 0, 14)?;
+        c.stage.read(other, 0, 32)?;
         c.mend_off(other, &[away]);
     }
     c.stage.finish()
@@ -394,41 +395,28 @@ fn filled_twice(mutant: Option<&str>) -> Result<(), String> {
 /// Records are of whole blocks: what a joiner gets of a block is all of it, or it has none of it.
 fn half_a_block(mutant: Option<&str>) -> Result<(), String> {
     let mut c = cast(mutant)?;
-    let (writer, reader) = (c.clients[0], c.clients[1]);
-    let mut model = vec![7u8; 3 * 4096];
-    let write = |at: u64, data: &[u8]| ByteOp::Write { at: Some(at), data: data.to_vec(), buffered: false };
-    c.stage.write(writer, 0, 0)?;
-    c.stage.bytes(writer, 0, write(0, &model))?;
-    c.stage.run_for(200 * MS);
+    let writer = c.clients[0];
+    c.settled_write(writer, 0)?;
+    c.settled_write(writer, 1)?;
     let members = c.three()?;
     let joiner = c.outsider(&members)?;
-    let [a, b, dead] = members;
+    let [_, _, dead] = members;
     let held = c.hold(move |_, to, m| matches!(m, Msg::Copy(_)) && to == joiner);
     c.kill(&[dead]);
-    let begin = c.stage.begin(writer, AppOp::Bytes { file: 0, op: write(8192, &[8; 100]) })?;
-    c.stage.wait(begin)?;
-    model[8192..8292].fill(8);
+    c.stage.write(writer, 0, 2)?;
     c.until_held("the joiner to copy", 20 * S)?;
-    c.stage.bytes(writer, 0, write(2048, &[9; 2048]))?;
-    model[2048..4096].fill(9);
+    // The same block in two halves; together they are one value again.
+    let value = c.stage.work.value();
+    let mut block = Vec::new();
+    crate::block::fill(value, &mut block);
+    for half in [0, 2048] {
+        let data = block[half..half + 2048].to_vec();
+        c.stage.bytes(writer, 0, ByteOp::Write { at: Some(4096 + half as u64), data, buffered: false })?;
+    }
     c.stage.run_for(50 * MS);
     c.stage.world.remove_rule(held);
-    c.stage.rule(|m| match m.msg {
-        Msg::Copy(_) => Verdict::Double(300 * MS),
-        _ => Verdict::Pass,
-    });
     c.stage.world.release(true, |_, to, _| to == joiner);
-    c.stage.run_for(3 * S);
-    for away in [a, b] {
-        c.cut_off(reader, &[away]);
-        match c.stage.bytes(reader, 0, ByteOp::Read { at: 0, length: 3 * 4096 })? {
-            crate::actor::AppAnswer::Bytes(x) if x[..8292] == model[..8292] => {}
-            other => return Err(format!("after the join: {} bytes that differ", format!("{other:?}").len())),
-        }
-        c.mend_off(reader, &[away]);
-    }
-    // The blocks hold bytes of no numbered value from here on, so the registers have nothing to say about them.
-    c.stage.truncate(writer, 0, 0)?;
+    c.until_three("the join", 10 * S)?;
     c.stage.finish()
 }
 

@@ -5,6 +5,7 @@ use super::cast::{Cast, cast, same};
 use crate::actor::{AppOp, SlotId};
 use crate::kept::Script;
 use crate::world::{MS, S, Verdict};
+use std::cell::Cell;
 use wire::{FromMds, MdsToCs, Msg, ToMds};
 
 /// (name, what happens, script) of every scenario of this file.
@@ -108,16 +109,23 @@ fn merge_of_an_older_fence(mutant: Option<&str>) -> Result<(), String> {
     c.stage.begin_write(writer, 0, 0)?;
     c.stage.run_for(5 * MS);
     c.kill(&[writer]);
-    let held = c.hold(|_, _, m| matches!(m, Msg::MdsToCs(MdsToCs::Converge { .. })));
+    // Of the first fence none gets through.
+    let first = Cell::new(None);
+    let held = c.hold(move |_, _, m| match m {
+        Msg::MdsToCs(MdsToCs::Converge { epoch, .. }) => {
+            first.set(first.get().or(Some(*epoch)));
+            first.get() == Some(*epoch)
+        }
+        _ => false,
+    });
     let index = c.stage.begin(other, AppOp::Write { file: 0, block: 0, values: vec![900_001], buffered: false })?;
     c.until_held("the merge", 10 * S)?;
     // The one that has the record hears no newer fence, and no newer writes.
     let mds = c.mds.clone();
     c.cut_off(has, &mds);
     c.cut_off(has, &[other]);
-    c.stage.run_for(100 * MS);
-    c.stage.world.remove_rule(held);
     c.stage.wait(index)?;
+    c.stage.world.remove_rule(held);
     if c.stage.world.release(true, |_, to, m| to == b && matches!(m, Msg::MdsToCs(MdsToCs::Converge { .. }))) == 0 {
         return Err("no merge was held: the scenario does not do what it says".into());
     }
@@ -299,10 +307,11 @@ fn writer_wakes(mutant: Option<&str>) -> Result<(), String> {
     let (writer, reader) = (c.clients[0], c.clients[1]);
     c.settled_write(writer, 0)?;
     c.stage.run_for(S);
-    c.stage.world.freeze(writer, 45 * S);
-    c.stage.run_for(44 * S);
+    // It hears of nothing when it wakes up.
     let mds = c.mds.clone();
     c.cut_off(writer, &mds);
+    c.stage.world.freeze(writer, 45 * S);
+    c.stage.run_for(44 * S);
     c.stage.read(reader, 0, 0)?;
     let (write, _) = c.stage.begin_write(writer, 0, 20)?;
     c.stage.run_for(3 * S);
