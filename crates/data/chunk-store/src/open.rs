@@ -277,7 +277,8 @@ pub fn open(
         }
     }
     if !options.rules.marks_before_memory {
-        let sb = Superblock { generation: store.superblock.generation + 1, boot: options.boot, ..store.superblock };
+        let generation = store.superblock.generation + 1;
+        let sb = Superblock { generation, boot: options.boot, ring: 0, ..store.superblock };
         write_super(folder, super_file, &sb)?;
         store.superblock = sb;
     }

@@ -113,7 +113,7 @@ fn joiner_forgets(mutant: Option<&str>) -> Result<(), String> {
 fn all_forget_a_new_chunk(mutant: Option<&str>) -> Result<(), String> {
     let mut c = cast(mutant)?;
     let (writer, other) = (c.clients[0], c.clients[1]);
-    c.settled_write(writer, 0)?;
+    c.stage.write(writer, 0, 0)?;
     c.power_of_all();
     c.stage.run_for(5 * S);
     for block in [1, 1, 1] {
@@ -374,6 +374,11 @@ fn filled_twice(mutant: Option<&str>) -> Result<(), String> {
     c.lose_writes(writer, &[a, b]);
     c.stage.begin_write(writer, 0, 32)?;
     c.stage.run_for(5 * MS);
+    // What is to forget the copy when it is dropped comes too late.
+    c.stage.rule(move |m| match m.msg {
+        Msg::MdsToCs(MdsToCs::Delete { .. }) if m.to == has => Verdict::Drop,
+        _ => Verdict::Pass,
+    });
     let mds = c.mds.clone();
     c.cut_off(has, &mds);
     c.kill(&[writer, outside]);
