@@ -7,6 +7,7 @@ mod ci;
 mod direction;
 mod docs;
 mod evidence;
+mod fuzz;
 mod ledger;
 mod setup;
 mod source;
@@ -26,6 +27,8 @@ usage: cargo xtask TASK
   sim ARGS          the simulator, release build (seeds, run, scenarios, mutants)
   images ARGS       crash images, release build
   bench ARGS        benchmarks, release build
+  fuzz [--minutes N] [--seed S] [TARGET...]
+                    everything that reads bytes from outside, guided by coverage; what fails is kept in fuzz/corpus
   evidence NAME [--only ID] [--again]
                     runs the measurements of that name, appends to docs/evidence/NAME.jsonl, skips what is proven
                     at this commit";
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         "sim" => Ok(pass_through(&root, "sim", &[], rest)),
         "images" => Ok(pass_through(&root, "sim", &["images"], rest)),
         "bench" => Ok(pass_through(&root, "stories", &["bench"], rest)),
+        "fuzz" => Ok(fuzz::run(&root, rest)),
         "evidence" => evidence::run(&root, rest),
         "" | "help" | "--help" => Err(USAGE.into()),
         other => Err(format!("no task is called `{other}`\n{USAGE}")),

@@ -1,4 +1,5 @@
-//! All tests of the workspace: what cargo runs, then simulator seeds and crash images in a release build.
+//! All tests of the workspace: what cargo runs, then simulator seeds, crash images and mutants in a
+//! release build.
 
 use crate::budget::Budget;
 use crate::setup;
@@ -6,8 +7,8 @@ use crate::step::{Report, Step, cargo};
 use std::path::Path;
 
 /// Names of the steps, in order.
-pub const STEPS: [&str; 4] = ["setup", "workspace-tests", "seeds", "images"];
-const SEEDS: &str = "300";
+pub const STEPS: [&str; 5] = ["setup", "workspace-tests", "seeds", "images", "mutants"];
+const SEEDS: &str = "500";
 const IMAGES: &str = "5000";
 
 /// Runs them; with a budget, each within its minutes. Later steps run though an earlier one failed: one run tells all.
@@ -16,10 +17,11 @@ pub fn run(root: &Path, budget: Option<&Budget>) -> Report {
     let mut report = Report::default();
     report.check(STEPS[0], minutes(STEPS[0]), setup::run);
     // All features: without them the simulator runs only what tests the simulator, and a pass would mean little.
-    let commands: [&[&str]; 3] = [
+    let commands: [&[&str]; 4] = [
         &["test", "--workspace", "--all-features", "--no-fail-fast"],
         &["run", "--release", "-p", "sim", "--all-features", "--", "seeds", "--count", SEEDS],
         &["run", "--release", "-p", "sim", "--all-features", "--", "images", "--count", IMAGES],
+        &["run", "--release", "-p", "sim", "--all-features", "--", "mutants"],
     ];
     for (name, args) in STEPS[1..].iter().zip(commands) {
         let args = args.iter().map(|s| s.to_string()).collect();

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-const VALUES: [&str; 8] = ["only", "count", "first", "jobs", "mutant", "seed", "limit", "system"];
-const SWITCHES: [&str; 3] = ["all", "trace", "stop"];
+const VALUES: [&str; 10] = ["images", "clocks", "only", "count", "first", "jobs", "mutant", "seed", "limit", "system"];
+const SWITCHES: [&str; 4] = ["trace", "stop", "coverage", "json"];
 
 /// A parsed command line.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -1,12 +1,13 @@
 //! The commands: each runs many simulations, prints what it found and a line of totals.
 
 use crate::arguments::Arguments;
+use crate::mutants::{self, Limits};
+use sim::coverage::Coverage;
 use sim::quorum::{Bug, Quorum};
-use sim::run::{Outcome, Plan, run};
+use sim::run::{ASSUMED, Outcome, Plan, run};
 use sim::system::System;
+use sim::world::MS;
 use std::cell::Cell;
-use std::path::Path;
-use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
@@ -28,6 +29,7 @@ const SYSTEMS: &[&str] = &["quorum"];
 struct Choice {
     system: String,
     mutant: Option<String>,
+    plan: Plan,
 }
 
 impl Choice {
@@ -35,8 +37,14 @@ impl Choice {
         let choice = Choice {
             system: a.text("system").unwrap_or(SYSTEMS[0]).to_string(),
             mutant: a.text("mutant").map(String::from),
+            plan: match a.number("clocks", 0)? {
+                0 => Plan::default(),
+                percent => Plan { rates: percent * 10_000, ..Plan::default() },
+            },
         };
-        choice.make()?;
+        if a.command != "images" {
+            choice.make()?;
+        }
         Ok(choice)
     }
     fn make(&self) -> Result<Box<dyn System>, String> {
@@ -69,7 +77,7 @@ impl Choice {
     }
     fn run(&self, seed: u64) -> Result<Outcome, String> {
         SEED.set(seed);
-        Ok(run(seed, self.make()?.as_mut(), Plan::default(), None))
+        Ok(run(seed, self.make()?.as_mut(), self.plan, None))
     }
 }
 
@@ -85,10 +93,14 @@ pub fn carry_out(a: &Arguments) -> Result<bool, String> {
     match a.command.as_str() {
         "seeds" => {
             let (first, count) = (a.number("first", 1)?, a.number("count", 100)?);
-            seeds(&choice, first, count, a.number("jobs", 2)?.max(1), a.has("stop"))
+            let (jobs, wish) = (a.number("jobs", 2)?.max(1), Wish::of(a));
+            seeds(&choice, first, count, jobs, a.has("stop"), wish)
         }
         "run" => single(&choice, a.number("seed", 1)?, a.has("trace")),
-        "mutants" => mutants(&choice, a.number("limit", 300)?, a.number("jobs", 2)?.max(1), a.has("all")),
+        "mutants" => {
+            let limits = Limits { seeds: a.number("limit", 300)?, images: a.number("images", 20_000)? };
+            mutants::look(&choice.system, choice.mutants(), limits, a.number("jobs", 2)?.max(1), a.text("only"))
+        }
         "scenarios" => {
             if a.has("trace") {
                 sim::scenario::print_traces();
@@ -96,8 +108,44 @@ pub fn carry_out(a: &Arguments) -> Result<bool, String> {
             Ok(scenarios(&choice, a.text("only")))
         }
         #[cfg(feature = "images")]
-        "images" => Ok(images(a.number("count", 5_000)?, a.number("first", 1)?)),
+        "images" => images(a.number("count", 5_000)?, a.number("first", 1)?, a.text("mutant")),
         other => Err(format!("unknown command `{other}`")),
+    }
+}
+
+/// What is told about coverage.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    Nothing,
+    Table,
+    Json,
+}
+
+impl Wish {
+    fn of(a: &Arguments) -> Wish {
+        match (a.has("coverage"), a.has("json")) {
+            (_, true) => Wish::Json,
+            (true, false) => Wish::Table,
+            (false, false) => Wish::Nothing,
+        }
+    }
+    /// Tells what the runs came by, beside what the steered scenarios pass.
+    fn tell(self, choice: &Choice, runs: &Coverage) {
+        if self == Wish::Nothing {
+            return;
+        }
+        // What this thread has passed so far is in the sums already.
+        Coverage::default().marks();
+        let mut steered = Coverage::default();
+        for (_, _, script) in sim::kept::scenarios(&choice.system) {
+            // Whether it holds is for `scenarios` to say.
+            let _ = script(choice.mutant.as_deref());
+        }
+        steered.marks();
+        match self {
+            Wish::Json => println!("{}", runs.json(&steered)),
+            _ => print!("{}", runs.table(&steered)),
+        }
     }
 }
 
@@ -112,6 +160,11 @@ struct Totals {
     frames: u64,
     losses: u64,
     time: u64,
+    /// Runs in which every chunk had enough clean copies when the faults ended, and the longest that it took then.
+    whole: u64,
+    resumed: u64,
+    stale: u64,
+    coverage: Coverage,
 }
 
 impl Totals {
@@ -122,6 +175,10 @@ impl Totals {
         self.frames += o.stats.net.sent;
         self.losses += o.stats.losses;
         self.time += o.stats.time / 1_000_000_000;
+        self.whole += u64::from(o.stats.resumed.is_some());
+        self.resumed = self.resumed.max(o.stats.resumed.unwrap_or(0));
+        self.stale += o.stats.stale;
+        self.coverage.add(&o.stats.coverage);
         if let Some(f) = &o.failure {
             self.failed += 1;
             self.first_failed = Some(self.first_failed.map_or(o.seed, |s| s.min(o.seed)));
@@ -130,7 +187,7 @@ impl Totals {
     }
 }
 
-fn seeds(choice: &Choice, first: u64, count: u64, jobs: u64, stop: bool) -> Result<bool, String> {
+fn seeds(choice: &Choice, first: u64, count: u64, jobs: u64, stop: bool, wish: Wish) -> Result<bool, String> {
     let start = Instant::now();
     let (next, over) = (AtomicU64::new(first), AtomicBool::new(false));
     let totals = Mutex::new(Totals::default());
@@ -152,6 +209,14 @@ fn seeds(choice: &Choice, first: u64, count: u64, jobs: u64, stop: bool) -> Resu
         }
     });
     let t = totals.into_inner().expect("all threads have ended");
+    wish.tell(choice, &t.coverage);
+    if let Some(s) = t.first_failed {
+        println!("first failing seed: {s}");
+    }
+    println!("enough clean copies at the end of the faults: {} seeds, longest pause {} ms", t.whole, t.resumed / MS);
+    if choice.plan.rates > ASSUMED {
+        println!("clocks beyond what is assumed: {} stale reads", t.stale);
+    }
     println!(
         "{} seeds, {} failed; {} simulated s, {} operations acknowledged, {} faults, {} losses of all memory, {} frames; {:.1} s",
         t.runs,
@@ -163,9 +228,6 @@ fn seeds(choice: &Choice, first: u64, count: u64, jobs: u64, stop: bool) -> Resu
         t.frames,
         start.elapsed().as_secs_f64()
     );
-    if let Some(s) = t.first_failed {
-        println!("first failing seed: {s}");
-    }
     Ok(t.failed == 0)
 }
 
@@ -174,7 +236,7 @@ fn single(choice: &Choice, seed: u64, trace: bool) -> Result<bool, String> {
     SEED.set(seed);
     let sink = |now: u64, line: &str| println!("{:>12.6} {line}", now as f64 / 1e9);
     let listen = trace.then(|| Box::new(sink) as sim::trace::Sink);
-    let o = run(seed, choice.make()?.as_mut(), Plan::default(), listen);
+    let o = run(seed, choice.make()?.as_mut(), choice.plan, listen);
     let s = &o.stats;
     let [w, r, f, n] = s.kinds;
     println!("acknowledged {} (writes {w}, reads {r}, flushes {f}, names {n})", s.acknowledged);
@@ -196,138 +258,8 @@ fn single(choice: &Choice, seed: u64, trace: bool) -> Result<bool, String> {
     Ok(o.failure.is_none())
 }
 
-/// Mutants that must be found; the others are looked for with `--all`.
-#[cfg(feature = "cluster")]
-const REQUIRED: [&str; 15] = [
-    "ack_by_all",
-    "epochs",
-    "merge_tails",
-    "reads_wait_for_writes",
-    "copy_ids",
-    "unclean",
-    "stable_equals_last",
-    "join_barrier",
-    "zero_before_growth",
-    "one_id_per_request",
-    "reads_confirmed",
-    "orphans",
-    "absent_reckoned",
-    "openers_reckoned",
-    "dead_leave",
-];
-
-/// Looks for mutants: the first kept scenario, or else the first seed, that fails with the mutant and passes without it. One
-/// that the shipped rules fail as well says nothing about the mutant and is passed over. True: all were found.
-fn mutants(choice: &Choice, limit: u64, jobs: u64, all: bool) -> Result<bool, String> {
-    let program = std::env::current_exe().map_err(|e| format!("own program: {e}"))?;
-    let mut names = choice.mutants();
-    #[cfg(feature = "cluster")]
-    names.retain(|n| all || choice.system != "cluster" || REQUIRED.contains(n));
-    #[cfg(not(feature = "cluster"))]
-    let _ = all;
-    let mut scripts = Vec::new();
-    for (name, ..) in sim::kept::scenarios(&choice.system) {
-        match scenario_failure(&program, &choice.system, None, name)? {
-            None => scripts.push(name),
-            Some(why) => println!("scenario {name} fails without a mutant and is passed over: {why}"),
-        }
-    }
-    println!("{:<24} {:>8}  first find", "mutant", "time");
-    let (next, found) = (AtomicU64::new(0), AtomicU64::new(0));
-    std::thread::scope(|scope| {
-        for _ in 0..jobs {
-            scope.spawn(|| {
-                while let Some(name) = names.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
-                    let start = Instant::now();
-                    let what = match look_for(&program, &choice.system, name, &scripts, limit) {
-                        Ok((Some(find), passed_over)) => {
-                            found.fetch_add(1, Ordering::Relaxed);
-                            if passed_over > 0 { format!("{find} ({passed_over} seeds passed over)") } else { find }
-                        }
-                        Ok((None, n)) => format!("NOT FOUND ({n} seeds passed over)"),
-                        Err(e) => format!("NOT FOUND: {e}"),
-                    };
-                    let what: String = what.chars().take(160).collect();
-                    println!("{name:<24} {:>6.1} s  {what}", start.elapsed().as_secs_f64());
-                }
-            });
-        }
-    });
-    let (all, found) = (names.len() as u64, found.into_inner());
-    println!("{all} mutants, {found} found, {} not found (limit {limit} seeds)", all - found);
-    Ok(found == all)
-}
-
-/// What only the mutant fails: the first of `scripts`, else the first seed up to `limit`; and how many seeds failed without
-/// the mutant as well.
-fn look_for(
-    program: &Path,
-    system: &str,
-    mutant: &str,
-    scripts: &[&str],
-    limit: u64,
-) -> Result<(Option<String>, u64), String> {
-    for name in scripts {
-        if let Some(why) = scenario_failure(program, system, Some(mutant), name)? {
-            return Ok((Some(format!("scenario {name}: {why}")), 0));
-        }
-    }
-    let (mut first, mut passed_over) = (1, 0);
-    while first <= limit {
-        let Some((seed, line)) = first_failure(program, system, Some(mutant), first, limit + 1 - first)? else { break };
-        if first_failure(program, system, None, seed, 1)?.is_none() {
-            return Ok((Some(line.trim_start_matches("FAIL ").to_string()), passed_over));
-        }
-        passed_over += 1;
-        first = seed + 1;
-    }
-    Ok((None, passed_over))
-}
-
-/// Why a scenario fails, if it does; in a process of its own, because a mutant may end in a failed assertion.
-fn scenario_failure(program: &Path, system: &str, mutant: Option<&str>, name: &str) -> Result<Option<String>, String> {
-    let mut command = Command::new(program);
-    command.args(["scenarios", "--system", system, "--only", name]);
-    if let Some(m) = mutant {
-        command.args(["--mutant", m]);
-    }
-    let out = command.output().map_err(|e| format!("cannot run `{}`: {e}", program.display()))?;
-    if out.status.success() {
-        return Ok(None);
-    }
-    let text = String::from_utf8_lossy(&out.stdout);
-    let why = text.lines().find_map(|l| l.strip_prefix(WHY).or(l.find("panic: ").map(|at| &l[at..])));
-    match why {
-        Some(why) => Ok(Some(why.to_string())),
-        None => Err(format!("`scenarios --only {name}` ended with {} and said nothing", out.status)),
-    }
-}
-
-/// The first seed from `first` on that fails, in a process of its own, because a mutant may end in a failed assertion.
-fn first_failure(
-    program: &Path,
-    system: &str,
-    mutant: Option<&str>,
-    first: u64,
-    count: u64,
-) -> Result<Option<(u64, String)>, String> {
-    let mut command = Command::new(program);
-    command.args(["seeds", "--stop", "--jobs", "1", "--system", system]);
-    command.args(["--first", &first.to_string(), "--count", &count.to_string()]);
-    if let Some(m) = mutant {
-        command.args(["--mutant", m]);
-    }
-    let out = command.output().map_err(|e| format!("cannot run `{}`: {e}", program.display()))?;
-    let text = String::from_utf8_lossy(&out.stdout);
-    let Some(line) = text.lines().find(|l| l.starts_with("FAIL seed ")) else {
-        return if out.status.success() { Ok(None) } else { Err(format!("`seeds` ended with {}", out.status)) };
-    };
-    let seed = line["FAIL seed ".len()..].split(':').next().and_then(|s| s.parse().ok());
-    Ok(Some((seed.ok_or_else(|| format!("no seed in `{line}`"))?, line.to_string())))
-}
-
 /// How the line begins that says why a scenario failed.
-const WHY: &str = "    because: ";
+pub const WHY: &str = "    because: ";
 
 fn scenarios(choice: &Choice, only: Option<&str>) -> bool {
     let (mut all, mut failed) = (0, 0);
@@ -348,11 +280,27 @@ fn scenarios(choice: &Choice, only: Option<&str>) -> bool {
     failed == 0 && all > 0
 }
 
-/// Crash images of both stores.
+/// Crash images of both stores. A mutant is named `store.RULE` or `log.RULE`; then only that one is explored, up to the
+/// first failure.
 #[cfg(feature = "images")]
-fn images(count: u64, seed: u64) -> bool {
+fn images(count: u64, seed: u64, mutant: Option<&str>) -> Result<bool, String> {
     let start = Instant::now();
-    let (chunks, log) = (chunk_store::crash::explore(seed, count), raft_log::crash::explore(seed, count));
+    let (mut chunks, mut log) = (Default::default(), Default::default());
+    match mutant.map(|m| (m, m.split_once('.'))) {
+        None => {
+            chunks = chunk_store::crash::explore(seed, count);
+            log = raft_log::crash::explore(seed, count);
+        }
+        Some((m, Some(("store", rule)))) => {
+            let rules = chunk_store::StoreRules::without(rule).ok_or_else(|| format!("no mutant `{m}`"))?;
+            chunks = chunk_store::crash::explore_with(rules, 1, seed, count);
+        }
+        Some((m, Some(("log", rule)))) => {
+            let rules = raft_log::LogRules::without(rule).ok_or_else(|| format!("no mutant `{m}`"))?;
+            log = raft_log::crash::explore_with(rules, 1, seed, count);
+        }
+        Some((m, _)) => return Err(format!("no mutant `{m}`: one of images is called store.RULE or log.RULE")),
+    }
     println!("chunk store: {chunks:?}");
     println!("metadata log: {log:?}");
     for f in chunks.failures.iter().chain(&log.failures) {
@@ -360,5 +308,5 @@ fn images(count: u64, seed: u64) -> bool {
     }
     let failed = chunks.failures.len() + log.failures.len();
     println!("{} images, {failed} failed; {:.1} s", chunks.images + log.images, start.elapsed().as_secs_f64());
-    failed == 0
+    Ok(failed == 0)
 }

@@ -22,6 +22,16 @@ pub fn scenarios(system: &str) -> Vec<(&'static str, &'static str, Script)> {
     }
 }
 
+/// Scenarios that must fail without this rule: where to look first.
+pub fn finds(system: &str, mutant: &str) -> Vec<&'static str> {
+    #[cfg(feature = "cluster")]
+    if system == "cluster" {
+        return crate::cluster::scenarios::FINDS.iter().filter(|f| f.0 == mutant).map(|f| f.1).collect();
+    }
+    let _ = (system, mutant);
+    Vec::new()
+}
+
 fn quorum_new_then_old(mutant: Option<&str>) -> Result<(), String> {
     let bug = match mutant {
         None => None,

@@ -7,6 +7,7 @@ pub mod block;
 pub mod check;
 #[cfg(feature = "cluster")]
 pub mod cluster;
+pub mod coverage;
 pub mod disks;
 pub mod faults;
 pub mod history;

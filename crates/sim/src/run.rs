@@ -2,14 +2,17 @@
 
 use crate::actor::{AppOp, Role, SlotId};
 use crate::check;
+use crate::coverage::Coverage;
 use crate::faults::{Fault, Faults};
 use crate::history::{History, Record};
 use crate::network::{NetConfig, NetStats};
 use crate::rng::Rng;
+use crate::slot::RATE_MAX;
 use crate::system::System;
 use crate::trace::Sink;
 use crate::workload::Workload;
 use crate::world::{MS, S, World};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 /// Lengths of the phases in simulated nanoseconds.
@@ -21,13 +24,20 @@ pub struct Plan {
     pub recover: u64,
     /// After the last operation: everything must be repaired within this.
     pub settle: u64,
+    /// Largest departure of clock rates, parts per million. Beyond [`ASSUMED`] reads may be stale, and nothing else.
+    pub rates: u64,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Plan { storm: 60 * S, recover: 60 * S, settle: 120 * S }
+        Plan { storm: 60 * S, recover: 60 * S, settle: 120 * S, rates: RATE_MAX }
     }
 }
+
+/// Clock rates up to which everything is promised, parts per million: two of them differ by 5 %.
+pub const ASSUMED: u64 = 25_000;
+/// Within this after the last fault operations must flow again, if every chunk has enough clean copies then.
+const RESUME: u64 = 5 * S;
 
 /// Reads and writes that each client must get acknowledged after the last fault.
 const FLOW: usize = 5;
@@ -62,6 +72,12 @@ pub struct Stats {
     pub counts: BTreeMap<String, u64>,
     /// Simulated nanoseconds.
     pub time: u64,
+    /// From the last fault until operations flowed again, where every chunk had enough clean copies.
+    pub resumed: Option<u64>,
+    /// Reads that were stale and are excused by clocks beyond what is assumed.
+    pub stale: u64,
+    /// What was passed on the way.
+    pub coverage: Coverage,
 }
 
 /// The end of a run.
@@ -87,20 +103,29 @@ struct Run<'a> {
     work: Workload,
     faults: Faults,
     calm: bool,
+    /// When the faults ended.
+    calm_at: u64,
+    resumed: Option<u64>,
+    stale: Cell<u64>,
+    rates: u64,
 }
 
 /// Runs one seed. `listen` gets the trace's lines.
 pub fn run(seed: u64, system: &mut dyn System, plan: Plan, listen: Option<Sink>) -> Outcome {
     let mut rng = Rng::new(seed);
     let config = NetConfig::draw(&mut rng.fork(1));
+    marks::take();
     let mut world = World::new(rng.fork(2).next(), config);
+    world.rate_max = plan.rates;
     if let Some(sink) = listen {
         world.trace.listen(sink);
     }
     system.build(&mut world);
     let work = Workload::new(system.load(), rng.fork(3));
     let faults = Faults::new(rng.fork(4));
-    let mut run = Run { world, system, work, faults, calm: false };
+    let rates = plan.rates;
+    let (resumed, stale) = (None, Cell::new(0));
+    let mut run = Run { world, system, work, faults, calm: false, calm_at: 0, resumed, stale, rates };
     let failure = run.all(plan).err().map(|mut f| {
         f.detail = format!("seed {seed}; replay with: sim run --seed {seed} --trace\n{}", f.detail);
         f
@@ -127,9 +152,20 @@ impl Run<'_> {
         self.world.note(|| "CALM".into());
         self.world.calm();
         let from = self.world.now();
+        self.calm_at = from;
+        // Where a chunk has too few clean copies somebody has to be waited for first.
+        let whole = self.system.whole(&mut self.world);
         if !self.until(from + plan.recover, |run| run.flows(from))? {
             self.judge()?;
             return Err(self.stalled("operations do not flow after the last fault", plan.recover));
+        }
+        let took = self.world.now() - from;
+        self.resumed = whole.then_some(took);
+        if whole && took > RESUME {
+            self.judge()?;
+            let ms = took / MS;
+            let what = format!("every chunk had enough clean copies, and operations flowed again only after {ms} ms");
+            return Err(self.stalled(&what, RESUME));
         }
         self.work.quiet = true;
         self.world.note(|| "QUIET".into());
@@ -208,7 +244,12 @@ impl Run<'_> {
     }
 
     fn judge(&self) -> Result<(), Failure> {
-        judge(&self.work.history)
+        if self.rates <= ASSUMED {
+            return judge(&self.work.history);
+        }
+        let before = if self.calm { self.calm_at } else { u64::MAX };
+        self.stale.set(judge_loosely(&self.work.history, before)?);
+        Ok(())
     }
 
     fn stats(&self) -> Stats {
@@ -231,18 +272,42 @@ impl Run<'_> {
             net: self.world.network.stats,
             counts: self.world.counts.clone(),
             time: self.world.now(),
+            resumed: self.resumed,
+            stale: self.stale.get(),
+            coverage: {
+                let mut c = self.world.coverage.clone();
+                c.marks();
+                c
+            },
         }
     }
 }
 
+fn anomaly(history: &History, (file, block): (u32, u32), a: &check::register::Anomaly) -> Failure {
+    let reason = format!("file {file} block {block}: {} (operations {:?})", a.text, a.indexes);
+    Failure { reason, detail: history.print(file, block) }
+}
+
 /// Judges what applications saw: every block a register, every directory exact.
 pub fn judge(history: &History) -> Result<(), Failure> {
-    for ((file, block), (ops, losses)) in history.registers() {
-        if let Err(a) = check::register::check(&ops, &losses) {
-            let reason = format!("file {file} block {block}: {} (operations {:?})", a.text, a.indexes);
-            return Err(Failure { reason, detail: history.print(file, block) });
-        }
+    for (at, (ops, losses)) in history.registers() {
+        check::register::check(&ops, &losses).map_err(|a| anomaly(history, at, &a))?;
     }
+    judge_names(history)
+}
+
+/// Judges as [`judge`] does, except that reads which began before `before` may be stale; returns how many were.
+pub fn judge_loosely(history: &History, before: u64) -> Result<u64, Failure> {
+    let mut stale = 0;
+    for (at, (ops, losses)) in history.registers() {
+        let slot = |index: usize| history.records[index].slot;
+        stale += check::stale::check(ops, &losses, before, slot).map_err(|a| anomaly(history, at, &a))?;
+    }
+    judge_names(history)?;
+    Ok(stale)
+}
+
+fn judge_names(history: &History) -> Result<(), Failure> {
     check::names::check(history)
         .map_err(|(index, text)| Failure { reason: format!("names: operation {index}: {text}"), detail: String::new() })
 }

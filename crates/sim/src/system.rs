@@ -30,6 +30,8 @@ pub trait System {
     /// These hosts are about to lose power: regions (file, first block, blocks) all of whose copies thereby lose their
     /// memory, so that unflushed writes may be lost.
     fn losses(&mut self, world: &mut World, hosts: &[HostId]) -> Vec<(u32, u32, u32)>;
+    /// Has everything stored enough sound copies on running servers, so that nobody has to be waited for?
+    fn whole(&mut self, world: &mut World) -> bool;
     /// Nothing is left to repair. The error says what is.
     fn settled(&mut self, world: &mut World) -> Result<(), String>;
     /// After settling, with nothing outstanding: copies are equal, records agree, nothing leaks.

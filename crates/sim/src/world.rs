@@ -2,10 +2,11 @@
 //! in [`World::step`], in an order that the seed decides.
 
 use crate::actor::{AppAnswer, AppOp, Birth, HostId, Maker, Role, SlotId};
+use crate::coverage::{Coverage, Fate, kind};
 use crate::disks::Tear;
 use crate::network::{NetConfig, Network};
 use crate::rng::Rng;
-use crate::slot::{Host, Slot, Work};
+use crate::slot::{Host, RATE_MAX, Slot, Work};
 use crate::trace::Trace;
 use host::memory::MemoryRing;
 use host::node::{Effects, Input};
@@ -107,6 +108,10 @@ pub struct World {
     violations: Vec<String>,
     /// Counters by name: what nodes covered, and what the world did.
     pub counts: BTreeMap<String, u64>,
+    /// Messages by kind and fate, refusals by reason.
+    pub coverage: Coverage,
+    /// Largest departure of the clock rates of hosts that boot from now on, parts per million.
+    pub rate_max: u64,
     /// What happened, hashed and, when asked for, printed.
     pub trace: Trace,
 }
@@ -131,15 +136,17 @@ impl World {
             finished: Vec::new(),
             violations: Vec::new(),
             counts: BTreeMap::new(),
+            coverage: Coverage::default(),
+            rate_max: RATE_MAX,
             trace: Trace::default(),
         }
     }
 
     // ---- building ----
 
-    /// Adds a machine with a clock that is off by up to 2.4 % in rate.
+    /// Adds a machine with a clock that is off in rate by up to [`Self::rate_max`].
     pub fn add_host(&mut self) -> HostId {
-        let host = Host::draw(self.now, &mut self.rng);
+        let host = Host::draw(self.now, self.rate_max, &mut self.rng);
         self.hosts.push(host);
         HostId(self.hosts.len() - 1)
     }
@@ -302,6 +309,9 @@ impl World {
                 .violation(format!("runaway: {RUNAWAY} frames within a second, the last one from {me} to {to}"));
         }
         self.slots[from.0].talked.insert(to, now);
+        let kind = kind(&msg);
+        self.coverage.message(kind, Fate::Sent);
+        self.coverage.refusals(&msg);
         let Some(to_slot) = self.names.get(&to).copied() else {
             self.push(now + 200 * US, Event::Reset { to: me, from: to });
             return;
@@ -316,7 +326,7 @@ impl World {
             }
         }
         let frame = match verdict {
-            Verdict::Drop => return,
+            Verdict::Drop => return self.coverage.message(kind, Fate::Lost),
             Verdict::Hold => return self.held.push((from, to_slot, me, to, msg)),
             _ => msg.encode(),
         };
@@ -329,6 +339,7 @@ impl World {
             _ => {
                 let local = self.slots[from.0].host == self.slots[to_slot.0].host;
                 let times = self.network.route(now, from, to_slot, local, &mut self.rng);
+                self.fate(kind, times);
                 for at in times.into_iter().flatten() {
                     let damage = !local && self.rng.ppm(self.network.config.damage);
                     let frame = if damage { flip(&frame, &mut self.rng) } else { frame.clone() };
@@ -338,10 +349,29 @@ impl World {
         }
     }
 
+    /// Counts what the network does with a message.
+    fn fate(&mut self, kind: &'static str, times: [Option<u64>; 2]) {
+        match times {
+            [None, _] => self.coverage.message(kind, Fate::Lost),
+            [Some(at), again] => {
+                if at - self.now > MS {
+                    self.coverage.message(kind, Fate::Late);
+                }
+                if again.is_some() {
+                    self.coverage.message(kind, Fate::Twice);
+                }
+            }
+        }
+    }
+
     fn deliver(&mut self, from: NodeId, to: NodeId, frame: Encoded) {
         let (Some(a), Some(b)) = (self.names.get(&from).copied(), self.names.get(&to).copied()) else { return };
         let s = &self.slots[b.0];
         if s.id != Some(to) || s.node.is_none() {
+            if let Ok(msg) = Msg::decode_frame(&frame) {
+                self.coverage.message(kind(&msg), Fate::Void);
+            }
+            let s = &self.slots[b.0];
             // A host without power says nothing; a live one refuses the connection.
             let there = self.hosts[s.host.0].power;
             let (until, wait) = self.refused.get(&(a, to)).copied().unwrap_or((0, BACKOFF.0));
@@ -355,6 +385,7 @@ impl World {
         match Msg::decode_frame(&frame) {
             Ok(msg) => {
                 self.refused.remove(&(a, to));
+                self.coverage.message(kind(&msg), Fate::Received);
                 self.trace.frame(self.now, b.0 as u64, &frame);
                 self.note(|| format!("{to} <- {from} {}", brief(&msg)));
                 self.slots[b.0].talked.insert(from, self.now);
@@ -604,7 +635,7 @@ impl World {
     /// Power is back: a new boot with a new clock; its processes start within half a second.
     pub fn power_on(&mut self, host: HostId) {
         if !self.hosts[host.0].power {
-            self.hosts[host.0] = Host::draw(self.now, &mut self.rng);
+            self.hosts[host.0] = Host::draw(self.now, self.rate_max, &mut self.rng);
             self.note(|| format!("host {} boots", host.0));
             for slot in self.all_slots().into_iter().filter(|s| self.slot(*s).host == host).collect::<Vec<_>>() {
                 let after = self.rng.range(20 * MS, 500 * MS);

@@ -16,7 +16,7 @@ fn kept_scenarios_pass_with_all_rules() {
 
 #[test]
 fn the_same_seed_is_the_same_run() {
-    let plan = Plan { storm: 10 * S, recover: 10 * S, settle: 10 * S };
+    let plan = Plan { storm: 10 * S, recover: 10 * S, settle: 10 * S, ..Plan::default() };
     let once = |seed| run(seed, &mut Cluster::new(Shape::default()), plan, None);
     let (a, b, c) = (once(1), once(1), once(2));
     assert_eq!((a.hash, a.stats.clone()), (b.hash, b.stats));

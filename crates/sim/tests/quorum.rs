@@ -44,7 +44,7 @@ fn the_same_seed_is_the_same_run_and_another_is_another() {
 fn every_planted_bug_is_found() {
     for (name, bug) in Bug::ALL {
         let found = (1..=60).find_map(|seed| {
-            let plan = Plan { storm: 40 * S, recover: 20 * S, settle: 20 * S };
+            let plan = Plan { storm: 40 * S, recover: 20 * S, settle: 20 * S, ..Plan::default() };
             let o = run(seed, &mut Quorum::new(Some(bug)), plan, None);
             o.failure.map(|f| (seed, f.reason))
         });

@@ -8,6 +8,7 @@ use crate::rules::Rules;
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
+use marks::mark;
 use types::{BLOCK, CHUNK_LOG2_MAX, ChunkId, CopyId, CsId, LeaseEpoch, Member, Nanos, Seq, SessionId};
 use wire::{CopyReport, CopyReq, RangeRec, Refusal, WriteHeader, flags};
 
@@ -109,25 +110,31 @@ impl Seat<'_> {
     /// chunk knows exactly what all members hold, so a copy that differs must not answer for it. Asking for the state is
     /// the one exception, because it is how a new holder finds out.
     pub fn judge(&self, req: &CopyReq, access: Access) -> Result<Verdict, Refusal> {
-        if blocked(self.server, req.session) {
+        if self.rules.sessions_blocked && blocked(self.server, req.session) {
+            mark!("member.refuse.session");
             return Err(Refusal::Fenced);
         }
         let Some(c) = self.copy else { return self.judge_absent(req, access) };
         if c.copy != req.copy && self.rules.copy_ids {
+            mark!("member.refuse.other-copy");
             return Err(Refusal::NoCopy);
         }
         if c.unclean && self.rules.unclean {
+            mark!("member.refuse.unclean");
             return Err(Refusal::Unclean);
         }
         if self.void() {
+            mark!("member.refuse.half-filled");
             return Err(Refusal::NoCopy);
         }
         if req.epoch < c.promised && self.rules.epochs {
+            mark!("member.refuse.low-epoch");
             return Err(Refusal::Fenced);
         }
         let mut meet = false;
         if let Some(j) = c.joining {
             if req.member && j.copied {
+                mark!("member.meet");
                 meet = true;
             } else {
                 return self.judge_joiner(c, req, access);
@@ -136,9 +143,11 @@ impl Seat<'_> {
         let reading = matches!(access, Access::Read | Access::CopyRead | Access::Promise | Access::Stable);
         let agrees = req.epoch <= c.promised || req.stable == c.last;
         if access != Access::State && self.rules.stable_equals_last && (!agrees || reading && req.stable > c.last) {
+            mark!("member.refuse.diverged");
             return Err(Refusal::Diverged);
         }
         if req.ver < c.ver && matches!(access, Access::Write { .. } | Access::Read) {
+            mark!("member.refuse.stale-view");
             return Err(Refusal::StaleView);
         }
         let act = match access {
@@ -163,15 +172,19 @@ impl Seat<'_> {
     /// request that believes it to be empty may create it.
     fn judge_absent(&self, req: &CopyReq, access: Access) -> Result<Verdict, Refusal> {
         if !self.reconciled {
+            mark!("member.absent.starting");
             return Err(Refusal::Starting);
         }
         if !self.may_be_absent(req.chunk) {
+            mark!("member.absent.lost");
             return Err(Refusal::Unclean);
         }
         let first = !matches!(access, Access::Write { seq } if seq != Seq(1));
         if !req.copy.is_some() || !first || req.stable != Seq(0) && access != Access::State {
+            mark!("member.absent.not-first");
             return Err(Refusal::NoCopy);
         }
+        mark!("member.absent.created");
         let act = if matches!(access, Access::Write { .. }) { Act::Apply { skips: false } } else { Act::Serve };
         let promise = !matches!(access, Access::CopyRead) && req.session != SessionId::GROUP;
         Ok(Verdict { create: true, meet: false, act, promise })
@@ -179,26 +192,30 @@ impl Seat<'_> {
 
     /// Can the initial copy of this chunk be absent without having been lost?
     pub fn may_be_absent(&self, chunk: ChunkId) -> bool {
-        chunk > self.server.absent_mark || !self.rules.unclean
+        chunk > self.server.absent_mark || !self.rules.absent_is_lost
     }
 
     /// Half filled by an earlier life of the server.
     pub fn void(&self) -> bool {
-        self.copy.is_some_and(|c| c.joining.is_some_and(|j| !j.copied)) && !self.filling
+        let half = self.copy.is_some_and(|c| c.joining.is_some_and(|j| !j.copied));
+        half && !self.filling
     }
 
     fn append(&self, c: &CopyState, req: &CopyReq, seq: Seq) -> Act {
         if seq <= c.last {
+            mark!("member.append.again");
             return Act::Repeat;
         }
         let skips = seq != c.last.next();
         if skips && self.rules.no_gaps {
+            mark!("member.append.gap");
             return Act::Repeat;
         }
         // More than a holder may have outstanding: it does not keep the protocol, and the state must stay bounded.
         let stable = if req.stable <= c.last { req.stable.max(c.stable) } else { c.stable };
         let open = c.tail.iter().filter(|r| r.seq > stable);
         if open.clone().count() >= TAIL_MAX || open.map(|r| u64::from(r.length)).sum::<u64>() > 2 * TAIL_BYTES_MAX {
+            mark!("member.append.too-many");
             return Act::Repeat;
         }
         Act::Apply { skips }
@@ -219,7 +236,7 @@ impl Seat<'_> {
     /// Judges the beginning of a join as copy `req.copy` with everything up to `base` to be copied. A server never goes
     /// back to an older copy id, and never below the promised epoch.
     pub fn join_start(&self, req: &CopyReq, base: Seq) -> Result<JoinVerdict, Refusal> {
-        if blocked(self.server, req.session) {
+        if self.rules.sessions_blocked && blocked(self.server, req.session) {
             return Err(Refusal::Fenced);
         }
         if !self.reconciled {
@@ -227,15 +244,18 @@ impl Seat<'_> {
         }
         if let Some(c) = self.copy {
             if req.epoch < c.promised && self.rules.epochs {
+                mark!("join.low-epoch");
                 return Err(Refusal::Fenced);
             }
             if req.copy == c.copy && c.joining.is_some() && req.epoch == c.promised {
                 if c.unclean && self.rules.unclean {
                     return Err(Refusal::Unclean);
                 }
+                mark!("join.known");
                 return if self.void() { Err(Refusal::NoCopy) } else { Ok(JoinVerdict::Known) };
             }
-            if req.copy <= c.copy {
+            if req.copy <= c.copy && self.rules.no_older_copy {
+                mark!("join.older-id");
                 return Err(Refusal::NoCopy);
             }
         } else if !req.copy.is_some() {
@@ -268,7 +288,7 @@ impl Seat<'_> {
 
     /// Is a request to pull for the join `req` in order?
     pub fn pull(&self, req: &CopyReq) -> Result<(), Refusal> {
-        if blocked(self.server, req.session) {
+        if self.rules.sessions_blocked && blocked(self.server, req.session) {
             return Err(Refusal::Fenced);
         }
         let c = self.copy.ok_or(if self.reconciled { Refusal::NoCopy } else { Refusal::Starting })?;
@@ -346,26 +366,33 @@ impl Seat<'_> {
     pub fn fence(&self, chunk: ChunkId, epoch: LeaseEpoch, copy: CopyId, initial: bool) -> FenceVerdict {
         let Some(c) = self.copy else {
             if !self.reconciled {
+                mark!("fence.starting");
                 return FenceVerdict::Ignore;
             }
             if !initial || !self.may_be_absent(chunk) || !copy.is_some() {
+                mark!("fence.absent-lost");
                 return FenceVerdict::Report(lost(chunk, copy));
             }
+            mark!("fence.absent-created");
             let mut fresh = CopyState::new(chunk, copy);
             fresh.promised = epoch;
             return FenceVerdict::Store(fresh);
         };
         if c.copy < copy {
             // The group has seen the named copy here and an older one stands in its place: the named one is lost.
+            mark!("fence.older-copy-in-place");
             return FenceVerdict::Report(lost(chunk, copy));
         }
         if c.unclean && self.rules.unclean {
+            mark!("fence.unclean");
             return FenceVerdict::Report(report(c));
         }
         if epoch < c.promised && self.rules.epochs {
+            mark!("fence.low-epoch");
             return FenceVerdict::Ignore;
         }
         if epoch <= c.promised {
+            mark!("fence.known");
             return FenceVerdict::Known;
         }
         let mut raised = c.clone();
@@ -402,17 +429,22 @@ impl Seat<'_> {
         ranges: &[(u32, u32)],
     ) -> ConvergeVerdict {
         let Some(c) = self.copy else { return ConvergeVerdict::Fail };
-        if epoch < c.promised {
+        let newest = epoch == c.promised || !self.rules.merges_of_this_fence;
+        if epoch < c.promised && !newest {
+            mark!("converge.low-epoch");
             return ConvergeVerdict::Ignore;
         }
         let foreign = c.copy != copy && self.rules.copy_ids;
-        if foreign || c.unclean && self.rules.unclean || epoch != c.promised {
+        if foreign || c.unclean && self.rules.unclean || !newest {
+            mark!("converge.not-this-copy");
             return ConvergeVerdict::Fail;
         }
         if c.joining.is_some_and(|j| !j.copied) {
+            mark!("converge.half-filled");
             return ConvergeVerdict::Fail;
         }
         if c.written == epoch && c.joining.is_none() {
+            mark!("converge.again");
             return if c.last == last { ConvergeVerdict::Done } else { ConvergeVerdict::Fail };
         }
         if winner.cs == me || ranges.is_empty() {
@@ -436,21 +468,26 @@ impl Seat<'_> {
     ) -> ReplaceVerdict {
         let adopts = source == Member { cs: me, copy: supersedes };
         if let Some(c) = self.copy {
-            if epoch < c.promised && self.rules.epochs || copy < c.copy {
+            if epoch < c.promised && self.rules.epochs || copy < c.copy && self.rules.no_older_copy {
+                mark!("replace.low-epoch-or-older");
                 return ReplaceVerdict::Ignore;
             }
             if copy == c.copy {
+                mark!("replace.again");
                 let whole = c.joining.is_none() && !(c.unclean && self.rules.unclean);
                 return if whole { ReplaceVerdict::Done } else { ReplaceVerdict::Fail };
             }
             // An older copy than the one to be destroyed stands in for it: the group knows that one to be lost.
             if supersedes < c.copy || adopts && supersedes != c.copy {
+                mark!("replace.not-superseded");
                 return ReplaceVerdict::Fail;
             }
             if adopts {
                 if c.joining.is_some_and(|j| !j.copied) {
+                    mark!("replace.heir-half-filled");
                     return ReplaceVerdict::Fail;
                 }
+                mark!("replace.crowned");
                 let mut s = c.clone();
                 s.copy = copy;
                 s.promised = epoch;
@@ -473,6 +510,7 @@ impl Seat<'_> {
             if supersedes.is_some() {
                 return ReplaceVerdict::Fail;
             }
+            mark!("replace.crowned-empty");
             let mut s = CopyState::new(chunk, copy);
             s.promised = epoch;
             return ReplaceVerdict::Adopt(s);
@@ -496,7 +534,7 @@ impl Seat<'_> {
 
 /// The state after a merge under `epoch` that ends at `last`: the merged ranges stay as tail until the next holder's
 /// `stable` passes them, because until then the other members may lack them.
-pub fn converged(c: &CopyState, epoch: LeaseEpoch, last: Seq, ranges: &[(u32, u32)]) -> CopyState {
+pub fn converged(rules: &Rules, c: &CopyState, epoch: LeaseEpoch, last: Seq, ranges: &[(u32, u32)]) -> CopyState {
     let mut s = c.clone();
     s.last = last;
     s.stable = s.stable.min(last);
@@ -508,7 +546,8 @@ pub fn converged(c: &CopyState, epoch: LeaseEpoch, last: Seq, ranges: &[(u32, u3
         ranges.iter().for_each(|&(offset, length)| m.regions.put(offset, length));
     }
     let recs = || ranges.iter().map(|&(offset, length)| RangeRec { seq: last, offset, length });
-    s.tail = if last > s.stable { recs().collect() } else { Vec::new() };
+    let tail = last > s.stable && rules.merged_stay_tail;
+    s.tail = if tail { recs().collect() } else { Vec::new() };
     if let Some(r) = &mut s.recent {
         // What this copy held above `last` was overwritten by the winner's content, so its ranges count as of `last`.
         r.iter_mut().for_each(|x| x.seq = x.seq.min(last));
@@ -574,8 +613,9 @@ pub fn lost(chunk: ChunkId, copy: CopyId) -> CopyReport {
 
 /// Does the fence of `session` have to name this copy? Everything that is not plain, and what that session wrote last,
 /// because the group may not know the file's end yet.
-pub fn not_plain(c: &CopyState, session: SessionId) -> bool {
-    !c.tail.is_empty() || c.unclean || c.joining.is_some() || c.session == session && c.last > Seq(0)
+pub fn not_plain(rules: &Rules, c: &CopyState, session: SessionId) -> bool {
+    let newest = c.session == session && c.last > Seq(0) && rules.newest_records_listed;
+    !c.tail.is_empty() || c.unclean || c.joining.is_some() || newest
 }
 
 /// Ranges as (offset, length), sorted, overlaps joined. None if one is not of whole blocks, empty or past the largest

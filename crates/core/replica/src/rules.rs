@@ -1,147 +1,123 @@
 //! Switches for the rules, all on in the product. The simulator turns one off at a time and must then find a violation:
 //! a rule that nobody misses is not tested.
 
-/// Which rules hold. [`Rules::ALL`] is what ships.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Rules {
+marks::switches! {
+    /// Which rules hold. [`Rules::ALL`] is what ships.
+    Rules {
     /// A write is acknowledged only when all members of the view have it (otherwise: `min` of them).
-    pub ack_by_all: bool,
+    ack_by_all,
     /// Requests of an epoch below the promised one are refused.
-    pub epochs: bool,
+    epochs,
     /// A takeover merges the tails of all answers.
-    pub merge_tails: bool,
+    merge_tails,
     /// R1: a read waits for overlapping writes in flight; R2: an answer that meets one is dropped.
-    pub reads_wait_for_writes: bool,
+    reads_wait_for_writes,
     /// Requests and answers count only for the copy they name.
-    pub copy_ids: bool,
+    copy_ids,
     /// Unclean copies serve nothing and win nothing (L4).
-    pub unclean: bool,
+    unclean,
     /// A request of a higher epoch is served only if its `stable` equals the copy's `last` (L1).
-    pub stable_equals_last: bool,
+    stable_equals_last,
     /// A join is asked to commit only after the joiner has everything up to the barrier, and from then on no write above
     /// it is acknowledged without the joiner.
-    pub join_barrier: bool,
+    join_barrier,
     /// Records enter a copy in sequence without gaps.
-    pub no_gaps: bool,
+    no_gaps,
     /// Copied data is taken only for blocks the joiner does not have yet.
-    pub copy_only_missing: bool,
+    copy_only_missing,
     /// A restarted server answers no fence for the length of a promise.
-    pub restart_waits: bool,
+    restart_waits,
     /// A fence waits until promises have run out.
-    pub fence_waits: bool,
+    fence_waits,
     /// A read needs promises of n − min + 1 members (L5).
-    pub promises: bool,
+    promises,
+    /// A joiner counts in that number from the moment its commit is asked for.
+    joiner_counts,
+    /// A promise that names a fence which the session has not settled counts for nothing.
+    promises_name_fences,
+    /// A client whose session has run out by its own clock hands nothing out (R3).
+    reads_end_with_session,
+    /// A view with too few clean members is made whole only when no holder is left (section 7).
+    holders_leave_first,
+    /// Members that are silent while somebody has a tail leave the view before the merge.
+    silent_leave_tails,
+    /// What a merge brought stays as tail until the next holder's `stable` passes it.
+    merged_stay_tail,
+    /// A merge enters a copy whole, in one record, or not at all.
+    merge_in_one_record,
+    /// A merge counts only under the newest fence that the copy has answered.
+    merges_of_this_fence,
+    /// A server never goes back to an older copy id.
+    no_older_copy,
+    /// A replacement never takes the place of a member that said nothing.
+    silent_not_replaced,
+    /// A copy that is begun anew shows nothing of the one that stood there before.
+    fresh_is_empty,
+    /// When all members that answered are unclean, the silent ones are waited for.
+    all_heard_before_crown,
+    /// The winner has the highest (written epoch, `last`), and members stand alike when both agree.
+    written_epoch_decides,
+    /// Where the group does not know how far a chunk goes, all members are asked and must agree.
+    all_stand_alike,
+    /// An absent initial copy is lost if it may have been there before its server lost its memory.
+    absent_is_lost,
+    /// A blocked session, and one below the low-water mark, is refused for ever.
+    sessions_blocked,
+    /// A session's fence lists its newest records, so that the ends of its files are found.
+    newest_records_listed,
+    /// A client takes a grant only above every grant, Recall and Gone of the file that it has seen (L8).
+    deaf_to_older_grants,
+    /// A view is taken only with a higher version (L8).
+    views_in_order,
+    /// The word of a leader of an earlier term counts for nothing.
+    old_terms_ignored,
+    /// A new leader grants only after every session has said what it holds, or is fenced (L6).
+    sessions_told_before_grants,
+    /// Who has not said so in time is fenced, if somebody waits.
+    silent_sessions_fenced,
+    /// That a silent holder's lease is over is committed before anybody else gets one.
+    lease_floors,
+    /// Holders who only read give back before a join of the group's own is committed.
+    readers_leave_before_join,
+    /// A copy that took part in a takeover is not doubted any more.
+    doubts_end,
+    /// A loss names the takeover that found it, so two that end alike are two.
+    losses_name_takeovers,
+    /// A write that was taken from the queue under an earlier lease waits for all that one taken now would wait for.
+    queued_writes_wait,
     /// What was cut off is zeroed, durably, before anything is written behind the end.
-    pub zero_before_growth: bool,
+    zero_before_growth,
     /// A request to the group is repeated under the id it had at first.
-    pub one_id_per_request: bool,
+    one_id_per_request,
     /// A leader answers questions only after a majority has said that it still leads.
-    pub reads_confirmed: bool,
+    reads_confirmed,
     /// A file that loses its last name stays for those who may have it open.
-    pub orphans: bool,
+    orphans,
     /// A new leader takes sessions that it has not heard of for such as may have every file open.
-    pub absent_reckoned: bool,
+    absent_reckoned,
     /// Who gave a lease back only because he was asked to may have the file open.
-    pub openers_reckoned: bool,
+    openers_reckoned,
     /// What sessions kept that are over is removed.
-    pub dead_leave: bool,
+    dead_leave,
     /// A copy that lost its memory is taken for clean only if it ends where a clean one does.
-    pub equals_are_clean: bool,
+    equals_are_clean,
     /// A joiner starts from an earlier copy only if a member remembers all that the earlier one can lack.
-    pub missed_since_member: bool,
+    missed_since_member,
     /// What a copy held in its tail when it left is fetched like what it missed.
-    pub tails_are_missed: bool,
-}
-
-impl Rules {
-    /// Everything on.
-    pub const ALL: Rules = Rules {
-        ack_by_all: true,
-        epochs: true,
-        merge_tails: true,
-        reads_wait_for_writes: true,
-        copy_ids: true,
-        unclean: true,
-        stable_equals_last: true,
-        join_barrier: true,
-        no_gaps: true,
-        copy_only_missing: true,
-        restart_waits: true,
-        fence_waits: true,
-        promises: true,
-        zero_before_growth: true,
-        one_id_per_request: true,
-        reads_confirmed: true,
-        orphans: true,
-        absent_reckoned: true,
-        openers_reckoned: true,
-        dead_leave: true,
-        equals_are_clean: true,
-        missed_since_member: true,
-        tails_are_missed: true,
-    };
-    /// Names of all switches, as [`Rules::without`] takes them.
-    pub const NAMES: [&'static str; 23] = [
-        "ack_by_all",
-        "epochs",
-        "merge_tails",
-        "reads_wait_for_writes",
-        "copy_ids",
-        "unclean",
-        "stable_equals_last",
-        "join_barrier",
-        "no_gaps",
-        "copy_only_missing",
-        "restart_waits",
-        "fence_waits",
-        "promises",
-        "zero_before_growth",
-        "one_id_per_request",
-        "reads_confirmed",
-        "orphans",
-        "absent_reckoned",
-        "openers_reckoned",
-        "dead_leave",
-        "equals_are_clean",
-        "missed_since_member",
-        "tails_are_missed",
-    ];
-    /// All rules but one; None if there is no such rule.
-    pub fn without(name: &str) -> Option<Rules> {
-        let mut r = Rules::ALL;
-        let switch = match name {
-            "ack_by_all" => &mut r.ack_by_all,
-            "epochs" => &mut r.epochs,
-            "merge_tails" => &mut r.merge_tails,
-            "reads_wait_for_writes" => &mut r.reads_wait_for_writes,
-            "copy_ids" => &mut r.copy_ids,
-            "unclean" => &mut r.unclean,
-            "stable_equals_last" => &mut r.stable_equals_last,
-            "join_barrier" => &mut r.join_barrier,
-            "no_gaps" => &mut r.no_gaps,
-            "copy_only_missing" => &mut r.copy_only_missing,
-            "restart_waits" => &mut r.restart_waits,
-            "fence_waits" => &mut r.fence_waits,
-            "promises" => &mut r.promises,
-            "zero_before_growth" => &mut r.zero_before_growth,
-            "one_id_per_request" => &mut r.one_id_per_request,
-            "reads_confirmed" => &mut r.reads_confirmed,
-            "orphans" => &mut r.orphans,
-            "absent_reckoned" => &mut r.absent_reckoned,
-            "openers_reckoned" => &mut r.openers_reckoned,
-            "dead_leave" => &mut r.dead_leave,
-            "equals_are_clean" => &mut r.equals_are_clean,
-            "missed_since_member" => &mut r.missed_since_member,
-            "tails_are_missed" => &mut r.tails_are_missed,
-            _ => return None,
-        };
-        *switch = false;
-        Some(r)
+    tails_are_missed,
     }
 }
 
-impl Default for Rules {
-    fn default() -> Self {
-        Rules::ALL
+#[cfg(test)]
+mod tests {
+    use super::Rules;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn each_name_switches_something_else_off() {
+        let all: BTreeSet<String> = Rules::NAMES.iter().map(|n| format!("{:?}", Rules::without(n).unwrap())).collect();
+        assert_eq!(all.len(), Rules::NAMES.len());
+        assert!(!all.contains(&format!("{:?}", Rules::ALL)));
+        assert_eq!(Rules::without("no such rule"), None);
     }
 }

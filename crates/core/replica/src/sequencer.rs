@@ -6,6 +6,7 @@ use crate::rules::Rules;
 use alloc::collections::BTreeMap;
 use alloc::vec;
 use alloc::vec::Vec;
+use marks::mark;
 use types::{
     BootVerifier, ChunkId, CsId, Incarnation, InodeId, LeaseEpoch, Member, Nanos, Seq, SessionId, View, ViewVer,
 };
@@ -195,7 +196,8 @@ impl Sequencer {
     }
     /// Promises that a read needs (L5): n − min + 1, where n counts the joiner once its commit was asked for.
     pub fn promises_needed(&self) -> usize {
-        let n = self.view.members.len() + usize::from(self.join.as_ref().is_some_and(|j| j.asked));
+        let joiner = self.join.as_ref().is_some_and(|j| j.asked) && self.rules.joiner_counts;
+        let n = self.view.members.len() + usize::from(joiner);
         (n + 1).saturating_sub(self.min)
     }
     /// The joiner, while a join is under way.
@@ -307,11 +309,13 @@ impl Sequencer {
         }
         p.reset = false;
         if p.boot.is_some() && p.boot != ans.boot {
+            mark!("sequencer.memory-lost");
             // Another memory: what the old one answered says nothing about this one.
             p.last = ans.last;
             p.flushed = ans.flushed;
             p.sent = ans.last;
         } else if p.incarnation.is_some() && p.incarnation != ans.incarnation {
+            mark!("sequencer.new-life");
             p.sent = ans.last.max(p.last);
         }
         p.boot = ans.boot;
@@ -333,6 +337,7 @@ impl Sequencer {
         }
         if let Some(r) = ans.refusal {
             if r != Refusal::Starting {
+                mark!("sequencer.join-refused");
                 out.wishes.push(ViewWish::Cancel(j.member));
             }
             return;
@@ -386,7 +391,8 @@ impl Sequencer {
 
     /// Takes a committed view; older ones are ignored (L8).
     pub fn adopt(&mut self, view: View, now: Nanos, out: &mut SeqOut) {
-        if view.ver <= self.view.ver {
+        if view.ver <= self.view.ver && self.rules.views_in_order {
+            mark!("sequencer.old-view");
             return;
         }
         let joiner = view.joiner;
@@ -398,6 +404,7 @@ impl Sequencer {
         }
         self.view = View { ver: view.ver, members: view.members, joiner: None };
         if self.join.as_ref().is_some_and(|j| joiner != Some(j.member)) {
+            mark!("sequencer.join-over");
             self.join = None;
         }
         self.take_joiner(joiner, now);
@@ -433,6 +440,7 @@ impl Sequencer {
     /// The group knows that this server is dead: a wish that it could not yet believe is worth repeating at once.
     pub fn down(&mut self, cs: CsId, now: Nanos, out: &mut SeqOut) {
         if let Some(p) = self.peers.get_mut(&cs) {
+            mark!("sequencer.server-down");
             p.wished = Nanos::ZERO;
         }
         self.reset(cs, now, out);
@@ -516,6 +524,7 @@ impl Sequencer {
                 if ready && (!j.asked || now.since(j.again) >= JOIN_AGAIN) {
                     j.asked = true;
                     j.again = now;
+                    mark!("sequencer.join-asked");
                     out.wishes.push(ViewWish::Add(j.member));
                 }
             }
@@ -549,6 +558,7 @@ impl Sequencer {
                 _ => 0,
             };
             if backlog > JOIN_BACKLOG_MAX {
+                mark!("sequencer.joiner-far-behind");
                 out.wishes.push(ViewWish::Cancel(p.member));
             }
         }

@@ -6,6 +6,7 @@ use crate::rules::Rules;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec;
 use alloc::vec::Vec;
+use marks::mark;
 use types::{ChunkId, CopyId, CsId, LeaseEpoch, Member, Nanos, Seq, SessionId, View};
 use wire::{CopyReport, MdsToCs};
 
@@ -185,11 +186,13 @@ impl Takeover {
         }
         if m.copy != report.copy && self.rules.copy_ids {
             if report.copy > m.copy {
+                mark!("takeover.uncommitted-replacement");
                 // A replacement that was made here and never committed took the member's place. It counts as a copy that
                 // lost its memory: it serves nothing, and its content matters only when no clean copy is left.
                 report.unclean = true;
             } else if report.copy.is_some() {
                 report.unclean = true;
+                mark!("takeover.older-copy");
                 report.joining = true; // older than the member: nothing to be crowned
             } else if !report.unclean {
                 return;
@@ -226,6 +229,7 @@ impl Takeover {
         }
         let Phase::Converge { waiting, .. } = &mut self.phase else { return vec![] };
         if !ok {
+            mark!("takeover.pull-failed");
             return self.restart("a copy could not pull from the winner");
         }
         waiting.remove(&cs);
@@ -239,6 +243,7 @@ impl Takeover {
         let Phase::Replacing { targets, heir, committed } = self.phase.clone() else { return vec![] };
         let Some((_, m)) = targets.iter().find(|(t, m)| t.cs == cs && m.copy == report.copy) else { return vec![] };
         if !ok || report.unclean {
+            mark!("takeover.replacement-failed");
             return self.restart("a replacement could not be made");
         }
         let first = !self.answers.contains_key(&m.cs);
@@ -246,6 +251,7 @@ impl Takeover {
         self.since = if first { now } else { self.since };
         let made = |m: &Member| self.answers.get(&m.cs).is_some_and(|r| r.copy == m.copy);
         if heir.is_some() && !committed {
+            mark!("takeover.heir-crowned");
             // The heir has its new id: from the commit on it is the one clean member, and the others are filled from it.
             let w = self.winner();
             let loss = Some((w.written, w.last));
@@ -260,6 +266,7 @@ impl Takeover {
         if committed {
             return self.merge(now);
         }
+        mark!("takeover.replaced");
         let add: Vec<Member> = targets.iter().map(|(_, m)| *m).collect();
         let keep: BTreeSet<CopyId> = self.answers.values().map(|r| r.copy).collect();
         let drop = self.view.members.iter().filter(|m| !keep.contains(&m.copy)).copied().collect();
@@ -299,6 +306,7 @@ impl Takeover {
     }
     /// The commit was refused (the view is another one by now).
     pub fn refused(&mut self) -> Vec<Action> {
+        mark!("takeover.view-changed");
         self.restart("the view changed meanwhile")
     }
 
@@ -307,7 +315,12 @@ impl Takeover {
         vec![Action::Restart(why)]
     }
     fn winner(&self) -> &CopyReport {
-        self.answers.values().max_by_key(|r| (r.written, r.last)).expect("asked for only with at least one answer")
+        let rank = |r: &CopyReport| self.rank(r.written, r.last);
+        self.answers.values().max_by_key(|r| rank(r)).expect("asked for only with at least one answer")
+    }
+    /// What decides which answer wins.
+    fn rank(&self, written: LeaseEpoch, last: Seq) -> (LeaseEpoch, Seq) {
+        (if self.rules.written_epoch_decides { written } else { LeaseEpoch::NONE }, last)
     }
     fn finish(&mut self) -> Vec<Action> {
         let winner = self.winner().clone();
@@ -366,6 +379,7 @@ impl Takeover {
             for r in self.answers.values().filter(|r| r.last < floor).cloned().collect::<Vec<_>>() {
                 if let Some(cs) = self.view.members.iter().find(|m| m.copy == r.copy).map(|m| m.cs) {
                     self.answers.remove(&cs);
+                    mark!("takeover.below-stable");
                     self.unclean.insert(cs, r);
                 }
             }
@@ -407,7 +421,7 @@ impl Takeover {
 
     /// Enough clean copies answered: drop who must go, then merge.
     fn choose(&mut self, now: Nanos) -> Vec<Action> {
-        let tails = self.answers.values().any(|r| !r.tail.is_empty());
+        let tails = self.answers.values().any(|r| !r.tail.is_empty()) && self.rules.silent_leave_tails;
         let drop: Vec<Member> = self
             .view
             .members
@@ -419,6 +433,7 @@ impl Takeover {
         if drop.is_empty() && self.view.joiner.is_none() {
             return self.merge(now);
         }
+        mark!("takeover.members-dropped");
         self.phase = Phase::Committing;
         vec![Action::Change { drop, add: vec![], loss: None }]
     }
@@ -427,8 +442,10 @@ impl Takeover {
         let w = self.winner();
         let (written, last) = (w.written, w.last);
         let tails = self.answers.values().any(|r| !r.tail.is_empty());
-        let equal = self.answers.values().all(|r| (r.written, r.last) == (written, last) && !r.joining);
+        let best = self.rank(written, last);
+        let equal = self.answers.values().all(|r| self.rank(r.written, r.last) == best && !r.joining);
         if !tails && equal {
+            mark!("takeover.all-equal");
             return self.finish();
         }
         let winner = self
@@ -449,6 +466,7 @@ impl Takeover {
                 }
             }
         }
+        mark!("takeover.merge");
         let waiting: BTreeSet<CsId> = self.answers.keys().copied().collect();
         self.since = now;
         self.sent = Nanos::ZERO;
@@ -489,22 +507,28 @@ impl Takeover {
         let copy_on = |cs: CsId| self.unclean.get(&cs).map_or(CopyId::NONE, |r| r.copy);
         let (targets, crown): (Vec<Target>, bool) = if self.answers.is_empty() {
             // Every member lost its memory: the best one is crowned; a silent one is waited for.
-            if !silent.is_empty() || self.heir().is_none() {
+            if !silent.is_empty() && self.rules.all_heard_before_crown || self.heir().is_none() {
+                mark!("takeover.waits-for-silent");
                 return vec![];
             }
             let all = self.view.members.iter().map(|m| Target { cs: m.cs, supersedes: copy_on(m.cs) });
             (all.collect(), true)
         } else {
-            if !servers.holders_gone() {
+            if !servers.holders_gone() && self.rules.holders_leave_first {
+                mark!("takeover.waits-for-holders");
                 return vec![];
             }
             let missing = self.min - self.answers.len();
             let unclean = self.unclean.keys().copied().filter(|cs| !servers.dead(*cs));
             let outside = servers.candidates().into_iter().filter(|cs| self.view.on(*cs).is_none());
-            let mut list: Vec<Target> = unclean.map(|cs| Target { cs, supersedes: copy_on(cs) }).collect();
+            let silent = silent.iter().filter(|_| !self.rules.silent_not_replaced);
+            let silent = silent.map(|m| Target { cs: m.cs, supersedes: m.copy });
+            let mut list: Vec<Target> =
+                silent.chain(unclean.map(|cs| Target { cs, supersedes: copy_on(cs) })).collect();
             list.extend(outside.map(|cs| Target { cs, supersedes: OUTSIDE }));
             list.truncate(missing);
             if list.len() < missing {
+                mark!("takeover.too-few-servers");
                 return vec![];
             }
             (list, false)

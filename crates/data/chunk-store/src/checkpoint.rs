@@ -136,10 +136,14 @@ impl ChunkStore {
                 }
                 Phase::Leaves => {
                     let c = &self.checkpoint;
-                    if c.left > 0 || self.rounds_done < c.round || self.durable < c.covered {
+                    let rules = self.options.rules;
+                    let merged = self.rounds_done >= c.round || !rules.data_before_leaves;
+                    let covered = self.durable >= c.covered || !rules.covered_is_durable;
+                    if (c.left > 0 && rules.map_before_super) || !merged || !covered {
                         return;
                     }
-                    for n in std::mem::take(&mut self.checkpoint.dirty_maps) {
+                    let dirty = std::mem::take(&mut self.checkpoint.dirty_maps);
+                    for n in dirty.into_iter().filter(|_| rules.map_before_super) {
                         let file = self.files.maps[n];
                         self.checkpoint.left += 1;
                         self.submit(Pending::MapFlush, DiskOp::Flush { file }, fx);
@@ -220,7 +224,7 @@ impl ChunkStore {
             encoded.insert(chunk, v);
         }
         let (copies, server) = (&self.copies, &self.server);
-        let turn = self.leaves.turn(dirty, |key: Key| {
+        let turn = self.leaves.turn(dirty, self.options.rules.live_leaf_kept, |key: Key| {
             if key.1 < UNIT_PARTS {
                 let v = encoded.entry(key.0).or_insert_with(|| encode_state(copies, server, key.0));
                 return v.get(usize::from(key.1)).cloned();
@@ -237,7 +241,8 @@ impl ChunkStore {
         }
         let segments = self.files.segs.len() as u32;
         let bitmap = self.leaves.bitmap(self.geo.bitmap_used(segments));
-        let slot = 1 - self.superblock.bitmap_slot;
+        let aside = self.options.rules.bitmap_aside;
+        let slot = if aside { 1 - self.superblock.bitmap_slot } else { self.superblock.bitmap_slot };
         let next = Superblock {
             generation,
             segments,
@@ -249,6 +254,9 @@ impl ChunkStore {
         self.write_map(0, self.geo.bitmap_at(slot), vec![bitmap.freeze()], fx);
         self.checkpoint.next = Some(next);
         self.checkpoint.old = turn.old;
+        if !self.options.rules.journal_kept_for_super {
+            self.space.tail = self.space.tail.max(self.replay_start(self.checkpoint.oldest).pos);
+        }
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! What the owner chooses, and the sizes that follow from it.
 
 use crate::error::StoreError;
+use crate::rules::StoreRules;
 use types::{BLOCK, BootVerifier, ClusterId, CsId, UNIT};
 
 /// Chosen once, at format.
@@ -33,11 +34,21 @@ pub struct OpenOptions {
     pub cache_bytes: usize,
     /// Units merged at a time.
     pub merge_depth: usize,
+    /// Orders kept; all, but for a test.
+    pub rules: StoreRules,
 }
 impl OpenOptions {
     /// Usual sizes: 32 MiB of journal-resident blocks, 32 MiB of cache, 16 merges at a time.
     pub fn new(boot: BootVerifier) -> OpenOptions {
-        OpenOptions { boot, cluster: None, cs: None, overlay_bytes: 32 << 20, cache_bytes: 32 << 20, merge_depth: 16 }
+        OpenOptions {
+            boot,
+            cluster: None,
+            cs: None,
+            overlay_bytes: 32 << 20,
+            cache_bytes: 32 << 20,
+            merge_depth: 16,
+            rules: StoreRules::ALL,
+        }
     }
 }
 

@@ -42,8 +42,12 @@ impl ChunkStore {
 
     /// Answers `ticket` when record `idx` of `chunk` is as safe as `how` says.
     pub(crate) fn answer_when(&mut self, ticket: Ticket, chunk: ChunkId, idx: u64, how: Answer, fx: &mut Effects) {
+        let rules = self.options.rules;
+        if !rules.answer_after_ring && how == Answer::Kept {
+            return self.answer(ticket, fx);
+        }
         if how == Answer::Durable || self.ring.is_none() {
-            if idx <= self.durable {
+            if idx <= self.durable || (idx <= self.journaled && !rules.answer_after_flush) {
                 self.answer(ticket, fx);
             } else {
                 self.hard.insert((idx, ticket), ());

@@ -198,6 +198,7 @@ impl Leaves {
     pub fn turn(
         &mut self,
         dirty: BTreeSet<Key>,
+        aside: bool,
         mut encode: impl FnMut(Key) -> Option<Vec<u8>>,
     ) -> Result<Turn, StoreError> {
         let mut old: BTreeSet<u32> = dirty.iter().filter_map(|k| self.place.get(k).copied()).collect();
@@ -214,6 +215,9 @@ impl Leaves {
                 self.place.remove(&k);
                 self.bytes -= u64::from(n) + ITEM_HEADER as u64;
             }
+        }
+        if !aside {
+            self.free.extend(&old);
         }
         let mut write: Vec<(u32, Vec<(Key, Vec<u8>)>)> = Vec::new();
         let mut fill = BLOCK as usize;

@@ -276,6 +276,12 @@ pub fn open(
             store.mark_unclean(c, report.copies_lost);
         }
     }
+    if !options.rules.marks_before_memory {
+        let generation = store.superblock.generation + 1;
+        let sb = Superblock { generation, boot: options.boot, ring: 0, ..store.superblock };
+        write_super(folder, super_file, &sb)?;
+        store.superblock = sb;
+    }
     store.settle_start(folder, &mut report)?;
     store.claim = u64::MAX;
 
@@ -302,7 +308,8 @@ pub fn open(
     if replay.pos == store.space.head {
         replay.life = life;
     }
-    for _ in 0..2 {
+    let both = if options.rules.life_in_both_supers { 2 } else { 1 };
+    for _ in 0..both {
         let sb = Superblock {
             replay,
             generation: store.superblock.generation + 1,

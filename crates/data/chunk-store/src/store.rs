@@ -396,6 +396,10 @@ impl ChunkStore {
 
     /// Puts space aside until no committed leaf names it.
     pub(crate) fn put_aside(&mut self, loc: u32, len: u32) {
+        if !self.options.rules.named_space_kept {
+            self.cache.forget(loc, len);
+            return self.alloc.give(loc, len);
+        }
         self.quarantine.push((loc, len));
         self.quarantined += u64::from(len);
         self.cache.forget(loc, len);

@@ -5,6 +5,7 @@ use crate::block::Identity;
 use crate::log::{Append, Done, Log, Ticket};
 use crate::record::{Base, HardState, LogEntry};
 use crate::recover::{OpenOptions, Recovered, format, open};
+use crate::rules::LogRules;
 use crate::snapshot::Snapshot;
 use crate::{LogConfig, SEGMENT_MIN};
 use bytes::Bytes;
@@ -72,6 +73,7 @@ impl State {
 }
 
 struct History {
+    rules: LogRules,
     rng: Rng,
     disk: MemoryDisk,
     log: Log,
@@ -99,15 +101,17 @@ fn same(a: &Recovered, b: &Recovered) -> bool {
 }
 
 impl History {
-    fn new(seed: u64) -> Result<History, String> {
+    fn new(seed: u64, rules: LogRules) -> Result<History, String> {
         let mut rng = Rng(seed);
         let disk = MemoryDisk::new();
         let config = LogConfig { id: ID, segment_bytes: SEGMENT_MIN + 4096 * rng.below(6) };
         let snapshot = Snapshot { index: 1, term: 1, meta: blob(&mut rng, 100), data: blob(&mut rng, 5000) };
         let hard = HardState { term: 1, vote: 0, commit: 1 };
         format(&mut disk.clone(), &config, hard, &snapshot).map_err(|e| format!("format: {e}"))?;
-        let (log, rec) = open(&mut disk.clone(), &OpenOptions::default()).map_err(|e| format!("first open: {e}"))?;
+        let (log, rec) = open(&mut disk.clone(), &OpenOptions { rules, ..OpenOptions::default() })
+            .map_err(|e| format!("first open: {e}"))?;
         let mut h = History {
+            rules,
             rng,
             disk,
             log,
@@ -237,7 +241,7 @@ impl History {
     }
     /// Opens an image and compares it with the promises. Returns it opened and what was found.
     fn check(&self, disk: &MemoryDisk) -> Result<(Log, Recovered, usize), String> {
-        let options = OpenOptions { cluster: Some(ID.cluster), owner: Some(ID.owner) };
+        let options = OpenOptions { cluster: Some(ID.cluster), owner: Some(ID.owner), rules: self.rules };
         let (_, rec) = open(&mut disk.clone(), &options).map_err(|e| format!("refused: {e}"))?;
         let (log, again) = open(&mut disk.clone(), &options).map_err(|e| format!("second opening refused: {e}"))?;
         if !same(&rec, &again) || again.cut.is_some() {
@@ -325,8 +329,8 @@ impl History {
     }
 }
 
-fn history(seed: u64, images: u64, report: &mut Report) -> Result<(), String> {
-    let mut h = History::new(seed)?;
+fn history(rules: LogRules, seed: u64, images: u64, report: &mut Report) -> Result<(), String> {
+    let mut h = History::new(seed, rules)?;
     let end = report.images + images;
     let mut quiet = 0;
     while report.images < end {
@@ -342,7 +346,8 @@ fn history(seed: u64, images: u64, report: &mut Report) -> Result<(), String> {
         let disk = h.image(power);
         report.images += 1;
         report.power_cuts += u64::from(power);
-        let torn_before = open(&mut disk.fork(), &OpenOptions::default()).is_ok_and(|(_, r)| r.cut.is_some());
+        let torn_before = open(&mut disk.fork(), &OpenOptions { rules, ..OpenOptions::default() })
+            .is_ok_and(|(_, r)| r.cut.is_some());
         report.torn += u64::from(torn_before);
         let (log, rec, j) = h.check(&disk)?;
         report.more_than_promised += u64::from(j > h.durable);
@@ -359,12 +364,17 @@ fn history(seed: u64, images: u64, report: &mut Report) -> Result<(), String> {
 
 /// Explores `images` crash images, in histories of 100 images each, all derived from `seed`.
 pub fn explore(seed: u64, images: u64) -> Report {
+    explore_with(LogRules::ALL, 20, seed, images)
+}
+
+/// As [`explore`] with these rules only; stops after `failures`.
+pub fn explore_with(rules: LogRules, failures: usize, seed: u64, images: u64) -> Report {
     let mut report = Report::default();
     let mut n = 0;
-    while report.images < images && report.failures.len() < 20 {
+    while report.images < images && report.failures.len() < failures {
         let seed = Rng(seed ^ Rng(n).next()).next();
         let want = (images - report.images).min(100);
-        if let Err(e) = history(seed, want, &mut report) {
+        if let Err(e) = history(rules, seed, want, &mut report) {
             report.failures.push(format!("history {seed:#x}: {e}"));
         }
         n += 1;

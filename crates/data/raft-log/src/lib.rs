@@ -15,6 +15,7 @@ mod log;
 mod record;
 mod recover;
 mod replay;
+mod rules;
 mod snapshot;
 
 pub use block::{Identity, SEGMENT_MAX, SEGMENT_MIN, SNAPSHOT_META_MAX};
@@ -22,6 +23,7 @@ pub use error::{Damage, LogError};
 pub use log::{Append, Done, Log, LogStats, Ticket};
 pub use record::{Base, ENTRY_MAX, HardState, LogEntry};
 pub use recover::{Cut, OpenOptions, Recovered, format, open};
+pub use rules::LogRules;
 pub use snapshot::{SNAPSHOT_MAX, Snapshot};
 
 /// Bytes of a segment unless configured otherwise.

@@ -6,6 +6,7 @@ use crate::error::LogError;
 use crate::record::{
     BATCH_HEAD, Base, ENTRY_MAX, HardState, LogEntry, PREAMBLE, RECORD_HEAD, Record, batch_span, write_buffer,
 };
+use crate::rules::LogRules;
 use crate::snapshot::Snapshot;
 use host::buffer::AlignedBuf;
 use host::disk::{DiskDone, DiskError, DiskErrorKind, DiskOp, FileId, Tag};
@@ -138,6 +139,7 @@ enum What {
 /// A running log. Inputs: [`Self::append`], [`Self::keep`], [`Self::stop`], [`Self::complete`], [`Self::retry`]; effects:
 /// [`Self::poll`].
 pub struct Log {
+    rules: LogRules,
     id: Identity,
     sup: SuperBlock,
     super_file: FileId,
@@ -184,8 +186,10 @@ impl Log {
         (file, size, at): (FileId, u64, u64),
         seq: u64,
         (hard, base, next_index): (HardState, Base, u64),
+        rules: LogRules,
     ) -> Log {
         Log {
+            rules,
             id: sup.id,
             sup,
             super_file,
@@ -338,6 +342,11 @@ impl Log {
                     job.piece += 1;
                     (What::SnapPiece, DiskOp::Write { file, offset, data: vec![bytes] })
                 }
+                None if !self.rules.snapshot_before_base => {
+                    // Only without the rule: the file counts as soon as it is written.
+                    self.snapshot_done();
+                    return;
+                }
                 None => (What::SnapFlush, DiskOp::Flush { file }),
             },
         };
@@ -383,7 +392,7 @@ impl Log {
         let mut records = Vec::new();
         if begin {
             records.push(Record::Base { base: self.base, restart: false });
-            records.push(Record::Hard(self.hard));
+            records.extend(self.rules.segments_repeat_state.then_some(Record::Hard(self.hard)));
         }
         let (mut max_index, next_index) = (0, self.next_index);
         for item in self.queue.drain(..n) {
@@ -398,7 +407,7 @@ impl Log {
                     // The term comes first in the log as in the protocol: an entry never stands before its term.
                     if let Some(h) = append.hard {
                         self.hard = h;
-                        records.push(Record::Hard(h));
+                        records.extend(self.rules.votes_stored.then_some(Record::Hard(h)));
                     }
                     for e in append.entries {
                         max_index = max_index.max(e.index);
@@ -441,6 +450,9 @@ impl Log {
         let op = DiskOp::Write { file: self.file, offset: self.at, data: vec![data] };
         self.at += flight.bytes;
         self.seq += 1;
+        if !self.rules.base_before_removal {
+            self.drop_superfluous();
+        }
         self.flight = Some(flight);
         self.submit(What::Batch, op, ops);
     }
@@ -485,12 +497,23 @@ impl Log {
         self.super_busy = true;
         self.sup.generation += 1;
         self.sup.clean = ending;
-        self.sup.floor_seq = self.seq - 1 - u64::from(self.flight.is_some());
+        let open = self.flight.is_some() && self.rules.floor_is_durable;
+        self.sup.floor_seq = self.seq - 1 - u64::from(open);
         let data = vec![AlignedBuf::from_slice(&self.sup.encode()).freeze()];
         let op = DiskOp::Write { file: self.super_file, offset: self.sup.offset(), data };
         self.submit(What::Super, op, ops);
     }
 
+    /// The snapshot in front is durable.
+    fn snapshot_done(&mut self) {
+        if let Some(job) = self.jobs.pop_front() {
+            self.snapshots.push((job.snapshot.index, job.snapshot.term));
+            match job.keep {
+                Some((ticket, base)) => self.queue.push_back(Item::Base { ticket, base }),
+                None => self.written.push(job.id),
+            }
+        }
+    }
     fn batch_done(&mut self) {
         let flight = self.flight.take().expect("a batch is in flight while its flush is");
         // Once in a segment the superblock learns how far the log is durable.
@@ -501,6 +524,9 @@ impl Log {
         self.done.extend(flight.tickets.into_iter().map(Done::Persisted));
         self.done.extend(flight.kept.into_iter().map(|(t, b)| Done::Kept(t, b)));
         // The base is durable in the active segment: what lies before it can go.
+        self.drop_superfluous();
+    }
+    fn drop_superfluous(&mut self) {
         let keep = self.base.index;
         while self.snapshots.first().is_some_and(|(index, _)| *index < keep) {
             let (index, term) = self.snapshots.remove(0);
@@ -523,6 +549,7 @@ impl Log {
             return;
         }
         match (what, result) {
+            (What::Batch, _) if !self.rules.report_after_flush => self.batch_done(),
             (What::Batch, _) => self.submit(What::BatchFlush, DiskOp::Flush { file: self.file }, ops),
             (What::BatchFlush, _) => self.batch_done(),
             (What::Ahead, DiskDone::Created(file)) => {
@@ -541,15 +568,7 @@ impl Log {
                     job.state = JobState::Ready;
                 }
             }
-            (What::SnapFlush, _) => {
-                if let Some(job) = self.jobs.pop_front() {
-                    self.snapshots.push((job.snapshot.index, job.snapshot.term));
-                    match job.keep {
-                        Some((ticket, base)) => self.queue.push_back(Item::Base { ticket, base }),
-                        None => self.written.push(job.id),
-                    }
-                }
-            }
+            (What::SnapFlush, _) => self.snapshot_done(),
             (What::Remove, _) => {
                 self.trash_busy = false;
                 self.stats.removed += 1;

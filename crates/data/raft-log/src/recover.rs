@@ -9,6 +9,7 @@ use crate::error::{Damage, LogError};
 use crate::log::{Log, Seg};
 use crate::record::{BadBatch, Base, BatchHead, HardState, LogEntry, Record, decode_batch, write_buffer};
 use crate::replay::Replay;
+use crate::rules::LogRules;
 use crate::snapshot::{self, Snapshot};
 use bytes::Bytes;
 use host::buffer::AlignedBuf;
@@ -22,6 +23,8 @@ pub struct OpenOptions {
     pub cluster: Option<ClusterId>,
     /// Refuse the log of another MDS.
     pub owner: Option<MdsId>,
+    /// Orders kept; all, but for a test.
+    pub rules: LogRules,
 }
 
 /// A batch that a power cut left incomplete. Nothing of it was ever reported as durable.
@@ -177,7 +180,7 @@ struct Walk {
     torn: Option<Cut>,
 }
 
-fn walk(segs: &[SegFile], id: Identity) -> Result<Walk, LogError> {
+fn walk(segs: &[SegFile], id: Identity, rules: LogRules) -> Result<Walk, LogError> {
     let damaged = |seg: usize, at: usize, from_index: u64, what: String| {
         LogError::Damaged(Damage { file: segment_name(segs[seg].number), offset: at as u64, from_index, what })
     };
@@ -216,7 +219,7 @@ fn walk(segs: &[SegFile], id: Identity) -> Result<Walk, LogError> {
             if head.seq != w.seq {
                 break;
             }
-            let records = match decode_batch(&head, &s.bytes.slice(at..)) {
+            let records = match decode_batch(&head, &s.bytes.slice(at..), rules.torn_batch_left_out) {
                 Ok(r) => r,
                 Err(BadBatch::Torn) => break,
                 Err(BadBatch::Nonsense(what)) => return Err(damaged(i, at, w.replay.next_index(), what.into())),
@@ -264,7 +267,7 @@ pub fn open(folder: &mut dyn Folder, options: &OpenOptions) -> Result<(Log, Reco
         return Err(LogError::WrongOwner { found: id.owner, expected });
     }
     let segs = read_segments(folder, &files, id)?;
-    let Walk { replay, seq, active, at, max_index, torn } = walk(&segs, id)?;
+    let Walk { replay, seq, active, at, max_index, torn } = walk(&segs, id, options.rules)?;
     let from_index = replay.next_index();
     // A segment has its whole size from its creation on, so no crash cuts one: what is missing may have been durable.
     if let Some(s) = segs.iter().find(|s| (s.bytes.len() as u64) < sup.segment_bytes) {
@@ -291,7 +294,7 @@ pub fn open(folder: &mut dyn Folder, options: &OpenOptions) -> Result<(Log, Reco
     // durable before anybody relies on it.
     let tail = &segs[active].bytes[at..];
     let dirty = tail.iter().rposition(|x| *x != 0).map_or(0, |n| padded(n + 1));
-    if dirty > 0 {
+    if dirty > 0 && options.rules.torn_is_wiped {
         // What was torn is wiped, so that the next batches do not stand in front of old bytes.
         folder.write(segs[active].file, at as u64, &AlignedBuf::zeroed(dirty))?;
     }
@@ -318,6 +321,7 @@ pub fn open(folder: &mut dyn Folder, options: &OpenOptions) -> Result<(Log, Reco
         (segs[active].file, segs[active].bytes.len() as u64, at as u64),
         seq,
         (hard, base, base.first + entries.len() as u64),
+        options.rules,
     );
     Ok((log, Recovered { id, hard, base, snapshot, entries, cut: torn, clean }))
 }

@@ -189,9 +189,9 @@ fn no_flipped_byte_is_believed() {
 #[test]
 fn foreign_and_newer_folders_are_refused() {
     let disk = fresh();
-    let cluster = OpenOptions { cluster: Some(ClusterId(1)), owner: None };
+    let cluster = OpenOptions { cluster: Some(ClusterId(1)), ..OpenOptions::default() };
     assert!(matches!(open(&mut disk.clone(), &cluster), Err(LogError::WrongCluster { .. })));
-    let owner = OpenOptions { cluster: None, owner: Some(MdsId(9)) };
+    let owner = OpenOptions { owner: Some(MdsId(9)), ..OpenOptions::default() };
     assert!(matches!(open(&mut disk.clone(), &owner), Err(LogError::WrongOwner { .. })));
     assert!(matches!(try_open(&MemoryDisk::new()), Err(LogError::NotFormatted(_))));
     let config = LogConfig { id: ID, segment_bytes: 16 << 10 };

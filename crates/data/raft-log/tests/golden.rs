@@ -70,7 +70,9 @@ fn version_1_is_read() {
     }
     names.sort();
     assert_eq!(names, ["log-00000001", "snap-0000000000000004-00000002", "super"]);
-    let (_, rec) = open(&mut disk, &OpenOptions { cluster: Some(ID.cluster), owner: Some(ID.owner) }).unwrap();
+    let (_, rec) =
+        open(&mut disk, &OpenOptions { cluster: Some(ID.cluster), owner: Some(ID.owner), ..OpenOptions::default() })
+            .unwrap();
     assert_eq!(rec.hard, HardState { term: 3, vote: 3, commit: 5 });
     assert_eq!(rec.base, Base { index: 4, term: 2, first: 5, prev_term: 2 });
     assert_eq!((&rec.snapshot.meta[..], &rec.snapshot.data[..]), (&b"who"[..], &b"the state"[..]));

@@ -8,6 +8,7 @@ use crate::server::{ChunkServer, Then, Work, as_cs};
 use bytes::Bytes;
 use chunk_store::{Extent, StoreError, Ticket};
 use host::node::Effects;
+use marks::mark;
 use replica::copy::{CopyState, Joining, UNTOLD};
 use replica::member::{Access, JoinVerdict};
 use replica::regions::{Regions, common, without};
@@ -23,7 +24,8 @@ impl ChunkServer {
     pub(crate) fn put_fresh(&mut self, fresh: CopyState, then: Then) -> Result<(), StoreError> {
         let chunk = fresh.chunk;
         let zeros = |(offset, length)| Extent { offset, length, crcs: Vec::new(), payload: None };
-        let old = if fresh.origin.is_some() { Vec::new() } else { self.store.allocated(chunk) };
+        let kept = fresh.origin.is_some() || !self.cfg.rules.fresh_is_empty;
+        let old = if kept { Vec::new() } else { self.store.allocated(chunk) };
         let extents: Vec<Extent> = old.into_iter().map(zeros).collect();
         self.patch(chunk, Some(fresh), extents, true, None, then)?;
         self.pulls.remove(&chunk);
@@ -166,6 +168,7 @@ impl ChunkServer {
     /// It will not succeed. A join stays open: its driver asks again; merges and replacements are answered.
     pub(crate) fn pull_failed(&mut self, chunk: ChunkId, why: &str, fx: &mut Effects) {
         let Some(p) = self.pulls.remove(&chunk) else { return };
+        mark!("pull.failed");
         self.note(format!("{chunk}: fetching {} under {} failed: {why}", p.to, p.epoch));
         match p.purpose {
             Purpose::Join { .. } => {}
@@ -213,6 +216,7 @@ impl ChunkServer {
             Purpose::Converge { .. } => return,
         };
         if let Err(e) = taken {
+            mark!("pull.mark-not-taken");
             // The next turn tries again: everything is here, only the mark is missing.
             self.refused(&e);
             let t = self.ticket();
@@ -254,6 +258,7 @@ impl ChunkServer {
             return;
         }
         if ans.refusal == Some(Refusal::Starting) {
+            mark!("pull.source-starts");
             return p.source_starts();
         }
         if ans.refusal.is_some() || !are_ranges(extents) || !changed.is_none_or(are_ranges) {
@@ -323,9 +328,10 @@ impl ChunkServer {
             return;
         }
         if let Purpose::Converge { staged, .. } = &mut p.purpose {
-            staged.extend(sparse(offset, &m.crcs, &m.payload));
+            let parts = sparse(offset, &m.crcs, &m.payload);
+            staged.extend(parts.iter().cloned());
             p.stored(id);
-            return;
+            return self.merge_early(chunk, parts);
         }
         if !self.seat(chunk).takes_copied(to, m.ans.epoch) {
             self.pulls.remove(&chunk);
@@ -350,7 +356,10 @@ impl ChunkServer {
             Err(e) => {
                 let why = match self.refused(&e) {
                     // No room at the moment: fetched again later.
-                    None => self.pulls.get_mut(&chunk).and_then(|p| p.postpone(id).err()),
+                    None => {
+                        mark!("pull.no-room");
+                        self.pulls.get_mut(&chunk).and_then(|p| p.postpone(id).err())
+                    }
                     Some(_) => Some("there is no room for it"),
                 };
                 if let Some(why) = why {

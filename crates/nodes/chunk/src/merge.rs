@@ -4,6 +4,7 @@ use crate::pull::{Phase, Pull, Purpose};
 use crate::server::{ChunkServer, Then};
 use chunk_store::{Extent, StoreError};
 use host::node::Effects;
+use marks::mark;
 use replica::copy::TAIL_BYTES_MAX;
 use replica::member::{ConvergeVerdict, ReplaceVerdict, converged, lost, replaced, report, union};
 use types::{ChunkId, CopyId, LeaseEpoch, Member, NodeId, Seq, SessionId, ViewVer};
@@ -52,6 +53,7 @@ impl ChunkServer {
 
     pub(crate) fn converge(&mut self, reply: NodeId, c: Converge, fx: &mut Effects) {
         let Some(ranges) = union(&c.ranges, TAIL_BYTES_MAX) else {
+            mark!("merge.foreign-ranges");
             self.note(format!("{}: merge under {} refused: its ranges are not those of records", c.chunk, c.epoch));
             return self.send_converged(reply, c.chunk, c.copy, c.epoch, false, fx);
         };
@@ -82,6 +84,14 @@ impl ChunkServer {
             }
         }
     }
+    /// Only without the rule of one record: a piece of a merge enters the copy when it comes.
+    pub(crate) fn merge_early(&mut self, chunk: ChunkId, parts: Vec<Extent>) {
+        if !self.cfg.rules.merge_in_one_record
+            && let Err(e) = self.patch(chunk, None, parts, false, None, Then::Nothing)
+        {
+            self.refused(&e);
+        }
+    }
     /// All ranges are staged: they, `last`, tail and epoch enter in one record, so that no crash leaves a part of them.
     pub(crate) fn apply_merge(&mut self, chunk: ChunkId, fx: &mut Effects) {
         let Some(p) = self.pulls.remove(&chunk) else { return };
@@ -93,7 +103,10 @@ impl ChunkServer {
         // The fence may have been overtaken while the pieces came.
         match self.seat(chunk).converge(self.cfg.cs, p.epoch, p.to, winner, last, &ranges) {
             ConvergeVerdict::Pull => {}
-            ConvergeVerdict::Ignore => return,
+            ConvergeVerdict::Ignore => {
+                mark!("merge.overtaken");
+                return;
+            }
             _ => return self.send_converged(reply, chunk, p.to, p.epoch, false, fx),
         }
         staged.sort_by_key(|e| e.offset);
@@ -110,7 +123,7 @@ impl ChunkServer {
         reply: NodeId,
     ) -> Result<(), StoreError> {
         let Some(c) = self.store.copy(chunk) else { return Err(StoreError::NoCopy(chunk)) };
-        let state = converged(c, epoch, last, ranges);
+        let state = converged(&self.cfg.rules, c, epoch, last, ranges);
         self.patch(chunk, Some(state), staged, true, Some(last), Then::Converged { reply, epoch })?;
         if let Some(l) = self.live_of(chunk) {
             l.filled = None;

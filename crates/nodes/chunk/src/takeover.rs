@@ -3,6 +3,7 @@
 use crate::server::{ChunkServer, FenceWait, ServerThen, SessionWait, Then, Work};
 use chunk_store::Ticket;
 use host::node::Effects;
+use marks::mark;
 use replica::copy::CopyState;
 use replica::member::{ClearVerdict, FenceVerdict, lost, not_plain, report, store_fence};
 use types::{ChunkId, CopyId, LeaseEpoch, Nanos, NodeId, SessionId};
@@ -19,6 +20,7 @@ impl ChunkServer {
         }
         let key = (session, epoch);
         if let Some(w) = self.session_fences.get_mut(&key) {
+            mark!("fence.session-again");
             w.reply = reply;
             return;
         }
@@ -153,12 +155,14 @@ impl ChunkServer {
                 continue;
             };
             if c.promised > epoch && !c.unclean {
+                mark!("fence.overtaken");
                 // A higher epoch came first: nobody counts this answer any more.
                 self.fences.remove(&(chunk, epoch));
                 continue;
             }
             let r = report(c);
             if self.live.get(&chunk).is_some_and(|l| !l.quiet()) {
+                mark!("fence.waits-for-writes");
                 continue; // what was accepted before is on its way and must be in
             }
             let Some(w) = self.fences.get_mut(&(chunk, epoch)) else { continue };
@@ -179,7 +183,7 @@ impl ChunkServer {
             .collect();
         for (session, epoch) in due {
             let Some(w) = self.session_fences.remove(&(session, epoch)) else { continue };
-            let reports = self.store.copies().filter(|c| not_plain(c, session)).map(|c| {
+            let reports = self.store.copies().filter(|c| not_plain(&self.cfg.rules, c, session)).map(|c| {
                 // The ranges since the last flush come with the fence of the chunk; here they would only be long.
                 CopyReport { recent: None, ..report(c) }
             });

@@ -3,6 +3,7 @@
 use crate::file::{Chunk, File, Lease, Mapping};
 use crate::{Client, ClientError};
 use host::node::Effects;
+use marks::mark;
 use replica::sequencer::{SeqOut, Sequencer};
 use std::collections::{BTreeMap, BTreeSet};
 use types::{ChunkId, CsId, InodeId, LeaseEpoch, Nanos, NodeId, Seq, View};
@@ -78,7 +79,10 @@ impl Client {
                 self.forget_cut(ino, first, count);
             }
             // The group has given the lease up: what is under way waits for the next one.
-            Err(MetaError::NotHeld) => self.suspend(ino),
+            Err(MetaError::NotHeld) => {
+                mark!("client.map-not-held");
+                self.suspend(ino);
+            }
             Err(e) => self.fail_pieces(ino, first, ClientError::Meta(e)),
         }
         self.dirty.insert(ino);
@@ -109,10 +113,15 @@ impl Client {
             (None, Some(r)) if !r.unclean && !r.joining => {
                 c.standing.insert(cs, (r.written, r.last));
                 let all = c.view.members.iter().all(|m| c.standing.contains_key(&m.cs));
+                let all = all || !rules.all_stand_alike;
                 let mut values = c.standing.values();
                 let first = values.next().copied();
-                let equal = values.all(|v| Some(*v) == first);
+                let same = |v: &(LeaseEpoch, Seq)| {
+                    first.is_some_and(|f| v.1 == f.1 && (v.0 == f.0 || !rules.written_epoch_decides))
+                };
+                let equal = values.all(same) || !rules.all_stand_alike;
                 if !equal {
+                    mark!("client.members-differ");
                     return self.unsettled(ino, ans.chunk, fx);
                 }
                 if all && let Some((_, last)) = first {
@@ -160,6 +169,7 @@ impl Client {
         }
         let chunk = c.id;
         if now.since(c.since) >= SETTLE {
+            mark!("client.members-silent");
             self.unsettled(ino, chunk, fx);
         }
     }
@@ -213,7 +223,7 @@ impl Client {
         }
         let Some(&(_, index)) = self.chunks.get(&chunk) else { return };
         let Some(c) = f.chunks.get_mut(&index) else { return };
-        if view.ver <= c.view.ver {
+        if view.ver <= c.view.ver && self.cfg.rules.views_in_order {
             return;
         }
         let view = match &f.lease {
@@ -267,6 +277,7 @@ fn settle(
     {
         // What we were told was written is not there: every server of the chunk lost its memory.
         f.unflushed.remove(&c.id);
+        mark!("client.loss-by-number");
         f.failed = f.failed.or(Some(ClientError::WritesLost));
     }
     c.seq = Some(Sequencer::new(rules, c.id, ino, session, lease.epoch, norm, min, c.view.clone(), last, now));

@@ -7,6 +7,7 @@ use crate::small::Body;
 use crate::{Client, ClientAnswer, ClientError};
 use bytes::Bytes;
 use host::node::Effects;
+use marks::mark;
 use replica::sequencer::SeqOut;
 use std::collections::BTreeSet;
 use types::{InodeId, LeaseEpoch, Nanos, NodeId, Seq};
@@ -219,6 +220,7 @@ impl Client {
         let f = self.file(ino);
         f.deaf = f.deaf.max(epoch);
         if f.lease.as_ref().is_some_and(|l| l.epoch <= epoch) {
+            mark!("client.lease-taken");
             self.stats.gone += 1;
             self.suspend(ino);
         }
@@ -250,6 +252,7 @@ impl Client {
         }
         if !continued {
             for l in std::mem::take(&mut f.limbo) {
+                mark!("client.limbo-lost");
                 self.write_failed(l.token, ClientError::LeaseLost);
             }
             return;
@@ -260,20 +263,24 @@ impl Client {
             rest.into_iter().partition(|l| f.chunks.get(&l.index).is_some_and(|c| c.seq.is_some()));
         f.limbo = waiting;
         for l in cut {
+            mark!("client.limbo-cut-off");
             self.write_failed(l.token, ClientError::LeaseLost);
         }
         for l in ready.into_iter().rev() {
             let Some(f) = self.files.get_mut(&ino) else { return };
             let last = f.sequencer(l.index).map_or(Seq(0), |s| s.done());
             if l.seq <= last {
+                mark!("client.limbo-happened");
                 f.in_flight += 1; // given back by the completion
                 let u = f.unflushed.entry(l.chunk).or_insert((l.epoch, l.seq));
                 *u = (*u).max((l.epoch, l.seq));
                 f.indices.insert(l.chunk, l.index);
                 self.write_completed(l.token);
             } else if l.full {
+                mark!("client.limbo-full");
                 self.write_failed(l.token, ClientError::Meta(MetaError::NoSpace));
             } else {
+                mark!("client.limbo-again");
                 self.issue_again(ino, l);
             }
         }
@@ -305,6 +312,7 @@ impl Client {
             }
             Some(l) if l.epoch > epoch => {}
             _ => {
+                mark!("client.recall-of-nothing");
                 // Its grant never came, or the lease is gone: answered, and deaf to that grant from now on.
                 f.deaf = f.deaf.max(epoch);
                 f.asking = None;
@@ -320,12 +328,14 @@ impl Client {
     pub(crate) fn granted(&mut self, g: Grant, fx: &mut Effects) {
         let now = self.now;
         let (session, incarnation) = (self.link.session, self.cfg.incarnation);
-        if g.session != self.link.session || g.incarnation != self.cfg.incarnation || g.epoch.term() < self.link.term {
+        if g.session != self.link.session || g.incarnation != self.cfg.incarnation || self.outdated(g.epoch.term()) {
             return;
         }
+        let ordered = self.cfg.rules.deaf_to_older_grants;
         let f = self.file(g.ino);
-        if g.epoch <= f.deaf {
+        if g.epoch <= f.deaf && ordered {
             if f.lease.as_ref().is_none_or(|l| l.epoch > g.epoch) {
+                mark!("client.grant-too-late");
                 // It ended here, and whoever grants it again has not heard of that.
                 let (ino, epoch, end) = (g.ino, g.epoch, f.owed);
                 self.tell_leader(ToMds::GoneOk { session, incarnation, ino, epoch, end }, fx);
@@ -333,6 +343,7 @@ impl Client {
             return;
         }
         if f.lease.is_some() {
+            mark!("client.grant-while-held");
             // A newer lease while one is held: the group has forgotten the old one; so do we.
             self.lose(g.ino, ClientError::LeaseLost);
         }
@@ -355,6 +366,7 @@ impl Client {
             }
         }
         if lost {
+            mark!("client.loss-by-mark");
             f.failed = f.failed.or(Some(ClientError::WritesLost));
         }
         f.continued = g.continued;

@@ -31,6 +31,7 @@ pub use op::{ClientAnswer, ClientError, ClientOp, Extent};
 use bytes::Bytes;
 use file::File;
 use host::node::{Effects, Input, Node};
+use marks::mark;
 use replica::rules::Rules;
 use replica::sequencer::SeqOut;
 use std::collections::{BTreeMap, BTreeSet};
@@ -302,6 +303,7 @@ impl Client {
             p.until = p.until.max(until);
             p.fence = p.fence.max(fence);
             if fence > self.link.settled {
+                mark!("client.promise-unsettled");
                 self.link.fence_seen = self.link.fence_seen.max(fence);
                 self.link.hurry_renew(now);
             }

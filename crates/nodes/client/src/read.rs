@@ -8,8 +8,9 @@ use crate::small::Body;
 use crate::{Client, ClientError, block_crcs};
 use bytes::Bytes;
 use host::node::Effects;
+use marks::mark;
 use replica::sequencer::SeqOut;
-use types::{BLOCK, ChunkId, CsId, INLINE_MAX, InodeId, Member, Nanos, NodeId};
+use types::{BLOCK, ChunkId, CsId, INLINE_MAX, InodeId, LeaseEpoch, Member, Nanos, NodeId};
 use wire::names::{MetaError, MetaOp, MetaOutcome};
 use wire::{CopyAns, DataCtl, DataMsg, LeaseKind, Msg};
 
@@ -228,6 +229,7 @@ impl Client {
                 let Some(c) = f.chunks.get_mut(&index) else { return };
                 let Some(s) = &c.seq else { return };
                 if rules.reads_wait_for_writes && s.overlaps(offset, length) {
+                    mark!("client.read-waits");
                     return; // R1
                 }
                 f.stalled_reads.remove(&id);
@@ -296,10 +298,13 @@ impl Client {
     }
     /// Promises of members that end later than `margin` from now.
     fn promises(&self, members: &[Member], margin: Nanos) -> usize {
-        let good = |m: &&Member| {
-            self.promises.get(&m.cs).is_some_and(|p| p.until > self.now + margin && p.fence <= self.link.settled)
-        };
+        let good =
+            |m: &&Member| self.promises.get(&m.cs).is_some_and(|p| p.until > self.now + margin && self.counts(p.fence));
         members.iter().filter(good).count()
+    }
+    /// A promise that names this fence says something: all that the session lost up to it is known.
+    fn counts(&self, fence: LeaseEpoch) -> bool {
+        fence <= self.link.settled || !self.cfg.rules.promises_name_fences
     }
     fn ask_promises(&mut self, id: u64, margin: Nanos, fx: &mut Effects) {
         let now = self.now;
@@ -309,15 +314,14 @@ impl Client {
         };
         let asked = r.asked.last().copied();
         let members = &s.view().members;
-        let fresh = asked.filter(|cs| {
-            !self.promises.get(cs).is_some_and(|p| p.until > now + margin && p.fence <= self.link.settled)
-        });
+        let fresh =
+            asked.filter(|cs| !self.promises.get(cs).is_some_and(|p| p.until > now + margin && self.counts(p.fence)));
         let will_have = self.promises(members, margin) + usize::from(fresh.is_some() && r.got.is_none());
         if will_have >= s.promises_needed() || now.since(r.promised_at) < PROMISE_AGAIN {
             return;
         }
         for m in members {
-            let has = self.promises.get(&m.cs).is_some_and(|p| p.until > now + margin && p.fence <= self.link.settled);
+            let has = self.promises.get(&m.cs).is_some_and(|p| p.until > now + margin && self.counts(p.fence));
             if !has && (r.got.is_some() || asked != Some(m.cs)) {
                 fx.send.push((NodeId::Cs(m.cs), Msg::Data(DataCtl::Promise(s.request(*m, now)))));
             }
@@ -334,6 +338,7 @@ impl Client {
         }
         let Some(r) = self.reads.get_mut(&d.id) else { return };
         if d.payload.len() != r.length as usize || block_crcs(&d.payload) != d.crcs {
+            mark!("client.read-damaged");
             self.stats.bad_crc += 1; // R4
             fx.log
                 .push(format!("read of {:?} from {cs:?}: checksum does not match; asking another member", d.ans.chunk));
@@ -384,14 +389,17 @@ impl Client {
         };
         let member = s.view().has(from) || !rules.copy_ids;
         if (r.dirty && rules.reads_wait_for_writes) || !member {
+            mark!("client.read-crossed");
             self.stats.repeated += 1;
             return self.stall_read(id);
         }
-        if self.now >= self.link.session_until {
+        if self.now >= self.link.session_until && rules.reads_end_with_session {
+            mark!("client.session-run-out");
             self.link.hurry_renew(self.now);
             return;
         }
         if rules.promises && self.promises(&s.view().members, Nanos::ZERO) < s.promises_needed() {
+            mark!("client.promises-missing");
             return self.ask_promises(id, Nanos::ZERO, fx);
         }
         self.part_read(id, got, fx);

@@ -3,6 +3,7 @@
 use crate::calls::For;
 use crate::{Client, ClientAnswer, ClientConfig};
 use host::node::Effects;
+use marks::mark;
 use std::collections::{BTreeMap, VecDeque};
 use types::{CsId, LeaseEpoch, MdsId, Nanos, NodeId, SessionId, Term};
 use wire::meta::HeldLease;
@@ -120,6 +121,11 @@ impl Client {
         }
     }
 
+    /// Said by a leader of an earlier term than the one that this session is attached in.
+    pub(crate) fn outdated(&self, term: Term) -> bool {
+        term < self.link.term && self.cfg.rules.old_terms_ignored
+    }
+
     /// Queues a namespace call.
     pub(crate) fn call(&mut self, whom: For, op: MetaOp, want: LeaseKind) {
         self.link.queue.push_back(Call { whom, op, want });
@@ -147,6 +153,7 @@ impl Client {
         if !self.cfg.rules.one_id_per_request {
             self.link.slots[i].seq += 1;
         }
+        mark!("client.call-again");
         self.send_slot(i, fx);
     }
     fn send_slot(&mut self, i: usize, fx: &mut Effects) {
@@ -192,6 +199,7 @@ impl Client {
             }
         }
         if self.link.attached && self.link.awaiting.is_some_and(|t| now.since(t) >= LEADER_SILENT) {
+            mark!("client.leader-silent");
             self.link.give_up_leader();
         }
         if !self.link.attached {
@@ -257,6 +265,7 @@ impl Client {
                     return;
                 }
                 if self.link.session.is_some() && self.link.session != session {
+                    mark!("client.other-session");
                     self.session_lost();
                 }
                 self.link.attached = true;
@@ -288,7 +297,8 @@ impl Client {
                 }
             }
             FromMds::SessionGone { session, term } => {
-                if session == self.link.session && term >= self.link.term {
+                if session == self.link.session && !self.outdated(term) {
+                    mark!("client.session-over");
                     self.end_session();
                 }
             }

@@ -59,7 +59,7 @@ impl Client {
     fn front_waits(&mut self, ino: InodeId) -> bool {
         let Some(f) = self.files.get(&ino) else { return true };
         let Some(p) = f.pieces.front() else { return true };
-        if self.front_is_own(ino) {
+        if self.front_is_own(ino) || !self.cfg.rules.queued_writes_wait {
             return false;
         }
         let (told, end) = (p.told, p.file_end_after(f.layout.chunk_log2));

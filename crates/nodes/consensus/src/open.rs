@@ -127,7 +127,8 @@ pub fn open(folder: &mut dyn Folder, options: &OpenOptions) -> Result<(Consensus
             options.election_ticks, options.heartbeat_ticks
         )));
     }
-    let whose = raft_log::OpenOptions { cluster: options.cluster, owner: options.owner };
+    let whose =
+        raft_log::OpenOptions { cluster: options.cluster, owner: options.owner, ..raft_log::OpenOptions::default() };
     let (log, rec) = raft_log::open(folder, &whose)?;
     let content = |index| move |what| ConsensusError::Content { index, what };
     let (kept, birth) = from_file(&rec.snapshot).map_err(content(rec.snapshot.index))?;

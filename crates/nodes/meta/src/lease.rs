@@ -5,6 +5,7 @@ use crate::limits::{AGAIN, GONE, GRANT_CHUNKS, MAP_CHUNKS, RECALL, RECALL_RESET}
 use crate::propose::{PendingMap, PendingRead, Then};
 use crate::{MetaServer, views};
 use host::node::Effects;
+use marks::mark;
 use meta_state::{Command, EndSource, Outcome};
 use types::{ChunkId, CsId, InodeId, LeaseEpoch, Nanos, Seq, SessionId};
 use wire::meta::{ChunkGrant, ChunkLoss, FileEnd, Grant};
@@ -66,6 +67,7 @@ impl MetaServer {
         let f = l.file(ino);
         if let Some(h) = f.holders.get(&session) {
             if h.kind >= want {
+                mark!("lease.granted-again");
                 // The grant was lost on its way.
                 let (kind, epoch) = (h.kind, h.epoch);
                 return self.grant_message(ino, session, kind, epoch);
@@ -141,7 +143,8 @@ impl MetaServer {
             if f.deposed.iter().any(|d| !d.fenced_all) {
                 break;
             }
-            if !self.all_told() {
+            if !self.all_told() && self.cfg.rules.sessions_told_before_grants {
+                mark!("lease.waits-for-sessions");
                 break; // L6; the sweep fences who is silent when the time is up
             }
             let Some(l) = &mut self.leader else { return grants };
@@ -430,6 +433,7 @@ impl MetaServer {
             if h.is_some_and(|h| h.kind == LeaseKind::Write && h.epoch == epoch) {
                 // A lease of an earlier term may have ended long ago without its holder's knowledge: what it knows of the
                 // chunks is asked of the servers instead.
+                mark!("lease.writer-returned");
                 let trusted = epoch.term() == l.term;
                 for (c, s) in lasts {
                     l.lasts.remove(&c);
@@ -505,6 +509,7 @@ impl MetaServer {
         if let Some(e) = end.filter(|e| e.ino == ino)
             && !self.find_ends(vec![e], Some(session))
         {
+            mark!("lease.end-not-proposed");
             return; // asked again
         }
         let Some(l) = &mut self.leader else { return };
@@ -517,6 +522,10 @@ impl MetaServer {
     }
     /// A holder does not say that its lease is over. Whoever leads later must not believe it then.
     fn raise_floor(&mut self, ino: InodeId, session: SessionId, epoch: LeaseEpoch) {
+        if !self.cfg.rules.lease_floors {
+            return self.floored(ino, session, epoch);
+        }
+        mark!("lease.floor-raised");
         let floor = LeaseEpoch(epoch.0 + 1);
         let proposed = self.propose(&Command::LeaseFloor { ino, epoch: floor }, Then::Floor { ino, session, epoch });
         let file = self.leader.as_mut().and_then(|l| l.files.get_mut(&ino));
@@ -547,8 +556,10 @@ impl MetaServer {
         let Some(l) = &mut self.leader else { return };
         let held = l.files.get(&ino).and_then(|f| f.holders.get(&session)).is_some_and(|h| h.epoch == epoch);
         if !held || !belongs {
+            mark!("lease.unsettled-not-held");
             return self.send_session(session, FromMds::Gone { ino, epoch }, fx);
         }
+        mark!("lease.unsettled");
         l.file(ino).suspects.insert(chunk);
         l.lasts.remove(&chunk);
         self.depose(ino, fx);
@@ -580,6 +591,7 @@ impl MetaServer {
                 let reset = l.attached.get(s).is_none_or(|a| a.reset);
                 let patience = if reset { RECALL_RESET } else { RECALL };
                 if now.since(t) >= patience {
+                    mark!("lease.recall-ignored");
                     depose.push(*ino);
                 } else if now.since(h.recall_sent) >= AGAIN {
                     h.recall_sent = now;

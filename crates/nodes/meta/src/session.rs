@@ -5,6 +5,7 @@ use crate::leader::{Attached, FileLease, Held, SessionFence};
 use crate::limits::{AGAIN, ATTACH, SESSION_KEPT};
 use crate::propose::{PendingRead, Then};
 use host::node::Effects;
+use marks::mark;
 use meta_state::{Command, EndSource};
 use std::collections::BTreeSet;
 use types::{ChunkId, CsId, Incarnation, InodeId, LeaseEpoch, Nanos, NodeId, SessionId};
@@ -53,6 +54,7 @@ impl MetaServer {
             }
             _ => {
                 // Not attached in this term: it must say first what it holds. A session that is over learns it there.
+                mark!("session.not-attached");
                 fx.send.push((NodeId::Client(c), Msg::FromMds(FromMds::NotLeader { leader: Some(me) })));
                 return;
             }
@@ -95,6 +97,7 @@ impl MetaServer {
                     self.late_ends(session, ends);
                 }
                 _ => {
+                    mark!("session.attach-after-block");
                     let Some(term) = self.leader.as_ref().map(|l| l.term) else { return };
                     fx.send.push((NodeId::Client(c), Msg::FromMds(FromMds::SessionGone { session, term })));
                 }
@@ -139,12 +142,14 @@ impl MetaServer {
             if let Some(higher) = f.holders.values().filter(|x| conflicts(x)).map(|x| x.epoch).max()
                 && higher > h.epoch
             {
+                mark!("session.redeclared-too-late");
                 // Until it says that it has heard so, a later leader might believe it.
                 l.take_lease(h.ino, session, h.epoch, higher, (now, now));
                 gone.push(*h);
                 continue;
             }
             let losers: Vec<SessionId> = f.holders.iter().filter(|(_, x)| conflicts(x)).map(|(s, _)| *s).collect();
+            mark!("session.redeclared-over-others");
             for s in losers {
                 if let Some(x) = l.file(h.ino).holders.remove(&s) {
                     l.take_lease(h.ino, s, x.epoch, h.epoch, (now, Nanos::ZERO));
@@ -174,6 +179,7 @@ impl MetaServer {
         };
         let unheld: Vec<InodeId> = l.files.iter().filter_map(unheld).collect();
         for ino in unheld {
+            mark!("session.lease-unheld");
             self.depose_session(ino, session, fx);
         }
     }
@@ -204,6 +210,7 @@ impl MetaServer {
     fn late_ends(&mut self, session: SessionId, mut ends: Vec<FileEnd>) {
         ends.retain(|e| !self.writes(session, e));
         if !ends.is_empty() {
+            mark!("session.late-ends");
             self.find_ends(ends, Some(session));
         }
     }
@@ -222,6 +229,7 @@ impl MetaServer {
         }
         let time = self.wall();
         if holds {
+            mark!("session.detach-while-holding");
             self.block(session);
         } else {
             self.propose(&Command::CloseSession { session, time }, Then::Nothing);
@@ -328,6 +336,7 @@ impl MetaServer {
             self.suspect(chunk);
         }
         if !ends.is_empty() {
+            mark!("session.ends-found");
             self.find_ends(ends, None);
         }
     }
@@ -366,7 +375,9 @@ impl MetaServer {
         let waiting = l.files.values().any(|f| !f.queue.is_empty() || !f.stats.is_empty());
         let old = now.since(since);
         let mut block = expired;
-        if (waiting && old >= ATTACH) || old >= SESSION_KEPT {
+        let hurry = waiting && self.cfg.rules.silent_sessions_fenced;
+        if (hurry && old >= ATTACH) || old >= SESSION_KEPT {
+            mark!("session.unattached-blocked");
             block.extend(self.unattached());
         }
         for s in block {
@@ -395,6 +406,7 @@ impl MetaServer {
             f.chunks.retain(open);
             if f.answered.len() >= registered && f.chunks.is_empty() && !f.settling {
                 f.settling = true;
+                mark!("session.settled");
                 settle.push(*session);
             }
         }

@@ -1,6 +1,7 @@
 //! Chunks that nobody uses and whose copies may differ all the same: they are taken over as soon as nobody holds them.
 
 use crate::MetaServer;
+use marks::mark;
 use types::{ChunkId, CsId};
 
 impl MetaServer {
@@ -31,6 +32,7 @@ impl MetaServer {
         let Some(r) = self.state.chunk(chunk) else { return };
         let back = |cs: CsId| self.servers.get(&cs).is_some_and(|s| !s.dead(self.now));
         if r.view.members.iter().any(|m| l.doubtful.contains(&(m.cs, chunk)) && back(m.cs)) {
+            mark!("suspects.back-too-late");
             self.suspect(chunk);
         }
     }
@@ -46,6 +48,7 @@ impl MetaServer {
         // A member that is away is dropped first; the writer waits for that too.
         let all = r.view.members.iter().all(|m| self.servers.get(&m.cs).is_some_and(|s| !s.dead(self.now)));
         if member && all && !known && !suspected {
+            mark!("suspects.tail-stands");
             self.suspect(chunk);
         }
     }

@@ -1,10 +1,11 @@
 //! Views: who is dropped, who joins, what is taken over (protocol sections 5 to 7).
 
 use crate::MetaServer;
-use crate::leader::{Accusation, GroupJoin, Later, Running, ServersFor};
+use crate::leader::{Accusation, FileLease, GroupJoin, Later, Running, ServersFor};
 use crate::limits::{ACCUSED, JOIN_IDLE, JOIN_TIMEOUT, JOINS_MAX, TAKEOVERS_MAX};
 use crate::propose::Then;
 use host::node::Effects;
+use marks::mark;
 use meta_state::{Command, Outcome, ViewChange, ViewResult};
 use replica::sequencer::{SeqOut, Sequencer};
 use replica::takeover::{Action, Takeover};
@@ -81,6 +82,7 @@ impl MetaServer {
                 let Some(l) = &mut self.leader else { return };
                 let a = l.accused.entry((chunk, m)).or_insert(Accusation { first: now, newest: now });
                 if now.since(a.newest) > Nanos::from_secs(1) {
+                    mark!("views.old-accusation");
                     a.first = now; // an old story
                 }
                 a.newest = now;
@@ -100,6 +102,7 @@ impl MetaServer {
                     self.change(chunk, ver, ViewChange::Drop(m));
                 } else {
                     // At its smallest the lease is taken back, and the merge or a replacement makes the chunk whole.
+                    mark!("views.at-its-smallest");
                     l.unwanted.insert((chunk, m));
                     l.file(ino).suspects.insert(chunk);
                     l.lasts.remove(&chunk);
@@ -143,6 +146,8 @@ impl MetaServer {
                     let time = self.wall();
                     let then = Then::Takeover { chunk, epoch };
                     if let Some((written, last)) = loss {
+                        let named = self.cfg.rules.losses_name_takeovers;
+                        let epoch = if named { epoch } else { LeaseEpoch(written.0 + 1) };
                         let loss = Command::Loss { chunk, epoch, written, last, time };
                         let text = format!(
                             "chunk {chunk} of inode {ino}: every server lost its memory; writes after record {last} that \
@@ -168,7 +173,8 @@ impl MetaServer {
                 Action::Done { last, winner } => {
                     if let Some(r) = l.takeovers.remove(&chunk) {
                         // Who took part is clean, whatever its server said of the copy that stood there before.
-                        l.doubtful.retain(|(cs, c)| *c != chunk || !r.takeover.answered(*cs));
+                        let stay = !self.cfg.rules.doubts_end;
+                        l.doubtful.retain(|(cs, c)| stay || *c != chunk || !r.takeover.answered(*cs));
                     }
                     l.unwanted.retain(|(c, _)| *c != chunk);
                     l.lasts.insert(chunk, last);
@@ -246,9 +252,15 @@ impl MetaServer {
         for w in out.wishes {
             match w {
                 ViewWish::Add(m) if m == j.member => {
+                    mark!("views.group-join-done");
                     // Readers must not count on a view that is about to grow: they give back first.
                     let ino = j.ino;
-                    if l.files.get(&ino).is_some_and(|f| !f.holders.is_empty()) {
+                    // So does one whose lease was taken, until it says that it knows: it may read from a member that
+                    // no later fence needs to reach.
+                    let reads = |f: &FileLease| !f.holders.is_empty() || !f.deposed.is_empty();
+                    let read = l.files.get(&ino).is_some_and(reads);
+                    if read && self.cfg.rules.readers_leave_before_join {
+                        mark!("views.readers-leave-first");
                         return self.recall_all(ino);
                     }
                     if j.committing || l.changing.contains(&chunk) {
@@ -330,6 +342,7 @@ impl MetaServer {
             if !written || dead || now.since(began) >= JOIN_TIMEOUT {
                 cancel.push((c, rec.view.ver, j));
             } else if now.since(began) >= JOIN_IDLE {
+                mark!("views.join-of-idle-holder");
                 recall.push(rec.ino); // its holder has no use for this chunk; the leader drives the next join
             } else if now.since(began).as_millis() % 1000 < 60 && now != began {
                 tell.push(c);
@@ -430,6 +443,7 @@ impl MetaServer {
         let Some(l) = &mut self.leader else { return };
         let Some(r) = l.takeovers.get_mut(&chunk) else { return };
         if self.state.chunk(chunk).is_none() {
+            mark!("views.cut-while-taken-over");
             // Cut off meanwhile: nobody has a copy of it any more.
             let ino = r.ino;
             l.takeovers.remove(&chunk);
@@ -567,6 +581,7 @@ pub(crate) fn view_changed(m: &mut MetaServer, chunk: ChunkId, outcome: Outcome,
             return;
         }
         ViewResult::Stale(_) | ViewResult::BelowMin(_) | ViewResult::Refused(..) => {
+            mark!("views.change-refused");
             l.joins.remove(&chunk);
             return m.tell_view(chunk, fx);
         }
@@ -602,6 +617,7 @@ pub(crate) fn join_cancelled(m: &mut MetaServer, chunk: ChunkId, outcome: Outcom
 /// Gives up a join that the leader drives.
 pub(crate) fn cancel_join(m: &mut MetaServer, chunk: ChunkId) {
     let Some(rec) = m.state.chunk(chunk) else {
+        mark!("views.cut-while-joining");
         // Its file was removed or cut meanwhile.
         if let Some(l) = &mut m.leader {
             l.joins.remove(&chunk);

@@ -3,3 +3,4 @@
 pub mod brute;
 pub mod names;
 pub mod register;
+pub mod stale;

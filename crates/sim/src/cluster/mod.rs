@@ -137,6 +137,15 @@ impl System for Cluster {
         lost
     }
 
+    fn whole(&mut self, world: &mut World) -> bool {
+        self.survey.refresh(world, self.shape.files);
+        let min = usize::from(self.shape.min);
+        self.survey.chunks().iter().all(|c| {
+            let sound = |m: &&types::Member| self.survey.running(world, **m) && self.survey.sound(world, c, **m, &[]);
+            c.members.iter().filter(sound).count() >= min
+        })
+    }
+
     fn settled(&mut self, world: &mut World) -> Result<(), String> {
         if let Some(s) = world.all_slots().into_iter().find(|s| !world.is_up(*s) && !world.slot(*s).gone) {
             return Err(format!("{} is down", world.slot(s).name));

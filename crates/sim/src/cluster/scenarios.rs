@@ -1,7 +1,9 @@
 //! Steered scenarios for the shipped cluster, after the counterexamples that shaped the replication rules.
 
+mod cases;
 mod cast;
 mod content;
+mod fences;
 mod joins;
 mod names;
 mod power;
@@ -22,6 +24,8 @@ pub fn all() -> Vec<(&'static str, &'static str, Script)> {
     all.extend(content::all());
     all.extend(names::all());
     all.extend(repairs::all());
+    all.extend(fences::all());
+    all.extend(cases::all());
     all.extend([
         ("write-read", "one client writes, the other reads: the lease moves", write_read as Script),
         (
@@ -139,31 +143,86 @@ fn leader_change(mutant: Option<&str>) -> Result<(), String> {
     c.stage.finish()
 }
 
+/// (rule, scenario) of scenarios that must fail without that rule; each rule of the protocol stands here.
+pub const FINDS: &[(&str, &str)] = &[
+    ("ack_by_all", "acknowledged-then-one-left"),
+    ("epochs", "late-write-of-a-live-session"),
+    ("merge_tails", "tail-on-one-member"),
+    ("merge_tails", "two-tails-one-number"),
+    ("reads_wait_for_writes", "own-write-read-early"),
+    ("copy_ids", "case-08-replacement-never-committed"),
+    ("unclean", "case-04-first-records-lost"),
+    ("unclean", "all-forget-and-the-leader-dies"),
+    ("unclean", "case-03-joiner-forgets"),
+    ("stable_equals_last", "silent-member-ahead"),
+    ("join_barrier", "case-02-joiner-behind-at-commit"),
+    ("no_gaps", "gap-in-one-member"),
+    ("copy_only_missing", "copied-data-after-newer-write"),
+    ("copy_only_missing", "case-19-half-a-block-in-a-join"),
+    ("restart_waits", "fence-after-a-restart"),
+    ("fence_waits", "fence-before-promises-end"),
+    ("promises", "replaced-behind-a-reader"),
+    ("joiner_counts", "join-behind-its-holder"),
+    ("promises_name_fences", "case-07-promises-of-another-file"),
+    ("reads_end_with_session", "case-01-reader-outlives-its-session"),
+    ("holders_leave_first", "case-01-reader-outlives-its-session"),
+    ("silent_leave_tails", "silent-member-with-the-same-number"),
+    ("merged_stay_tail", "no-lease-between-two-attempts"),
+    ("merge_in_one_record", "case-13-merge-in-parts"),
+    ("merges_of_this_fence", "case-05-merge-of-an-older-fence"),
+    ("no_older_copy", "older-join-begins-again"),
+    ("silent_not_replaced", "acknowledged-then-one-left"),
+    ("fresh_is_empty", "case-18-filled-twice"),
+    ("all_heard_before_crown", "case-17-clean-but-silent"),
+    ("written_epoch_decides", "case-09-one-number-two-records"),
+    ("all_stand_alike", "case-09-one-number-two-records"),
+    ("absent_is_lost", "all-forget-a-new-chunk"),
+    ("sessions_blocked", "case-14-writer-wakes-after-its-session"),
+    ("newest_records_listed", "case-06-append-flushed-not-renewed"),
+    ("deaf_to_older_grants", "case-12-late-grant"),
+    ("views_in_order", "older-view-arrives-late"),
+    ("old_terms_ignored", "case-12-word-of-a-former-leader"),
+    ("sessions_told_before_grants", "leader-dies-after-fence"),
+    ("silent_sessions_fenced", "case-15-one-dead-client"),
+    ("lease_floors", "silent-member-ahead"),
+    ("readers_leave_before_join", "case-11-join-behind-a-reader"),
+    ("doubts_end", "flush-and-a-dead-member"),
+    ("losses_name_takeovers", "two-losses-that-end-alike"),
+    ("queued_writes_wait", "write-queued-over-a-body"),
+    ("zero_before_growth", "cut-then-grown"),
+    ("one_id_per_request", "removed-at-a-leader-change"),
+    ("reads_confirmed", "asked-before-it-knows"),
+    ("orphans", "removed-while-open"),
+    ("absent_reckoned", "removed-before-attach"),
+    ("openers_reckoned", "removed-after-a-hand-over"),
+    ("dead_leave", "removed-while-open"),
+];
+
 #[cfg(test)]
 mod tests {
-    use super::all;
+    use super::{FINDS, all};
+    use replica::rules::Rules;
 
     /// A script that no mutant fails may have stopped doing what it says.
     #[test]
     fn each_rule_has_a_scenario_that_misses_it() {
-        let finds = [
-            ("ack_by_all", "acknowledged-then-one-left"),
-            ("epochs", "late-write-of-a-live-session"),
-            ("merge_tails", "tail-on-one-member"),
-            ("merge_tails", "two-tails-one-number"),
-            ("reads_wait_for_writes", "own-write-read-early"),
-            ("copy_ids", "replacement-never-committed"),
-            ("unclean", "first-records-lost"),
-            ("unclean", "all-forget-and-the-leader-dies"),
-            ("stable_equals_last", "silent-member-ahead"),
-            ("join_barrier", "joiner-behind-at-commit"),
-            ("zero_before_growth", "cut-then-grown"),
-            ("copy_only_missing", "copied-data-after-newer-write"),
-        ];
         let all = all();
-        for (mutant, name) in finds {
-            let script = all.iter().find(|s| s.0 == name).unwrap_or_else(|| panic!("no scenario {name}")).2;
+        for (mutant, name) in FINDS {
+            let script = all.iter().find(|s| s.0 == *name).unwrap_or_else(|| panic!("no scenario {name}")).2;
             assert!(script(Some(mutant)).is_err(), "{name} passes without the rule {mutant}");
         }
+        for rule in Rules::NAMES {
+            assert!(FINDS.iter().any(|f| f.0 == *rule), "no scenario misses the rule {rule}");
+        }
+    }
+
+    #[test]
+    fn each_of_the_nineteen_cases_is_played() {
+        for case in 1..=19 {
+            let name = format!("case-{case:02}-");
+            assert!(all().iter().any(|s| s.0.starts_with(&name)), "no scenario {name}…");
+        }
+        let names: std::collections::BTreeSet<&str> = all().iter().map(|s| s.0).collect();
+        assert_eq!(names.len(), all().len(), "two scenarios of one name");
     }
 }

@@ -96,6 +96,10 @@ impl Survey {
         self.dark.extend(dark.copied().collect::<Vec<_>>());
     }
 
+    /// Does a process run where this member stands?
+    pub fn running(&self, world: &World, m: Member) -> bool {
+        self.slot(m).is_some_and(|s| world.is_up(s))
+    }
     /// Would this member still hold everything acknowledged after `hosts` lost power?
     pub fn sound(&self, world: &World, chunk: &Chunk, m: Member, hosts: &[HostId]) -> bool {
         let Some(slot) = self.slot(m) else { return false };

@@ -82,6 +82,9 @@ impl System for Quorum {
         // Every answer is durable.
         Vec::new()
     }
+    fn whole(&mut self, _world: &mut World) -> bool {
+        true
+    }
     fn settled(&mut self, world: &mut World) -> Result<(), String> {
         match world.all_slots().into_iter().find(|s| !world.is_up(*s) && !world.slot(*s).gone) {
             Some(s) => Err(format!("{} is down", world.slot(s).name)),

@@ -9,6 +9,7 @@ mod model;
 mod sim;
 pub mod workloads;
 
+use crate::rules::StoreRules;
 use host::disk::{DiskError, DiskErrorKind, FileId, Folder};
 use host::memory::MemoryDisk;
 
@@ -65,16 +66,21 @@ pub struct Report {
 
 /// Explores about `images` images, spread over all workloads. Stops after ten failures.
 pub fn explore(seed: u64, images: u64) -> Report {
+    explore_with(StoreRules::ALL, 10, seed, images)
+}
+
+/// As [`explore`] with these rules only; stops after `failures`.
+pub fn explore_with(rules: StoreRules, failures: usize, seed: u64, images: u64) -> Report {
     let mut report = Report::default();
     let all = workloads::all();
     let each = images.div_ceil(all.len() as u64);
     for (i, w) in all.iter().enumerate() {
         let mut left = each;
         let mut run = 0;
-        while left > 0 && report.failures.len() < 10 {
+        while left > 0 && report.failures.len() < failures {
             let n = left.min(40);
             let s = seed.wrapping_mul(1_000_003).wrapping_add(run * 64 + i as u64);
-            if let Err(e) = sim::run(w, s, n, &mut report) {
+            if let Err(e) = sim::run(w, rules, s, n, &mut report) {
                 report.failures.push(format!("workload `{}`, seed {s}: {e}", w.name));
             }
             left -= n;
@@ -88,7 +94,7 @@ pub fn explore(seed: u64, images: u64) -> Report {
 pub fn explore_one(name: &str, seed: u64, images: u64) -> Report {
     let mut report = Report::default();
     for w in workloads::all().iter().filter(|w| w.name == name) {
-        if let Err(e) = sim::run(w, seed, images, &mut report) {
+        if let Err(e) = sim::run(w, StoreRules::ALL, seed, images, &mut report) {
             report.failures.push(format!("workload `{name}`, seed {seed}: {e}"));
         }
     }

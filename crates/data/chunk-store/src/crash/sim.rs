@@ -3,6 +3,7 @@
 use super::model::{BLOCKS, Model, Version, fill, key_of};
 use super::workloads::Workload;
 use super::{DyingFolder, Report, Rng};
+use crate::rules::StoreRules;
 use crate::{
     ChunkStore, Done, Effects, Extent, OpenOptions, OpenReport, StoreConfig, StoreError, Ticket, format, open,
 };
@@ -48,7 +49,7 @@ struct Sim<'a> {
     epoch: u64,
 }
 
-fn options(boot: u64, rng: &mut Rng) -> OpenOptions {
+fn options(boot: u64, rng: &mut Rng, rules: StoreRules) -> OpenOptions {
     OpenOptions {
         boot: BootVerifier(boot),
         cluster: Some(ClusterId(7)),
@@ -56,6 +57,7 @@ fn options(boot: u64, rng: &mut Rng) -> OpenOptions {
         overlay_bytes: if rng.percent(50) { 64 << 10 } else { 4 << 20 },
         cache_bytes: if rng.percent(50) { 0 } else { 128 << 10 },
         merge_depth: 1 + rng.below(8) as usize,
+        rules,
     }
 }
 fn boxed(r: &Option<MemoryRing>) -> Option<Box<dyn Ring>> {
@@ -63,7 +65,7 @@ fn boxed(r: &Option<MemoryRing>) -> Option<Box<dyn Ring>> {
 }
 
 /// Runs `w` until `images` images were taken and checked.
-pub(super) fn run(w: &Workload, seed: u64, images: u64, report: &mut Report) -> Res<()> {
+pub(super) fn run(w: &Workload, rules: StoreRules, seed: u64, images: u64, report: &mut Report) -> Res<()> {
     let mut rng = Rng::new(seed);
     let disk = MemoryDisk::new();
     let config = StoreConfig {
@@ -75,7 +77,7 @@ pub(super) fn run(w: &Workload, seed: u64, images: u64, report: &mut Report) -> 
     };
     format(&mut disk.clone(), &config).map_err(|e| e.to_string())?;
     let ring = (w.ring > 0).then(|| MemoryRing::new(w.ring << 10));
-    let o = options(1, &mut rng);
+    let o = options(1, &mut rng, rules);
     let (store, _) = open(&mut disk.clone(), boxed(&ring), o).map_err(|e| e.to_string())?;
     let mut s = Sim {
         w,
@@ -400,7 +402,7 @@ impl Sim<'_> {
                 continue;
             }
             report.recovery_crashes += 1;
-            let o = options(boot, &mut self.rng);
+            let o = options(boot, &mut self.rng, self.store.options.rules);
             let mut dying = DyingFolder { disk: disk.clone(), left: self.rng.below(60) };
             let opened = open(&mut dying, boxed(&ring), o);
             // It may have got through: that is a kill right after the start.
@@ -412,7 +414,7 @@ impl Sim<'_> {
                 ring = self.fresh_ring();
             }
         }
-        let o = options(boot, &mut self.rng);
+        let o = options(boot, &mut self.rng, self.store.options.rules);
         let (store, found) = open(&mut disk.clone(), boxed(&ring), o).map_err(|e| format!("{what}: refused: {e}"))?;
         report.replayed += found.replayed;
         report.cuts += u64::from(!found.cut.is_empty());
@@ -422,7 +424,7 @@ impl Sim<'_> {
         let mut store = store;
         if self.rng.percent(30) {
             drop(store);
-            let o = options(boot, &mut self.rng);
+            let o = options(boot, &mut self.rng, self.store.options.rules);
             let (second, f2) = open(&mut disk.clone(), boxed(&ring), o).map_err(|e| format!("second start: {e}"))?;
             let same = self.check(&second, &disk, &f2, lost).map_err(|e| format!("second start: {e}"))?;
             let kept = found.events.iter().any(|e| e.contains("stay in the journal"));
@@ -539,7 +541,7 @@ impl Sim<'_> {
         }
         self.disk.power_cut(|| false);
         let before = self.store.usage();
-        let o = options(self.boot + 1, &mut self.rng);
+        let o = options(self.boot + 1, &mut self.rng, self.store.options.rules);
         let (store, found) = open(&mut self.disk.clone(), None, o).map_err(|e| format!("after a stop: {e}"))?;
         let picked = self.check(&store, &self.disk, &found, false).map_err(|e| format!("after a stop: {e}"))?;
         let newest = picked.iter().all(|(c, i)| self.model.chunks[c].versions.len() == i + 1);

@@ -98,6 +98,14 @@ impl Cast {
             _ => Ok(()),
         }
     }
+    /// Waits until the group counts three members of file 0's first chunk.
+    pub fn until_three(&mut self, what: &str, limit: u64) -> Result<(), String> {
+        self.stage.run_until(what, limit, |s| {
+            let survey = &mut s.system.survey;
+            survey.refresh(&mut s.world, 1);
+            survey.chunks().iter().any(|c| c.file == Some(0) && c.index == 0 && c.members.len() == 3)
+        })
+    }
     /// Cuts `slot` off from all of `others`.
     pub fn cut_off(&mut self, slot: SlotId, others: &[SlotId]) {
         others.iter().for_each(|o| self.stage.cut(slot, *o));

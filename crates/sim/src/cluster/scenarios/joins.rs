@@ -11,7 +11,7 @@ use wire::Msg;
 pub fn all() -> Vec<(&'static str, &'static str, Script)> {
     vec![
         (
-            "joiner-behind-at-commit",
+            "case-02-joiner-behind-at-commit",
             "a joiner has copied everything but lacks a write that was acknowledged meanwhile",
             joiner_behind_at_commit as Script,
         ),

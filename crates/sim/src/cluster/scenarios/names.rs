@@ -38,12 +38,22 @@ pub fn all() -> Vec<(&'static str, &'static str, Script)> {
     ]
 }
 
-fn lose(c: &mut Cast, client: SlotId) -> Result<(), String> {
-    let index = c.stage.begin(client, AppOp::Name(NameOp::Lose { file: 0 }))?;
+const LOSE: NameOp = NameOp::Lose { file: 0 };
+
+/// Waits for an operation on names, which must go well. `what` it is, for the error.
+fn done(c: &mut Cast, what: &str, index: usize) -> Result<(), String> {
     match c.stage.wait(index)? {
         AppAnswer::Name(NameAnswer::Done(_)) => Ok(()),
-        other => Err(format!("the name is removed: {other:?}")),
+        other => Err(format!("{what}: {other:?}")),
     }
+}
+/// Begins an operation on names and waits for it.
+fn name(c: &mut Cast, what: &str, client: SlotId, op: NameOp) -> Result<(), String> {
+    let index = c.stage.begin(client, AppOp::Name(op))?;
+    done(c, what, index)
+}
+fn lose(c: &mut Cast, client: SlotId) -> Result<(), String> {
+    name(c, "the name is removed", client, LOSE)
 }
 
 /// (regular files, chunks) as the leader has them.
@@ -103,15 +113,12 @@ fn removed_at_a_leader_change(mutant: Option<&str>) -> Result<(), String> {
         Msg::FromMds(wire::FromMds::MetaOk { .. }) if m.to == other => Verdict::Drop,
         _ => Verdict::Pass,
     });
-    let index = c.stage.begin(other, AppOp::Name(NameOp::Lose { file: 0 }))?;
+    let index = c.stage.begin(other, AppOp::Name(LOSE))?;
     c.stage.run_for(S);
     let leader = c.leader()?;
     c.kill(&[leader]);
     c.stage.world.remove_rule(rule);
-    match c.stage.wait(index)? {
-        AppAnswer::Name(NameAnswer::Done(_)) => {}
-        answer => return Err(format!("a removal asked for twice: {answer:?}")),
-    }
+    done(&mut c, "a removal asked for twice", index)?;
     c.start(&[leader]);
     open_until_dead(&mut c, writer)?;
     c.stage.finish()
@@ -141,11 +148,7 @@ fn asked_before_it_knows(mutant: Option<&str>) -> Result<(), String> {
     c.cut_off(old, &others);
     c.stage.world.freeze(old, 5 * S);
     c.stage.run_for(100 * MS);
-    let index = c.stage.begin(maker, AppOp::Name(NameOp::Create { dir: 0, name: 7 }))?;
-    match c.stage.wait(index)? {
-        AppAnswer::Name(NameAnswer::Done(_)) => {}
-        other => return Err(format!("a new file: {other:?}")),
-    }
+    name(&mut c, "a new file", maker, NameOp::Create { dir: 0, name: 7 })?;
     // It waits in front of the old leader until that one wakes up.
     let find = c.stage.begin(asker, AppOp::Name(NameOp::Find { dir: 0, name: 7 }))?;
     c.stage.run_for(8 * S);

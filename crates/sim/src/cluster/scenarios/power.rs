@@ -11,7 +11,7 @@ use wire::{CsToMds, Msg};
 pub fn all() -> Vec<(&'static str, &'static str, Script)> {
     vec![
         (
-            "first-records-lost",
+            "case-04-first-records-lost",
             "a member loses a new chunk's first records with its power and comes back before the takeover",
             first_records_lost as Script,
         ),
@@ -26,7 +26,7 @@ pub fn all() -> Vec<(&'static str, &'static str, Script)> {
             all_forget_and_the_leader_dies as Script,
         ),
         (
-            "replacement-never-committed",
+            "case-08-replacement-never-committed",
             "a server holds a replacement that its leader did not live to commit",
             replacement_never_committed as Script,
         ),

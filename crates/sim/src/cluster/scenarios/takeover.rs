@@ -61,7 +61,7 @@ pub fn all() -> Vec<(&'static str, &'static str, Script)> {
             end_in_another_chunk as Script,
         ),
         (
-            "word-of-a-former-leader",
+            "case-12-word-of-a-former-leader",
             "a server that led before a session began wakes up and says that the session is over",
             word_of_a_former_leader as Script,
         ),
@@ -350,7 +350,12 @@ fn word_of_a_former_leader(mutant: Option<&str>) -> Result<(), String> {
         value = c.settled_write(writer, 0)?;
     }
     let gone = c.stage.rule_count(move |m| matches!(m.msg, Msg::FromMds(FromMds::SessionGone { .. })) && m.from == old);
-    c.stage.run_for(12 * S);
+    for _ in 0..48 {
+        // What is in memory only would be gone with the session.
+        c.stage.buffer(writer, 0, 1)?;
+        c.stage.run_for(240 * MS);
+        c.stage.flush(writer, 0)?;
+    }
     c.mend_off(old, &others);
     if gone.get() == 0 {
         return Err("the former leader said nothing: the scenario does not do what it says".into());

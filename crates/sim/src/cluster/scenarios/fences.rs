@@ -1,0 +1,335 @@
+//! Cases about what an old holder can still read and write while a chunk is taken over.
+
+use super::super::servers::Chunks;
+use super::cast::{Cast, cast, same};
+use crate::actor::{AppOp, SlotId};
+use crate::kept::Script;
+use crate::world::{MS, S, Verdict};
+use std::cell::Cell;
+use wire::{FromMds, MdsToCs, Msg, ToMds};
+
+/// (name, what happens, script) of every scenario of this file.
+pub fn all() -> Vec<(&'static str, &'static str, Script)> {
+    vec![
+        (
+            "case-01-reader-outlives-its-session",
+            "a holder reaches one of two members and nobody else; its session runs out and the chunk goes on without that one",
+            reader_outlives_its_session as Script,
+        ),
+        (
+            "case-05-merge-of-an-older-fence",
+            "a merge arrives at a member that has answered a newer fence since and taken newer writes",
+            merge_of_an_older_fence as Script,
+        ),
+        (
+            "case-07-promises-of-another-file",
+            "a holder that does not hear of a fence gets fresh promises by its other file",
+            |m| behind_a_fence(m, Variant::OtherFile),
+        ),
+        ("fence-before-promises-end", "a fence meets a server that has just promised", |m| {
+            behind_a_fence(m, Variant::Promised)
+        }),
+        ("fence-after-a-restart", "a fence meets a server that promised in its last life", |m| {
+            behind_a_fence(m, Variant::Restarted)
+        }),
+        (
+            "case-11-join-behind-a-reader",
+            "the group fills a new member while somebody reads and does not hear of it",
+            join_behind_a_reader as Script,
+        ),
+        (
+            "join-behind-its-holder",
+            "a holder asks for the commit of a join and hears nothing any more",
+            join_behind_its_holder as Script,
+        ),
+        (
+            "case-12-late-grant",
+            "a grant arrives after the lease it names was given up and given to others",
+            late_grant as Script,
+        ),
+        (
+            "case-14-writer-wakes-after-its-session",
+            "a writer sleeps until its session is fenced; its chunk is idle, so no epoch was raised",
+            writer_wakes as Script,
+        ),
+        (
+            "case-15-one-dead-client",
+            "the leader changes while one client is dead: another one does not wait for the end of its session",
+            one_dead_client as Script,
+        ),
+    ]
+}
+
+const READ: AppOp = AppOp::Read { file: 0, block: 0, count: 1 };
+
+/// The outsider is kept from being filled, and the third member is gone: two are left. Returns those, and the outsider.
+fn two_left(c: &mut Cast) -> Result<(SlotId, SlotId, SlotId, u32), String> {
+    let writer = c.clients[0];
+    c.settled_write(writer, 0)?;
+    let [a, b, dead] = c.three()?;
+    let outside = c.outsider(&[a, b, dead])?;
+    let held = c.stage.rule(move |m| match m.msg {
+        Msg::Copy(_) if m.to == outside => Verdict::Hold,
+        _ => Verdict::Pass,
+    });
+    c.kill(&[dead]);
+    c.settled_write(writer, 0)?;
+    Ok((a, b, outside, held))
+}
+
+/// With one promise enough, only the end of the session keeps the old holder from reading for ever; and the chunk may not
+/// go on before that.
+fn reader_outlives_its_session(mutant: Option<&str>) -> Result<(), String> {
+    let mut c = cast(mutant)?;
+    let (old, new) = (c.clients[0], c.clients[1]);
+    let (a, b, _, held) = two_left(&mut c)?;
+    // The first member serves the old holder's reads and hears of nothing else.
+    let others: Vec<SlotId> = c.stage.world.all_slots().into_iter().filter(|s| *s != a && *s != old).collect();
+    c.cut_off(a, &others);
+    let rest: Vec<SlotId> = others.iter().copied().filter(|s| *s != new).collect();
+    c.cut_off(old, &rest);
+    c.stage.world.remove_rule(held);
+    c.stage.world.release(false, |_, _, _| true);
+    let _ = b;
+    c.stage.begin_write(new, 0, 0)?;
+    for _ in 0..50 {
+        c.stage.begin(old, READ)?;
+        c.stage.run_for(S);
+    }
+    c.stage.finish()
+}
+
+/// The merge is the work of a fence that came to nothing. Whoever took newer writes since is not cut back by it.
+fn merge_of_an_older_fence(mutant: Option<&str>) -> Result<(), String> {
+    let mut c = cast(mutant)?;
+    let (writer, other) = (c.clients[0], c.clients[1]);
+    c.settled_write(writer, 0)?;
+    let [has, b, d] = c.three()?;
+    c.lose_writes(writer, &[b, d]);
+    c.stage.begin_write(writer, 0, 0)?;
+    c.stage.run_for(5 * MS);
+    c.kill(&[writer]);
+    // Of the first fence none gets through.
+    let first = Cell::new(None);
+    let held = c.hold(move |_, _, m| match m {
+        Msg::MdsToCs(MdsToCs::Converge { epoch, .. }) => {
+            first.set(first.get().or(Some(*epoch)));
+            first.get() == Some(*epoch)
+        }
+        _ => false,
+    });
+    let index = c.stage.begin(other, AppOp::Write { file: 0, block: 0, values: vec![900_001], buffered: false })?;
+    c.until_held("the merge", 10 * S)?;
+    // The one that has the record hears no newer fence, and no newer writes.
+    let mds = c.mds.clone();
+    c.cut_off(has, &mds);
+    c.cut_off(has, &[other]);
+    c.stage.wait(index)?;
+    c.stage.world.remove_rule(held);
+    if c.stage.world.release(true, |_, to, m| to == b && matches!(m, Msg::MdsToCs(MdsToCs::Converge { .. }))) == 0 {
+        return Err("no merge was held: the scenario does not do what it says".into());
+    }
+    c.stage.run_for(200 * MS);
+    for away in [d, b] {
+        c.cut_off(other, &[away]);
+        let seen = c.stage.read(other, 0, 0)?;
+        same("after the merge of an older fence", seen, 900_001)?;
+        c.mend_off(other, &[away]);
+    }
+    c.stage.finish()
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Variant {
+    /// The old holder has promises given before the fence.
+    Promised,
+    /// And the server that gave one has restarted since.
+    Restarted,
+    /// It gets new ones after the fence, by another file.
+    OtherFile,
+}
+
+/// The old holder reads from a member that no fence reaches, and counts a promise of one that was fenced. A record that
+/// stands on one member only makes the takeover drop the member that is silent.
+fn behind_a_fence(mutant: Option<&str>, variant: Variant) -> Result<(), String> {
+    let mut c = cast(mutant)?;
+    let (old, new) = (c.clients[0], c.clients[1]);
+    c.settled_write(old, 0)?;
+    c.stage.write(old, 1, 0)?;
+    let [a, b, d] = c.three()?;
+    let mds = c.mds.clone();
+    c.cut_off(a, &mds);
+    c.stage.run_for(3 * S);
+    c.lose_writes(old, &[a, d]);
+    c.stage.begin_write(old, 0, 1)?;
+    c.stage.run_for(5 * MS);
+    c.cut_off(old, &mds);
+    if variant != Variant::OtherFile {
+        c.cut_off(old, &[d]);
+    }
+    let held = c.hold(move |_, to, m| to == b && matches!(m, Msg::MdsToCs(MdsToCs::FenceChunk { .. })));
+    let (write, _) = c.stage.begin_write(new, 0, 0)?;
+    c.until_held("a fence", 20 * S)?;
+    // Everybody else has answered by now.
+    c.stage.run_for(S);
+    c.stage.begin(old, READ)?;
+    c.stage.run_for(10 * MS);
+    if variant == Variant::Restarted {
+        c.kill(&[b]);
+        c.start(&[b]);
+        c.stage
+            .run_until("the server to be back", 300 * MS, |s| s.world.node::<Chunks>(b).is_some_and(|x| x.0.ready()))?;
+    }
+    c.stage.world.remove_rule(held);
+    c.deliver_last(b)?;
+    if variant == Variant::OtherFile {
+        // No promise of before is left; those that come now are given to the other file.
+        c.stage.wait(write)?;
+        for _ in 0..10 {
+            c.stage.begin(old, AppOp::Read { file: 1, block: 0, count: 1 })?;
+            c.stage.run_for(20 * MS);
+            c.stage.begin(old, READ)?;
+            c.stage.run_for(20 * MS);
+        }
+    }
+    for _ in 0..80 {
+        c.stage.begin(old, READ)?;
+        c.stage.run_for(10 * MS);
+    }
+    c.stage.finish()
+}
+
+impl Cast {
+    /// Delivers the newest of the messages that are held for `to`, and loses the others.
+    fn deliver_last(&mut self, to: SlotId) -> Result<(), String> {
+        let mut left = 0;
+        self.stage.world.release(false, |_, x, _| {
+            left += u32::from(x == to);
+            false
+        });
+        if left == 0 {
+            return Err("nothing was held: the scenario does not do what it says".into());
+        }
+        let mut seen = 0;
+        self.stage.world.release(false, |_, x, _| {
+            seen += u32::from(x == to);
+            x == to && seen < left
+        });
+        self.stage.world.release(true, |_, x, _| x == to);
+        Ok(())
+    }
+}
+
+/// Who reads counts on the size of the view it knows. A view that grows behind its back is fenced without it.
+fn join_behind_a_reader(mutant: Option<&str>) -> Result<(), String> {
+    let mut c = cast(mutant)?;
+    let (writer, reader) = (c.clients[0], c.clients[1]);
+    let (a, b, outside, held) = two_left(&mut c)?;
+    c.stage.read(reader, 0, 0)?;
+    // From here on the reader hears nothing of the group, and the first member serves only the reader.
+    let mds = c.mds.clone();
+    c.cut_off(reader, &mds);
+    c.cut_off(reader, &[b, outside]);
+    c.stage.run_for(S);
+    c.stage.world.remove_rule(held);
+    c.stage.world.release(true, |_, _, _| true);
+    for _ in 0..20 {
+        c.stage.begin(reader, READ)?;
+        c.stage.run_for(100 * MS);
+    }
+    c.cut_off(a, &mds);
+    c.cut_off(a, &[writer, b, outside]);
+    c.stage.begin_write(writer, 0, 0)?;
+    for _ in 0..200 {
+        c.stage.begin(reader, READ)?;
+        c.stage.run_for(100 * MS);
+    }
+    c.stage.finish()
+}
+
+/// From the moment a holder asks for the commit of a join, the joiner may be a member without its knowledge.
+fn join_behind_its_holder(mutant: Option<&str>) -> Result<(), String> {
+    let mut c = cast(mutant)?;
+    let (old, new) = (c.clients[0], c.clients[1]);
+    let (a, b, outside, held) = two_left(&mut c)?;
+    let told = c.stage.rule(move |m| match m.msg {
+        Msg::FromMds(FromMds::Record { .. }) if m.to == old => Verdict::Drop,
+        _ => Verdict::Pass,
+    });
+    c.stage.world.remove_rule(held);
+    c.stage.world.release(true, |_, _, _| true);
+    c.until_three("the join", 10 * S)?;
+    let mds = c.mds.clone();
+    c.cut_off(old, &mds);
+    c.cut_off(old, &[b, outside]);
+    c.stage.world.remove_rule(told);
+    c.cut_off(a, &mds);
+    c.cut_off(a, &[new, b, outside]);
+    c.stage.begin_write(new, 0, 0)?;
+    for _ in 0..200 {
+        c.stage.begin(old, READ)?;
+        c.stage.run_for(100 * MS);
+    }
+    c.stage.finish()
+}
+
+/// The lease it brings was given up before it came: whoever takes it writes behind the back of those who hold the file now.
+fn late_grant(mutant: Option<&str>) -> Result<(), String> {
+    let mut c = cast(mutant)?;
+    let (late, other) = (c.clients[0], c.clients[1]);
+    c.settled_write(other, 0)?;
+    let granted = |m: &Msg| matches!(m, Msg::FromMds(FromMds::Grant(_) | FromMds::MetaOk { grant: Some(_), .. }));
+    let held = c.hold(move |_, to, m| to == late && granted(m));
+    let (write, _) = c.stage.begin_write(late, 0, 20)?;
+    c.until_held("the grant", 10 * S)?;
+    // Only its word that it has no lease gets through.
+    let mute = c.stage.rule(move |m| match m.msg {
+        Msg::ToMds(ToMds::Return { .. } | ToMds::Renew { .. }) => Verdict::Pass,
+        Msg::ToMds(_) if m.from == late => Verdict::Drop,
+        _ => Verdict::Pass,
+    });
+    let index = c.stage.begin(other, READ)?;
+    c.stage.wait(index)?;
+    c.stage.world.remove_rule(held);
+    let mut first = true;
+    c.stage.world.release(true, |_, to, _| to == late && std::mem::replace(&mut first, false));
+    c.stage.world.release(false, |_, _, _| true);
+    c.stage.run_for(300 * MS);
+    c.stage.read(other, 0, 20)?;
+    c.stage.world.remove_rule(mute);
+    c.stage.wait(write)?;
+    c.stage.finish()
+}
+
+/// Nothing but the list of fenced sessions keeps its write out: who read the file since was told an end without it.
+fn writer_wakes(mutant: Option<&str>) -> Result<(), String> {
+    let mut c = cast(mutant)?;
+    let (writer, reader) = (c.clients[0], c.clients[1]);
+    c.settled_write(writer, 0)?;
+    c.stage.run_for(S);
+    // It hears of nothing when it wakes up.
+    let mds = c.mds.clone();
+    c.cut_off(writer, &mds);
+    c.stage.world.freeze(writer, 45 * S);
+    c.stage.run_for(44 * S);
+    c.stage.read(reader, 0, 0)?;
+    let (write, _) = c.stage.begin_write(writer, 0, 20)?;
+    c.stage.run_for(3 * S);
+    c.stage.read(reader, 0, 20)?;
+    c.mend_off(writer, &mds);
+    c.stage.wait(write)?;
+    c.stage.finish()
+}
+
+/// A dead client is waited for as long as it may attach, if somebody waits, and no longer.
+fn one_dead_client(mutant: Option<&str>) -> Result<(), String> {
+    let mut c = cast(mutant)?;
+    let (dies, other) = (c.clients[0], c.clients[1]);
+    c.settled_write(dies, 0)?;
+    let leader = c.leader()?;
+    c.kill(&[dies, leader]);
+    c.start(&[leader]);
+    let (write, _) = c.stage.begin_write(other, 1, 0)?;
+    c.stage.run_until("a write to a file that the dead one never held", 8 * S, |s| s.answer(write).is_some())?;
+    c.stage.finish()
+}
