@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use wire::integrity::Care;
 use wire::{CopyAns, CsToMds, DataCtl, FromMds, MdsToCs, Msg, Refusal, ToMds};
 
 macro_rules! kinds {
@@ -65,11 +66,28 @@ kinds! {
     Msg::FromMds(FromMds::Down { .. }) => "Down",
     Msg::FromMds(FromMds::Nameless { .. }) => "Nameless",
     Msg::FromMds(FromMds::Status { .. }) => "Status (answer)",
+    Msg::ToMds(ToMds::Scrub { .. }) => "Scrub",
+    Msg::FromMds(FromMds::Scrubbing { .. }) => "Scrubbing",
     Msg::CsToMds(CsToMds::Register { .. }) => "Register",
     Msg::CsToMds(CsToMds::Inventory { .. }) => "Inventory",
     Msg::CsToMds(CsToMds::Heartbeat { .. }) => "Heartbeat",
     Msg::CsToMds(CsToMds::SessionFenced { .. }) => "SessionFenced",
     Msg::CsToMds(CsToMds::Fenced { .. }) => "Fenced",
+    Msg::CsToMds(CsToMds::Cleared { .. }) => "Cleared",
+    Msg::MdsToCs(MdsToCs::Clear { .. }) => "Clear",
+    Msg::Care(Care::Report { .. }) => "Report (care)",
+    Msg::Care(Care::Heard { .. }) => "Heard (care)",
+    Msg::Care(Care::Whereabouts { .. }) => "Whereabouts (care)",
+    Msg::Care(Care::Members { .. }) => "Members (care)",
+    Msg::Care(Care::Doubt { .. }) => "Doubt (care)",
+    Msg::Care(Care::Mend { .. }) => "Mend (care)",
+    Msg::Care(Care::Digest { .. }) => "Digest (care)",
+    Msg::Care(Care::Digests { .. }) => "Digests (care)",
+    Msg::Care(Care::State { .. }) => "State (care)",
+    Msg::Care(Care::Differs { .. }) => "Differs (care)",
+    Msg::Care(Care::News { .. }) => "News (care)",
+    Msg::Care(Care::Outvoted { .. }) => "Outvoted (care)",
+    Msg::Mend(_) => "Mend",
     Msg::CsToMds(CsToMds::Converged { .. }) => "Converged",
     Msg::CsToMds(CsToMds::Replaced { .. }) => "Replaced",
     Msg::CsToMds(CsToMds::Deleted { .. }) => "Deleted",

@@ -29,6 +29,7 @@ fn frames() -> Vec<Vec<u8>> {
         session: SessionId(7),
         epoch: LeaseEpoch(9),
         ver: ViewVer(2),
+        short: false,
         stable: Seq(5),
         flushed: Seq(4),
         stamp: Nanos(11).0,

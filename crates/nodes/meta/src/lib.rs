@@ -3,10 +3,13 @@
 //!
 //! Rooms: [`propose`] carries commands to the log and their outcomes back; [`session`] attaches and fences; [`lease`]
 //! grants and recalls; [`names`] prepares namespace operations; [`views`] changes views, drives joins and takeovers;
+//! [`care`] hears of damage; [`agree`] compares the states of the members; [`upkeep`] looks after the log;
 //! [`suspects`] looks after chunks that nobody uses; [`server`] hears chunk servers; [`status`] tells people. They share
 //! [`leader::Leader`], which exists only while this server leads.
 #![forbid(unsafe_code)]
 
+mod agree;
+mod care;
 mod leader;
 mod lease;
 mod limits;
@@ -17,6 +20,7 @@ mod server;
 mod session;
 mod status;
 mod suspects;
+mod upkeep;
 mod views;
 
 pub use propose::entry_payload;
@@ -70,6 +74,9 @@ pub struct MetaServer {
     next_tick: Nanos,
     next_sweep: Nanos,
     last_snapshot: u64,
+    reports: care::Reports,
+    agreement: agree::Agreement,
+    upkeep: upkeep::Upkeep,
     peers_heard: BTreeMap<MdsId, Nanos>,
     out: consensus::Out,
     log: Vec<String>,
@@ -100,6 +107,9 @@ impl MetaServer {
             next_tick: now + TICK,
             next_sweep: now,
             last_snapshot,
+            reports: care::Reports::new(),
+            agreement: agree::Agreement::default(),
+            upkeep: upkeep::Upkeep::new(now),
             peers_heard: BTreeMap::new(),
             out: consensus::Out::default(),
             log: Vec::new(),
@@ -162,6 +172,9 @@ impl MetaServer {
                     fx.send.push((from, Msg::FromMds(wire::FromMds::NotLeader { leader })));
                     return;
                 }
+                if let ToMds::Scrub { id } = m {
+                    return self.ask_scrub(c, id);
+                }
                 self.client(c, m, fx);
             }
             (NodeId::Cs(cs), Msg::CsToMds(m)) => {
@@ -172,6 +185,8 @@ impl MetaServer {
                 }
                 self.server_message(cs, m, fx);
             }
+            (NodeId::Mds(from), Msg::Care(m)) => self.agreement_message(from, m, fx),
+            (NodeId::Cs(cs), Msg::Care(m)) if self.leader.is_some() => self.care(cs, m, fx),
             (NodeId::Cs(cs), Msg::Data(d)) => self.join_message(cs, d, fx),
             _ => {} // a message for another role or of a newer version
         }
@@ -212,6 +227,9 @@ impl MetaServer {
             // Long frozen: one tick for the lost time is enough, elections must not come in bursts.
             self.next_tick = self.now + TICK;
         }
+        if ticks > 0 {
+            self.step_upkeep();
+        }
         if self.leader.is_some() && self.now >= self.next_sweep {
             self.next_sweep = self.now + Nanos::from_millis(50);
             self.sweep(fx);
@@ -224,6 +242,7 @@ impl MetaServer {
         self.sweep_servers(fx);
         self.sweep_views(fx);
         self.sweep_leases(fx);
+        self.ask_for_digests();
         self.reap();
     }
 }

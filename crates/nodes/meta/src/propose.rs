@@ -39,6 +39,8 @@ pub(crate) enum Then {
     JoinCancelled { chunk: ChunkId },
     Ends { ends: Vec<(InodeId, LeaseEpoch)>, tell: Option<SessionId> },
     Reaped,
+    Scrub { client: Incarnation, id: u64 },
+    News { cs: CsId, incarnation: Incarnation, number: u64 },
     Floor { ino: InodeId, session: SessionId, epoch: LeaseEpoch },
 }
 
@@ -121,11 +123,15 @@ impl MetaServer {
             if let Some(e) = out.fatal.take() {
                 fx.fatal = Some(format!("metadata server {}: {e}", self.cfg.id));
             }
+            let checked = out.checked.take();
             let apply = std::mem::take(&mut out.apply);
             self.stopped |= std::mem::take(&mut out.stopped);
             self.ready_reads.append(&mut out.reads);
             let role = out.role.take();
             self.out = out;
+            if let Some(found) = checked {
+                self.log_checked(&found, fx);
+            }
             if let Some(r) = &role {
                 self.leader_hint = r.leader;
                 if !r.leading {
@@ -188,6 +194,7 @@ impl MetaServer {
             }
         }
         self.leader = Some(l);
+        self.forget_proposed_news();
         if let (None, Some(found)) = (self.state.cluster(), self.cfg.found.clone()) {
             self.propose(&found, Then::Nothing);
         }
@@ -223,6 +230,9 @@ impl MetaServer {
             }
         };
         let outcome = self.state.apply(index, &cmd);
+        if crate::agree::is_place(index, &cmd) {
+            self.note_digest(index, fx);
+        }
         let then = if nonce == self.cfg.nonce { self.pending.remove(&number) } else { None };
         if self.leader.is_some() {
             self.gone_inodes(&outcome, fx);
@@ -270,6 +280,8 @@ impl MetaServer {
             }
             Then::JoinCancelled { chunk } => views::join_cancelled(self, chunk, outcome, fx),
             Then::Ends { ends, tell } => self.ended(&ends, tell, fx),
+            Then::Scrub { client, id } => self.scrub_asked(client, id, fx),
+            Then::News { cs, incarnation, number } => self.news_logged(cs, incarnation, number),
             Then::Reaped => self.reaped(),
             Then::Floor { ino, session, epoch } => self.floored(ino, session, epoch),
         }
