@@ -132,7 +132,7 @@ impl<K: Kv> State<K> {
     pub fn tombstones(&self, cs: CsId) -> impl Iterator<Item = (ChunkId, CopyId, u64)> {
         chunks::tombstones(&self.kv, cs)
     }
-    /// Does a copy that is no member of this chunk any more wait on that server to be deleted?
+    /// Is there a copy on that server that has left the view, from which a new one could start?
     pub fn remnant(&self, cs: CsId, chunk: ChunkId) -> bool {
         chunks::remnant(&self.kv, cs, chunk)
     }

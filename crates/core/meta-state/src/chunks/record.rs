@@ -119,22 +119,27 @@ pub fn last_index<K: Kv>(kv: &K, ino: InodeId) -> Option<u32> {
     r.u32()
 }
 
+/// A copy that left and this many less one that were to start from it are kept.
+const REMNANT_TRIES: usize = 4;
+
 /// Copies that a server is to delete, with the index at which each ceased to be needed. One that stands behind a newer
 /// copy of the same chunk on that server waits: it may be what the newer one starts from, and goes with it. So does one of a
-/// chunk that lacks copies: its server may come back and need little.
+/// chunk that lacks copies ([`remnant`]): its server may come back and need little.
 pub fn tombstones<K: Kv>(kv: &K, cs: CsId) -> impl Iterator<Item = (ChunkId, CopyId, u64)> {
     table::scan::<Tombstone, K>(kv, &KeyBuf::table(TOMBSTONE).u32(cs.0)).filter_map(move |(k, row)| {
         let mut r = KeyReader::new(&k);
         r.u32()?;
         let (chunk, copy) = (ChunkId(r.u64()?), CopyId(r.u32()?));
-        let useful = get(kv, chunk).is_some_and(|c| c.short() || c.copies().any(|m| m.cs == cs));
-        (!useful).then_some((chunk, copy, row.index))
+        let newer = get(kv, chunk).is_some_and(|c| c.copies().any(|m| m.cs == cs));
+        (!newer && !remnant(kv, cs, chunk)).then_some((chunk, copy, row.index))
     })
 }
 
-/// Does a copy of this chunk wait on that server to be deleted?
+/// Is there a copy on that server that has left the view, from which a new one could start? Only while the chunk lacks copies,
+/// and not if that came to nothing several times: what stands there may be what is in the way.
 pub fn remnant<K: Kv>(kv: &K, cs: CsId, chunk: ChunkId) -> bool {
-    table::scan::<Tombstone, K>(kv, &tombstones_of(cs, chunk)).next().is_some()
+    let left = table::scan::<Tombstone, K>(kv, &tombstones_of(cs, chunk)).take(REMNANT_TRIES + 1).count();
+    (1..=REMNANT_TRIES).contains(&left) && get(kv, chunk).is_some_and(|c| c.short())
 }
 
 /// Forgets a tombstone; false if there was none.
