@@ -114,7 +114,7 @@ fn names(disk: &MemoryDisk, only: Option<&str>) -> Vec<String> {
 }
 
 fn open_store(b: &[u8], only: Option<&str>) -> Result<(), String> {
-    let which = if b.len() % 2 == 0 { "running" } else { "stopped" };
+    let which = if b.len().is_multiple_of(2) { "running" } else { "stopped" };
     let mut disk = store(which);
     let mut found = names(&disk, only);
     if found.is_empty() {
