@@ -151,6 +151,10 @@ const OUTSIDE: &[(&str, &str)] = &[
     ("branch member.append.too-many", "a holder that has too much outstanding is a mistake in the holder"),
     ("branch takeover.below-stable", "no clean copy ends there: a guard behind other rules"),
     ("branch converge.half-filled", "a copy that is being filled is not asked to merge: a guard behind other rules"),
+    ("branch sequencer.old-view", "the client compares versions before: a guard behind it"),
+    ("branch takeover.older-copy", "the server says that the named copy is lost: a guard behind it"),
+    ("branch client.loss-by-number", "the mark of the loss comes with the same grant: a guard behind it"),
+    ("branch client.other-session", "a session is given up before another one is asked for: a guard behind it"),
     ("branch replace.heir-half-filled", "a copy that is being filled is not crowned: a guard behind other rules"),
 ];
 
