@@ -98,7 +98,7 @@ pub fn carry_out(a: &Arguments) -> Result<bool, String> {
         }
         "run" => single(&choice, a.number("seed", 1)?, a.has("trace")),
         "mutants" => {
-            let limits = Limits { seeds: a.number("limit", 300)?, images: a.number("images", 20_000)? };
+            let limits = Limits { seeds: a.number("limit", 300)?, images: a.number("images", 40_000)? };
             mutants::look(&choice.system, choice.mutants(), limits, a.number("jobs", 2)?.max(1), a.text("only"))
         }
         "scenarios" => {

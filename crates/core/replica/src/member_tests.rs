@@ -178,7 +178,7 @@ fn absent_copies() {
     assert!(ask(&Rules::ALL, None, &req(4, 7), Access::State).unwrap().create);
     let old = CopyReq { chunk: ChunkId(5), ..req(4, 0) };
     assert_eq!(ask(&Rules::ALL, None, &old, first), Err(Refusal::Unclean));
-    assert!(ask(&Rules::without("unclean").unwrap(), None, &old, first).is_ok());
+    assert!(ask(&Rules::without("absent_is_lost").unwrap(), None, &old, first).is_ok());
     let (rules, server) = (Rules::ALL, ServerState::default());
     let seat = Seat { rules: &rules, server: &server, copy: None, filling: false, reconciled: false };
     assert_eq!(seat.judge(&req(4, 0), first), Err(Refusal::Starting));

@@ -311,8 +311,7 @@ pub fn open(
     if replay.pos == store.space.head {
         replay.life = life;
     }
-    let both = if options.rules.life_in_both_supers { 2 } else { 1 };
-    for _ in 0..both {
+    for _ in 0..2 {
         let sb = Superblock {
             replay,
             generation: store.superblock.generation + 1,

@@ -23,7 +23,5 @@ marks::switches! {
         answer_after_ring,
         /// That memory was lost stands on disk before the new memory is named.
         marks_before_memory,
-        /// Both superblocks say that a life has begun.
-        life_in_both_supers,
     }
 }

@@ -113,11 +113,12 @@ fn joiner_forgets(mutant: Option<&str>) -> Result<(), String> {
 fn all_forget_a_new_chunk(mutant: Option<&str>) -> Result<(), String> {
     let mut c = cast(mutant)?;
     let (writer, other) = (c.clients[0], c.clients[1]);
-    c.stage.write(writer, 0, 0)?;
+    // The second chunk: the first one is made with the file, and asked about before it is written.
+    c.stage.write(writer, 0, 256)?;
     c.power_of_all();
     c.stage.run_for(5 * S);
-    for block in [1, 1, 1] {
-        c.settled_write(other, block)?;
+    for _ in 0..3 {
+        c.settled_write(other, 257)?;
     }
     match c.stage.flush(writer, 0) {
         Ok(()) => Err("what was written before the loss was flushed without a word".into()),
