@@ -17,6 +17,8 @@ pub struct Space {
     pub copies: u64,
     /// Of these, unclean.
     pub unclean: u64,
+    /// Bytes fetched from other servers in this life, for copies that were filled or merged.
+    pub fetched: u64,
 }
 
 /// CS → MDS.

@@ -327,6 +327,7 @@ impl ChunkServer {
             }
             return;
         }
+        self.fetched += m.payload.len() as u64;
         if let Purpose::Converge { staged, .. } = &mut p.purpose {
             let parts = sparse(offset, &m.crcs, &m.payload);
             staged.extend(parts.iter().cloned());

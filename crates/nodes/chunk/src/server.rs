@@ -110,6 +110,8 @@ pub struct ChunkServer {
     pub(crate) tails: Tails,
     pub(crate) care: Care,
     pub(crate) trouble: String,
+    /// Bytes fetched from other servers in this life.
+    pub(crate) fetched: u64,
     failed: Option<String>,
     /// The group was told so.
     failure_told: bool,
@@ -155,6 +157,7 @@ impl ChunkServer {
             pulls: BTreeMap::new(),
             next_piece: 0,
             trouble: String::new(),
+            fetched: 0,
             failed: None,
             failure_told: false,
             stopping: false,
@@ -350,6 +353,7 @@ impl ChunkServer {
             overhead: u.journal_size,
             copies: self.store.copies().count() as u64,
             unclean: self.store.copies().filter(|c| c.unclean).count() as u64,
+            fetched: self.fetched,
         }
     }
 

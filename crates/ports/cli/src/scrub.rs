@@ -150,6 +150,7 @@ mod tests {
             allocated: 0,
             overhead: 0,
             copies: 0,
+            fetched: 0,
             trouble: String::new(),
             integrity,
         }
