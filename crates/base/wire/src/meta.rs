@@ -264,6 +264,11 @@ pub enum ToMds {
         /// Echoed.
         id: u64,
     },
+    /// Look at everything that is stored, now. Answer: Scrubbing.
+    Scrub {
+        /// Echoed.
+        id: u64,
+    },
     /// Which process has just died on this host, as its parent saw by wait().
     Death {
         /// The dead.
@@ -384,6 +389,13 @@ pub enum FromMds {
     Nameless {
         /// Which.
         ino: InodeId,
+    },
+    /// Answer to Scrub: every chunk server looks at all it has under this number.
+    Scrubbing {
+        /// The request's.
+        id: u64,
+        /// Number of the look.
+        run: u64,
     },
     /// Answer to Status.
     Status {

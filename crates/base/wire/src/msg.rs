@@ -3,6 +3,7 @@
 use crate::data::{DataCtl, DataMsg, WriteMsg};
 use crate::frame::{FRAME_HEADER_LEN, FrameHeader};
 use crate::hello::Hello;
+use crate::integrity::{Care, MendMsg};
 use crate::meta::{FromMds, ToMds};
 use crate::raft::RaftMessage;
 use crate::server::{CsToMds, MdsToCs};
@@ -33,6 +34,10 @@ pub enum Msg {
     MdsToCs(MdsToCs),
     /// MDS → MDS.
     Raft(Box<RaftMessage>),
+    /// About damage.
+    Care(Care),
+    /// CS → CS: content by its checksum.
+    Mend(MendMsg),
 }
 
 /// A frame ready to be sent: head (frame header and body) and payload, without a copy of the payload.
@@ -55,6 +60,8 @@ mod opcode {
     pub const CS_TO_MDS: u16 = 8;
     pub const MDS_TO_CS: u16 = 9;
     pub const RAFT: u16 = 10;
+    pub const CARE: u16 = 11;
+    pub const MEND: u16 = 12;
 }
 
 impl Msg {
@@ -79,6 +86,8 @@ impl Msg {
             Msg::CsToMds(m) => plain(opcode::CS_TO_MDS, m, Bytes::new()),
             Msg::MdsToCs(m) => plain(opcode::MDS_TO_CS, m, Bytes::new()),
             Msg::Raft(m) => plain(opcode::RAFT, m, Bytes::new()),
+            Msg::Care(m) => plain(opcode::CARE, m, Bytes::new()),
+            Msg::Mend(m) => plain(opcode::MEND, m, m.payload.clone()),
         }
     }
 
@@ -91,7 +100,7 @@ impl Msg {
         if crc32c::crc32c(body) != header.body_crc {
             return Err(DecodeError::BodyCrc);
         }
-        let carries = matches!(header.opcode, opcode::WRITE | opcode::READ | opcode::COPY);
+        let carries = matches!(header.opcode, opcode::WRITE | opcode::READ | opcode::COPY | opcode::MEND);
         if !carries && !payload.is_empty() {
             return Err(DecodeError::Field("payload"));
         }
@@ -106,6 +115,14 @@ impl Msg {
             opcode::CS_TO_MDS => Msg::CsToMds(from(body)?),
             opcode::MDS_TO_CS => Msg::MdsToCs(from(body)?),
             opcode::RAFT => Msg::Raft(Box::new(from(body)?)),
+            opcode::CARE => Msg::Care(from(body)?),
+            opcode::MEND => {
+                let m: MendMsg = from(body)?;
+                if payload.len() != m.given.len() * types::BLOCK as usize {
+                    return Err(DecodeError::Field("payload"));
+                }
+                Msg::Mend(MendMsg { payload, ..m })
+            }
             _ => return Err(DecodeError::Field("opcode")),
         })
     }

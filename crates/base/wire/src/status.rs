@@ -1,5 +1,6 @@
 //! What `pstorage status` is made of.
 
+use crate::integrity::Integrity;
 use serde::{Deserialize, Serialize};
 use types::{CsId, MdsId, NodeId};
 
@@ -36,6 +37,8 @@ pub struct CsReport {
     pub copies: u64,
     /// What it complains about.
     pub trouble: String,
+    /// What it has found of damage, and mended.
+    pub integrity: Integrity,
 }
 /// One event of the cluster's log.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -92,6 +95,8 @@ pub struct ClusterReport {
     pub term: u64,
     /// Newest events, oldest first.
     pub events: Vec<EventReport>,
+    /// The newest look at everything that somebody asked for; 0 = none.
+    pub scrub: u64,
     /// Processes that are known to be dead.
     pub dead: Vec<NodeId>,
 }

@@ -49,6 +49,10 @@ pub(crate) struct Checkpoint {
     stop: Option<Ticket>,
 }
 impl Checkpoint {
+    /// None is under way.
+    pub fn idle(&self) -> bool {
+        self.phase == Phase::Idle
+    }
     pub fn new() -> Checkpoint {
         Checkpoint {
             phase: Phase::Idle,
@@ -153,6 +157,7 @@ impl ChunkStore {
                     let mut next = self.checkpoint.next.take().expect("made by the capture");
                     next.covered = self.checkpoint.covered;
                     next.replay = self.replay_start(self.checkpoint.oldest);
+                    next.scrub = self.scrub;
                     next.clean = self.superblock.clean || self.checkpoint.stop.is_some();
                     self.write_super(next, fx);
                     self.checkpoint.phase = Phase::Super;
@@ -291,7 +296,7 @@ pub(crate) fn super_at(generation: u64) -> u64 {
     generation % 2 * SLOT as u64
 }
 
-fn encode_state(copies: &BTreeMap<ChunkId, Copy>, server: &ServerState, chunk: ChunkId) -> Vec<Vec<u8>> {
+pub(crate) fn encode_state(copies: &BTreeMap<ChunkId, Copy>, server: &ServerState, chunk: ChunkId) -> Vec<Vec<u8>> {
     const WHY: &str = "states hold only what postcard can write";
     if !chunk.is_some() {
         return leaf::fragments(&postcard::to_allocvec(server).expect(WHY));

@@ -190,6 +190,14 @@ impl Leaves {
     pub fn room(&self, more: u64, total: u64) -> bool {
         (self.bytes + more) * 3 / (BLOCK as u64 - HEADER as u64) < total
     }
+    /// Numbers of live leaves from `from` on.
+    pub fn live_from(&self, from: u32) -> impl Iterator<Item = u32> {
+        self.live.range(from..).map(|x| *x.0)
+    }
+    /// What stands in live leaf `leaf`: keys and lengths, in order.
+    pub fn keys_of(&self, leaf: u32) -> Vec<(Key, u16)> {
+        self.live.get(&leaf).cloned().unwrap_or_default()
+    }
     /// Keys of `chunk` in `parts`.
     pub fn keys(&self, chunk: ChunkId, parts: std::ops::RangeInclusive<u16>) -> Vec<Key> {
         self.place.range((chunk, *parts.start())..=(chunk, *parts.end())).map(|(k, _)| *k).collect()

@@ -63,8 +63,11 @@ impl ChunkStore {
         let base = old.map_or(0, |u| u.mask);
         let rest = (base & !zero) | data;
         let grows = data & !base != 0;
-        // Zeros over a part of a unit give their place back: the unit moves to a shorter one, if there is one.
-        let shrunk = if !grows && rest != base && rest != 0 { self.alloc.get(rest.count_ones()) } else { None };
+        // Zeros over a part of a unit give their place back: the unit moves to a shorter one, if there is one. So does one
+        // whose place was found damaged.
+        let leaves = !grows && self.moved_away.remove(&(chunk, unit));
+        let shrunk =
+            if !grows && (rest != base || leaves) && rest != 0 { self.alloc.get(rest.count_ones()) } else { None };
         let moved = grows || shrunk.is_some();
         if rest == 0 {
             // Nothing but zeros is left: the unit goes, in memory; the checkpoint waits for the records.

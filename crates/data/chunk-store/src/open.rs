@@ -7,7 +7,7 @@ use crate::config::{Geometry, OpenOptions, StoreConfig, map_name, segment_name};
 use crate::error::StoreError;
 use crate::leaf::{self, Key, Leaves, UNIT_PARTS};
 use crate::store::{ChunkStore, Done, Effects, Files, Growth, Ticket};
-use crate::superblock::{BadSuper, FileKind, SLOT, Superblock, file_header};
+use crate::superblock::{BadSuper, FileKind, SLOT, ScrubMark, Superblock, file_header};
 use crate::table::{Copy, OverIndex};
 use host::buffer::AlignedBuf;
 use host::disk::{DiskDone, DiskError, DiskOp, FileId, Folder, Ring};
@@ -75,6 +75,7 @@ pub fn format(folder: &mut dyn Folder, config: &StoreConfig) -> Result<(), Store
         bitmap_slot: 0,
         bitmap_len: bitmap.len() as u32,
         bitmap_crc: crc32c::crc32c(&bitmap),
+        scrub: ScrubMark::default(),
         geometry,
     };
     // The superblock last: a folder without it is not a store.
@@ -260,6 +261,8 @@ pub fn open(
         limbo: VecDeque::new(),
         growth: Growth::Idle,
         spare_map: None,
+        moved_away: BTreeSet::new(),
+        scrub: sb.scrub,
         pending: BTreeMap::new(),
         next_tag: 1,
         failed: None,

@@ -1,26 +1,42 @@
 //! Reading: from the overlay, units in flight, the cache, the data area and the journal, put together.
 
 use crate::error::StoreError;
+use crate::inspect::Inspection;
 use crate::record::BLOCKS_MAX;
 use crate::store::{ChunkStore, Done, Effects, Pending, Ticket};
+use crate::structure::StructureCheck;
 use crate::table::{Copy, Held};
 use bytes::Bytes;
 use host::buffer::AlignedBuf;
-use host::disk::{DiskError, DiskOp};
+use host::disk::{DiskError, DiskOp, FileId};
 use types::{BLOCK, BLOCKS_PER_UNIT, ChunkId};
 
 /// Where a run of blocks comes from.
 pub(crate) enum Source {
     Zero(u32),
+    /// Bytes of a file as they stand on the disk.
+    File {
+        file: FileId,
+        offset: u64,
+        len: u32,
+    },
     Mem(Bytes),
-    Disk { loc: u32, count: u32 },
-    Journal { pos: u64, count: u32 },
+    Disk {
+        loc: u32,
+        count: u32,
+    },
+    Journal {
+        pos: u64,
+        count: u32,
+    },
 }
 
 /// Whom the blocks are for.
-enum Purpose {
+pub(crate) enum Purpose {
     Read { ticket: Ticket, chunk: ChunkId, offset: u32, crcs: Vec<u32>, verify: bool },
     Merge { job: u64 },
+    Inspect(Inspection),
+    Structures(StructureCheck),
 }
 
 /// Blocks being brought together. Its number orders it among all reads in flight: what it may look at is not reused
@@ -37,6 +53,8 @@ impl Gather {
     pub fn ticket(&self) -> Option<Ticket> {
         match &self.purpose {
             Purpose::Read { ticket, .. } => Some(*ticket),
+            Purpose::Inspect(i) => Some(i.ticket()),
+            Purpose::Structures(c) => Some(c.ticket()),
             Purpose::Merge { .. } => None,
         }
     }
@@ -106,6 +124,7 @@ impl ChunkStore {
                 Source::Journal { pos, count } => {
                     folder.read(self.files.journal, self.space.offset(pos), (count * BLOCK) as usize)?
                 }
+                Source::File { file, offset, len } => folder.read(file, offset, len as usize)?,
             };
             out[at..at + b.len()].copy_from_slice(&b);
             at += b.len();
@@ -146,21 +165,28 @@ impl ChunkStore {
                 }
             };
             crcs.push(crc);
-            match (out.last_mut(), &src) {
-                (Some(Source::Zero(n)), Source::Zero(_)) => *n += 1,
-                (Some(Source::Disk { loc: l, count }), Source::Disk { loc, .. })
-                    if *l + *count == *loc && self.geo.place(*l).0 == self.geo.place(*loc).0 =>
-                {
-                    *count += 1
-                }
-                (Some(Source::Journal { pos: p, count }), Source::Journal { pos, .. })
-                    if *p + u64::from(*count * BLOCK) == *pos && *pos % self.space.size != 0 =>
-                {
-                    *count += 1
-                }
-                _ => out.push(src),
+            if !out.last_mut().is_some_and(|last| self.joins(last, &src)) {
+                out.push(src);
             }
         }
+    }
+    /// Lengthens `last` by `next`, a source of one block, if one read can give both.
+    pub(crate) fn joins(&self, last: &mut Source, next: &Source) -> bool {
+        match (last, next) {
+            (Source::Zero(n), Source::Zero(_)) => *n += 1,
+            (Source::Disk { loc: l, count }, Source::Disk { loc, .. })
+                if *l + *count == *loc && self.geo.place(*l).0 == self.geo.place(*loc).0 =>
+            {
+                *count += 1
+            }
+            (Source::Journal { pos: p, count }, Source::Journal { pos, .. })
+                if *p + u64::from(*count * BLOCK) == *pos && *pos % self.space.size != 0 =>
+            {
+                *count += 1
+            }
+            _ => return false,
+        }
+        true
     }
 
     /// Brings the blocks of a merge together.
@@ -168,7 +194,7 @@ impl ChunkStore {
         self.gather(sources, Purpose::Merge { job }, fx);
     }
 
-    fn gather(&mut self, sources: Vec<Source>, purpose: Purpose, fx: &mut Effects) {
+    pub(crate) fn gather(&mut self, sources: Vec<Source>, purpose: Purpose, fx: &mut Effects) {
         let id = self.next_gather;
         self.next_gather += 1;
         let user = matches!(purpose, Purpose::Read { .. });
@@ -201,6 +227,7 @@ impl ChunkStore {
                     (self.files.segs[seg], offset, count, Some(loc))
                 }
                 Source::Journal { pos, count } => (self.files.journal, self.space.offset(pos), count, None),
+                Source::File { file, offset, len } => (file, offset, len / BLOCK, None),
             };
             g.pieces.push(None);
             // Long reads stream past the cache: they are what the disk does best.
@@ -239,6 +266,9 @@ impl ChunkStore {
         match (g.purpose, g.error) {
             (Purpose::Merge { job }, None) => self.merge_gathered(job, g.pieces.into_iter().flatten().collect(), fx),
             (Purpose::Merge { .. }, Some(e)) => self.fail(format!("merge: {e}"), fx),
+            // What could not be read is missing among the pieces, which is what they look for.
+            (Purpose::Inspect(i), _) => self.inspected(i, g.pieces, fx),
+            (Purpose::Structures(c), _) => self.structures_read(c, g.pieces, fx),
             (Purpose::Read { ticket, chunk, .. }, Some(e)) => {
                 fx.done.push((ticket, Done::Failed(StoreError::ReadFailed { chunk, detail: e.detail })));
             }

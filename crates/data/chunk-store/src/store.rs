@@ -5,10 +5,12 @@ use crate::cache::Cache;
 use crate::checkpoint::Checkpoint;
 use crate::config::{Geometry, OpenOptions};
 use crate::error::StoreError;
+use crate::inspect::BadBlock;
 use crate::leaf::{Key, Leaves};
 use crate::merge::Job;
 use crate::read::Gather;
-use crate::superblock::Superblock;
+use crate::structure::Structure;
+use crate::superblock::{ScrubMark, Superblock};
 use crate::table::{Copy, OverIndex};
 use bytes::Bytes;
 use host::disk::{DiskDone, DiskOp, FileId, Tag};
@@ -32,6 +34,24 @@ pub enum Done {
         data: Bytes,
         /// CRC32C of each block, as stored (of a block of zeros where there is a hole).
         crcs: Vec<u32>,
+    },
+    /// What an inspection of blocks found.
+    Inspected {
+        /// Blocks looked at.
+        blocks: u32,
+        /// Those that are not what they should be, ascending.
+        bad: Vec<BadBlock>,
+        /// Blocks damaged in the journal that memory has: a checkpoint writes them again.
+        from_memory: u32,
+    },
+    /// What a check of structures found.
+    Structures {
+        /// What is wrong, in words; a checkpoint writes it again from memory.
+        bad: Vec<String>,
+        /// Where the next check goes on; None = that was all.
+        next: Option<Structure>,
+        /// The structures changed meanwhile: the same is to be asked again.
+        again: bool,
     },
     /// It did not succeed.
     Failed(StoreError),
@@ -96,17 +116,34 @@ pub(crate) struct BatchInfo {
 
 /// What an operation in flight belongs to.
 pub(crate) enum Pending {
-    Journal { seq: u64 },
-    Data { chunk: ChunkId, idx: u64, seg: usize, units: Vec<u32> },
+    Journal {
+        seq: u64,
+    },
+    Data {
+        chunk: ChunkId,
+        idx: u64,
+        seg: usize,
+        units: Vec<u32>,
+    },
     Flush,
-    Read { gather: u64, slot: usize },
-    Merge { job: u64, seg: usize },
+    Read {
+        gather: u64,
+        slot: usize,
+    },
+    Merge {
+        job: u64,
+        seg: usize,
+    },
     Leaf,
     MapFlush,
     Super,
     SuperFlush,
-    Create { map: bool },
+    Create {
+        map: bool,
+    },
     Header,
+    /// Something that never changes, written again.
+    Rewrite,
 }
 
 /// Growth of the data area.
@@ -193,6 +230,9 @@ pub struct ChunkStore {
     pub(crate) growth: Growth,
     /// The map file of a segment for which the disk had no room any more: there for the next attempt.
     pub(crate) spare_map: Option<FileId>,
+    /// Units whose place is not to be trusted: their next merge moves them.
+    pub(crate) moved_away: BTreeSet<(ChunkId, u32)>,
+    pub(crate) scrub: ScrubMark,
 
     pub(crate) pending: BTreeMap<u64, Pending>,
     pub(crate) next_tag: u64,
@@ -302,6 +342,7 @@ impl ChunkStore {
                 self.checkpoint.left -= 1
             }
             (Pending::Header, DiskDone::Ok) => self.header_written(),
+            (Pending::Rewrite, DiskDone::Ok) => {}
         }
         self.pump(fx);
     }

@@ -2,7 +2,7 @@
 
 use crate::config::Geometry;
 use journal::Start;
-use types::{BootVerifier, ClusterId, CsId};
+use types::{BootVerifier, ChunkId, ClusterId, CsId};
 use zerocopy::little_endian::{U16, U32, U64, U128};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -46,6 +46,26 @@ struct Raw {
     refcount_start: U64,
     refcount_len: U64,
     replay_life: U32,
+    scrub_unit: U32,
+    scrub_chunk: U64,
+    scrub_passes: U64,
+    scrub_run: U64,
+    scrub_asked: U64,
+}
+
+/// How far the inspection of this disk has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ScrubMark {
+    /// Everything before this chunk has been looked at in this pass.
+    pub chunk: ChunkId,
+    /// And of that chunk the units before this one.
+    pub unit: u32,
+    /// Passes completed since the folder was made.
+    pub passes: u64,
+    /// The last pass that was asked for and is complete.
+    pub run: u64,
+    /// The pass under way was asked for by this number; 0 = it is a usual one.
+    pub asked: u64,
 }
 
 /// A decoded superblock.
@@ -67,6 +87,7 @@ pub(crate) struct Superblock {
     pub bitmap_len: u32,
     pub bitmap_crc: u32,
     pub geometry: Geometry,
+    pub scrub: ScrubMark,
 }
 
 /// Why a slot does not count.
@@ -108,6 +129,11 @@ impl Superblock {
             refcount_start: 0.into(),
             refcount_len: 0.into(),
             replay_life: self.replay.life.into(),
+            scrub_unit: self.scrub.unit.into(),
+            scrub_chunk: self.scrub.chunk.0.into(),
+            scrub_passes: self.scrub.passes.into(),
+            scrub_run: self.scrub.run.into(),
+            scrub_asked: self.scrub.asked.into(),
         };
         let mut b = vec![0; SLOT];
         b[..size_of::<Raw>()].copy_from_slice(raw.as_bytes());
@@ -173,6 +199,13 @@ impl Superblock {
             bitmap_len: raw.bitmap_len.get(),
             bitmap_crc: raw.bitmap_crc.get(),
             geometry,
+            scrub: ScrubMark {
+                chunk: ChunkId(raw.scrub_chunk.get()),
+                unit: raw.scrub_unit.get(),
+                passes: raw.scrub_passes.get(),
+                run: raw.scrub_run.get(),
+                asked: raw.scrub_asked.get(),
+            },
         })
     }
 }

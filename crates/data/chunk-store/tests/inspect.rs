@@ -1,0 +1,303 @@
+//! Damage that is looked for while the store runs: what is found, what is not, and how it is put right.
+
+use chunk_store::{
+    BadBlock, ChunkStore, Done, Effects, Extent, OpenOptions, ScrubMark, StoreConfig, Structure, Ticket,
+};
+use chunk_store::{format, open};
+use host::disk::Folder;
+use host::memory::MemoryDisk;
+use replica::copy::CopyState;
+use types::{BootVerifier, ChunkId, ClusterId, CopyId, CsId, LeaseEpoch};
+use wire::{WriteHeader, flags};
+
+const CHUNK: ChunkId = ChunkId(7);
+
+struct Bench {
+    disk: MemoryDisk,
+    store: ChunkStore,
+}
+impl Bench {
+    fn new(overlay_bytes: usize) -> Bench {
+        let disk = MemoryDisk::new();
+        let config = StoreConfig {
+            cluster: ClusterId(9),
+            cs: CsId(1025),
+            journal_bytes: 4 << 20,
+            segment_bytes: 1 << 20,
+            max_segments: Some(4),
+        };
+        format(&mut disk.clone(), &config).unwrap();
+        let store = Self::open(&disk, overlay_bytes);
+        let mut b = Bench { disk, store };
+        let fresh = Some(CopyState::new(CHUNK, CopyId(1)));
+        b.run(|s, fx| s.patch(Ticket(1), CHUNK, fresh, Vec::<Extent>::new(), true, fx).unwrap());
+        b
+    }
+    fn open(disk: &MemoryDisk, overlay_bytes: usize) -> ChunkStore {
+        let o = OpenOptions { overlay_bytes, ..OpenOptions::new(BootVerifier(1)) };
+        open(&mut disk.clone(), None, o).unwrap().0
+    }
+    fn run(&mut self, f: impl FnOnce(&mut ChunkStore, &mut Effects)) -> Vec<Done> {
+        let mut fx = Effects::default();
+        f(&mut self.store, &mut fx);
+        while !fx.ops.is_empty() {
+            for (tag, op) in std::mem::take(&mut fx.ops) {
+                let done = self.disk.run(op);
+                self.store.complete(tag, done, &mut fx);
+            }
+        }
+        fx.done.into_iter().map(|d| d.1).collect()
+    }
+    fn write(&mut self, first: u32, blocks: u32, byte: u8) {
+        let mut begun = Effects::default();
+        self.begin_write(first, blocks, byte, &mut begun);
+        assert_eq!(self.run(|_, fx| *fx = begun), [Done::Ok]);
+    }
+    fn begin_write(&mut self, first: u32, blocks: u32, byte: u8, fx: &mut Effects) {
+        let payload = bytes::Bytes::from(vec![byte; (blocks * 4096) as usize]);
+        let crcs = payload.chunks(4096).map(crc32c::crc32c).collect();
+        let h = WriteHeader {
+            flags: flags::DURABLE,
+            chunk: CHUNK,
+            seq: self.store.copy(CHUNK).unwrap().last.next(),
+            epoch: LeaseEpoch(1),
+            offset: first * 4096,
+            length: blocks * 4096,
+            ..WriteHeader::default()
+        };
+        self.store.write(Ticket(2), &h, crcs, payload, fx).unwrap();
+    }
+    fn checkpoint(&mut self) {
+        assert_eq!(self.run(|s, fx| s.checkpoint(Ticket(3), fx).unwrap()), [Done::Ok]);
+    }
+    fn examine(&mut self, each: bool) -> (u32, Vec<BadBlock>, u32) {
+        let mut done = self.run(|s, fx| s.examine(Ticket(4), CHUNK, 0, 64, each, fx).unwrap());
+        let Some(Done::Inspected { blocks, bad, from_memory }) = done.pop() else { panic!("{done:?}") };
+        (blocks, bad, from_memory)
+    }
+    /// All structures, and what is wrong with them.
+    fn structures(&mut self) -> Vec<String> {
+        let (mut at, mut all) = (Some(Structure::Super), Vec::new());
+        while let Some(what) = at {
+            let mut done = self.run(|s, fx| s.check_structures(Ticket(5), what, fx).unwrap());
+            let Some(Done::Structures { bad, next, again }) = done.pop() else { panic!("{done:?}") };
+            assert!(!again || next == Some(what));
+            all.extend(bad);
+            at = next;
+        }
+        all
+    }
+    /// Flips a bit in the only place of file `name` where a block of `byte` stands.
+    fn flip(&mut self, name: &str, byte: u8) {
+        let mut d = self.disk.clone();
+        let id = d.open(name).unwrap();
+        let n = d.size(id).unwrap();
+        let all = d.read(id, 0, n as usize).unwrap();
+        let at = all.chunks(4096).position(|b| b.iter().all(|x| *x == byte)).expect("the block stands there");
+        self.disk.flip(name, at as u64 * 4096 + 77, 4);
+    }
+    fn first_bytes(&mut self, first: u32, blocks: u32) -> Vec<u8> {
+        let mut done = self.run(|s, fx| s.read(Ticket(6), CHUNK, first * 4096, blocks * 4096, true, fx).unwrap());
+        match done.pop() {
+            Some(Done::Read { data, .. }) => data.chunks(4096).map(|b| b[0]).collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+fn content(byte: u8) -> bytes::Bytes {
+    bytes::Bytes::from(vec![byte; 4096])
+}
+
+#[test]
+fn a_flipped_bit_is_found_and_mended_in_another_place() {
+    let mut b = Bench::new(32 << 20);
+    b.write(0, 16, 1);
+    b.write(20, 1, 2);
+    b.write(21, 1, 3);
+    b.checkpoint();
+    assert_eq!(b.examine(false), (18, vec![], 0));
+    b.flip("seg-00000", 2);
+    let crc = crc32c::crc32c(&content(2));
+    let want = vec![BadBlock { block: 20, crc, unreadable: false }];
+    assert_eq!(b.examine(false).1, want);
+    assert_eq!(b.examine(true).1, want);
+    assert_eq!(b.store.stored_crc(CHUNK, 20), Some(crc));
+    assert_eq!(b.store.stored_crc(CHUNK, 22), None);
+
+    // Content with another checksum than the stored one is not taken, nor is content for a hole.
+    let wrong =
+        b.run(|s, fx| assert_eq!(s.mend(Ticket(7), CHUNK, &[(20, content(9)), (30, content(2))], true, fx), Ok(0)));
+    assert_eq!(wrong, []);
+    let done = b.run(|s, fx| assert_eq!(s.mend(Ticket(7), CHUNK, &[(20, content(2))], true, fx), Ok(1)));
+    assert_eq!(done, [Done::Ok]);
+    assert_eq!(b.first_bytes(19, 4), [0, 2, 3, 0]);
+    b.checkpoint();
+    assert_eq!(b.examine(false), (18, vec![], 0));
+    assert_eq!(b.structures(), Vec::<String>::new());
+    // The old place of the unit still has the flipped bit: it was left, not overwritten.
+    let mut d = b.disk.clone();
+    let id = d.open("seg-00000").unwrap();
+    let all = d.read(id, 0, 1 << 20).unwrap();
+    let flipped = |x: &[u8]| x.iter().filter(|y| **y != 2).count() == 1;
+    assert!(all.chunks(4096).any(flipped));
+    b.store = Bench::open(&b.disk, 32 << 20);
+    assert_eq!(b.first_bytes(19, 4), [0, 2, 3, 0]);
+}
+
+#[test]
+fn what_was_written_meanwhile_is_not_undone() {
+    let mut b = Bench::new(32 << 20);
+    b.write(3, 1, 1);
+    b.checkpoint();
+    b.flip("seg-00000", 1);
+    // The reads of an inspection wait while a write comes.
+    let mut fx = Effects::default();
+    b.store.examine(Ticket(4), CHUNK, 0, 4, false, &mut fx).unwrap();
+    b.write(3, 1, 5);
+    while !fx.ops.is_empty() {
+        for (tag, op) in std::mem::take(&mut fx.ops) {
+            b.store.complete(tag, b.disk.run(op), &mut fx);
+        }
+    }
+    assert_eq!(fx.done[0].1, Done::Inspected { blocks: 1, bad: vec![], from_memory: 0 });
+    b.run(|s, fx| assert_eq!(s.mend(Ticket(7), CHUNK, &[(3, content(1))], true, fx), Ok(0)));
+    assert_eq!(b.first_bytes(3, 1), [5]);
+}
+
+#[test]
+fn journal_blocks() {
+    // In memory too: a checkpoint is what mends it.
+    let mut b = Bench::new(32 << 20);
+    b.write(3, 1, 6);
+    assert_eq!(b.examine(false), (1, vec![], 0));
+    b.flip("journal", 6);
+    assert_eq!(b.examine(false), (1, vec![], 1));
+    b.run(|s, fx| s.idle(fx));
+    assert_eq!(b.examine(false), (1, vec![], 0));
+    assert!(b.store.settled());
+    // In the journal only.
+    let mut b = Bench::new(0);
+    b.write(3, 1, 6);
+    b.flip("journal", 6);
+    assert_eq!(b.examine(true).1.len(), 1);
+    b.run(|s, fx| assert_eq!(s.mend(Ticket(7), CHUNK, &[(3, content(6))], true, fx), Ok(1)));
+    assert_eq!(b.first_bytes(3, 1), [6]);
+    assert_eq!(b.examine(true).1, []);
+}
+
+#[test]
+fn structures_are_written_again_from_memory() {
+    let mut b = Bench::new(32 << 20);
+    for i in 0..40 {
+        b.write(i * 5, 3, i as u8 + 1);
+    }
+    b.checkpoint();
+    b.checkpoint();
+    assert_eq!(b.structures(), Vec::<String>::new());
+    let leaf = {
+        let mut d = b.disk.clone();
+        let id = d.open("map").unwrap();
+        let n = d.size(id).unwrap();
+        let all = d.read(id, 0, n as usize).unwrap();
+        all.chunks(4096).rposition(|x| x[..4] == *b"PSLF").unwrap() as u64 * 4096
+    };
+    for (name, at, words) in [
+        ("super", 100, "superblock slot 0"),
+        ("super", 4096 + 100, "superblock slot 1"),
+        ("map", 4096 + 1, "bitmap"),
+        ("map", 8192 + 1, "bitmap"),
+        ("seg-00000", 9, "header of Segment 0"),
+        ("journal", 9, "header of Journal 0"),
+        ("map", leaf + 50, "map leaf"),
+    ] {
+        b.disk.flip(name, at, 2);
+        let found = b.structures();
+        // One of the two bitmaps and one of the leaves' places is not in use.
+        let idle = name == "map" && found.is_empty();
+        assert!(idle || found.iter().all(|f| f.contains(words)), "{name} {at}: {found:?}");
+        assert!(idle || !found.is_empty(), "{name} {at}");
+        b.run(|s, fx| s.idle(fx));
+        b.checkpoint();
+        b.checkpoint();
+        assert_eq!(b.structures(), Vec::<String>::new(), "{name} {at}");
+    }
+    // A journal head that a start would need.
+    b.write(2, 1, 99);
+    let at = {
+        let mut d = b.disk.clone();
+        let id = d.open("journal").unwrap();
+        let all = d.read(id, 0, (4 << 20) + 4096).unwrap();
+        let payload = all.chunks(4096).rposition(|x| x.iter().all(|y| *y == 99)).unwrap();
+        (payload as u64 - 1) * 4096
+    };
+    b.disk.flip("journal", at + 70, 1);
+    assert!(b.structures()[0].contains("journal batch"));
+    assert!(b.store.settled(), "the checkpoint made it idle");
+    assert_eq!(b.structures(), Vec::<String>::new());
+}
+
+#[test]
+fn nothing_whole_is_called_damaged_under_writes() {
+    let mut b = Bench::new(64 << 10);
+    let mut looked = 0;
+    let mut seed = 1u32;
+    let mut next = |n: u32| {
+        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (seed >> 8) % n
+    };
+    for round in 0..400u32 {
+        // Everything at once, and the disk answers in any order.
+        let mut fx = Effects::default();
+        let what = [Structure::Super, Structure::Leaves(0), Structure::Batches(0), Structure::Headers(0)];
+        if round % 3 == 0 {
+            b.store.checkpoint(Ticket(3), &mut fx).unwrap();
+        }
+        b.begin_write(next(150), 1 + next(20), round as u8, &mut fx);
+        let mut examined = 0;
+        while !fx.ops.is_empty() || examined < 3 {
+            if examined < 3 && next(3) == 0 {
+                b.store.examine(Ticket(10), CHUNK, next(8), 8, next(2) == 0, &mut fx).unwrap();
+                b.store.check_structures(Ticket(11), what[next(4) as usize], &mut fx).unwrap();
+                examined += 1;
+            }
+            if !fx.ops.is_empty() {
+                let i = next(fx.ops.len() as u32) as usize;
+                let (tag, op) = fx.ops.swap_remove(i);
+                b.store.complete(tag, b.disk.run(op), &mut fx);
+            }
+        }
+        looked += fx.done.iter().filter(|d| matches!(&d.1, Done::Inspected { blocks, .. } if *blocks > 0)).count();
+        for (_, d) in fx.done {
+            match d {
+                Done::Inspected { bad, from_memory, .. } => {
+                    assert_eq!((bad, from_memory), (vec![], 0), "round {round}")
+                }
+                Done::Structures { bad, .. } => assert_eq!(bad, Vec::<String>::new(), "round {round}"),
+                Done::Failed(e) => panic!("{e}"),
+                _ => {}
+            }
+        }
+    }
+    assert!(looked > 500, "{looked}");
+}
+
+#[test]
+fn the_order_and_the_mark() {
+    let mut b = Bench::new(32 << 20);
+    assert_eq!(b.store.next_stored(ChunkId::NONE, 0, 4), None);
+    b.write(0, 40, 1);
+    b.write(160, 1, 1);
+    b.checkpoint();
+    let s = b.store.next_stored(ChunkId::NONE, 0, 2).unwrap();
+    assert_eq!((s.chunk, s.unit, s.units, s.blocks), (CHUNK, 0, 2, 32));
+    let s = b.store.next_stored(CHUNK, 2, 8).unwrap();
+    assert_eq!((s.unit, s.units, s.blocks), (2, 1, 8));
+    let s = b.store.next_stored(CHUNK, 3, 8).unwrap();
+    assert_eq!((s.unit, s.units), (10, 1));
+    assert_eq!(b.store.next_stored(CHUNK, 11, 8), None);
+    let mark = ScrubMark { chunk: CHUNK, unit: 11, passes: 3, run: 2, asked: 5 };
+    b.store.mark_scrub(mark);
+    b.checkpoint();
+    b.store = Bench::open(&b.disk, 32 << 20);
+    assert_eq!(b.store.scrub_mark(), mark);
+}
