@@ -5,6 +5,7 @@
 pub mod data;
 pub mod frame;
 pub mod hello;
+pub mod integrity;
 pub mod meta;
 mod msg;
 pub mod names;

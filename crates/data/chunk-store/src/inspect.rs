@@ -204,6 +204,39 @@ impl ChunkStore {
         }
     }
 
+    /// Every block of `chunk` that holds anything but zeros, ascending, with its checksum.
+    pub fn blocks(&self, chunk: ChunkId) -> Vec<(u32, u32)> {
+        let mut out = Vec::new();
+        let Some(c) = self.copies.get(&chunk) else { return out };
+        let mut over = c.overlay.iter().peekable();
+        let mut push = |block: u32, crc: u32| {
+            if crc != self.zero_crc {
+                out.push((block, crc));
+            }
+        };
+        let mut covered = |end: u32, push: &mut dyn FnMut(u32, u32), mask: &mut u16| {
+            while let Some((b, o)) = over.next_if(|(b, _)| **b < end) {
+                if end - *b <= BLOCKS_PER_UNIT {
+                    *mask &= !(1 << (b % BLOCKS_PER_UNIT));
+                }
+                if let Held::Data { crc, .. } = &o.held {
+                    push(*b, *crc);
+                }
+            }
+        };
+        for (n, u) in &c.units {
+            covered(n * BLOCKS_PER_UNIT, &mut push, &mut 0);
+            let mut mask = u.mask;
+            covered((n + 1) * BLOCKS_PER_UNIT, &mut push, &mut mask);
+            for b in (0..BLOCKS_PER_UNIT).filter(|b| mask >> b & 1 == 1) {
+                push(n * BLOCKS_PER_UNIT + b, u.crcs[b as usize]);
+            }
+        }
+        covered(u32::MAX, &mut push, &mut 0);
+        out.sort_unstable();
+        out
+    }
+
     /// Puts content back: (block, its bytes), ascending. A block is taken only while the checksum stored for it is that of
     /// the bytes, so whatever was written meanwhile stays. With `fresh` the units move to another place with the next
     /// merge. Done as [`Self::patch`]; Ok(0) = nothing was to be done, and there will be no answer. Errors as

@@ -1,5 +1,6 @@
 //! What the owner of a chunk server tells it at start.
 
+use crate::care::Pace;
 use replica::rules::Rules;
 use types::{BootVerifier, ClusterId, CsId, Incarnation, MdsId, Nanos};
 
@@ -32,6 +33,8 @@ pub struct ChunkConfig {
     pub disk_free: u64,
     /// Bytes each session may have in flight towards this server.
     pub credit: u64,
+    /// How fast it looks for damage.
+    pub pace: Pace,
 }
 
 impl ChunkConfig {
@@ -51,6 +54,7 @@ impl ChunkConfig {
             cache_bytes: 32 << 20,
             disk_free: 0,
             credit: 32 << 20,
+            pace: Pace::default(),
         }
     }
 }

@@ -5,6 +5,7 @@
 //! waits for an answer, fetches content for joins, merges and replacements, and keeps in touch with the metadata group.
 #![forbid(unsafe_code)]
 
+mod care;
 mod config;
 mod fill;
 mod group;
@@ -16,5 +17,6 @@ mod server;
 mod tails;
 mod takeover;
 
+pub use care::Pace;
 pub use config::ChunkConfig;
 pub use server::ChunkServer;

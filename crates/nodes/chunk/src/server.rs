@@ -1,5 +1,6 @@
 //! The node itself: what it holds, where inputs go, and what happens when the store has finished something.
 
+use crate::care::{Care, Task};
 use crate::config::ChunkConfig;
 use crate::group::Group;
 use crate::live::{Asker, Live};
@@ -62,6 +63,7 @@ pub(crate) enum Work {
     Server(ServerThen),
     Deleted { reply: NodeId, chunk: ChunkId, copy: CopyId },
     Stop,
+    Care(Task),
 }
 
 /// A fence of one chunk that waits, or was answered and may be asked again.
@@ -104,6 +106,7 @@ pub struct ChunkServer {
     pub(crate) next_piece: u32,
     pub(crate) group: Group,
     pub(crate) tails: Tails,
+    pub(crate) care: Care,
     pub(crate) trouble: String,
     failed: Option<String>,
     /// The group was told so.
@@ -132,6 +135,7 @@ impl ChunkServer {
         Ok(ChunkServer {
             promises: Promises::new(cfg.now, &cfg.rules),
             tails: Tails::default(),
+            care: Care::new(cfg.pace, cfg.now, store.scrub_mark()),
             group: Group::new(&cfg, report.memory_lost || report.copies_lost),
             cfg,
             store,
@@ -359,6 +363,10 @@ impl ChunkServer {
     }
 
     fn finished(&mut self, now: Nanos, ticket: u64, work: Work, done: Done, fx: &mut Effects) {
+        let work = match work {
+            Work::Care(task) => return self.care_done(now, task, done, fx),
+            work => work,
+        };
         if let Done::Failed(e) = &done {
             match work {
                 Work::Read { asker, id, offset, .. } | Work::CopyRead { asker, id, offset } => {
@@ -418,6 +426,7 @@ impl ChunkServer {
             },
             Work::Deleted { reply, chunk, copy } => self.send_deleted(reply, chunk, copy, fx),
             Work::Stop => self.stopped = true,
+            Work::Care(_) => {} // taken out above
         }
     }
     /// A change is in; false when its copy is gone meanwhile.
@@ -431,7 +440,10 @@ impl ChunkServer {
 
     fn data_ctl(&mut self, now: Nanos, from: NodeId, ctl: DataCtl, fx: &mut Effects) {
         match ctl {
-            DataCtl::Read { req, id, offset, length } => self.read(now, from, &req, id, offset, length, fx),
+            DataCtl::Read { req, id, offset, length } => {
+                self.care.clock.serve(now);
+                self.read(now, from, &req, id, offset, length, fx)
+            }
             DataCtl::Allocation { req, id, offset, length } => {
                 self.allocation(now, from, &req, id, (offset, length), fx)
             }
@@ -463,9 +475,14 @@ impl Node for ChunkServer {
         }
         match input {
             Input::Message(from, msg) => match msg {
-                Msg::Write(m) => self.write(now, from, m, fx),
+                Msg::Write(m) => {
+                    self.care.clock.serve(now);
+                    self.write(now, from, m, fx)
+                }
                 Msg::Data(ctl) => self.data_ctl(now, from, ctl, fx),
                 Msg::Copy(m) => self.source_data(from, m, fx),
+                Msg::Care(m) => self.care_message(now, from, m, fx),
+                Msg::Mend(m) => self.mend_answer(now, from, m),
                 Msg::MdsToCs(m) if matches!(from, NodeId::Mds(_)) => self.group_says(now, from, m, fx),
                 _ => {}
             },
@@ -473,6 +490,7 @@ impl Node for ChunkServer {
                 self.group.reset(node);
                 if let NodeId::Cs(cs) = node {
                     self.pulls_reset(cs, fx);
+                    self.care_reset(now, cs);
                 }
             }
             Input::Disk(tag, done) => self.store.complete(tag, done, &mut self.sfx),
@@ -495,6 +513,7 @@ impl Node for ChunkServer {
             self.group.now = now;
             if !self.stopping {
                 self.step_group(now, fx);
+                self.step_care(now, fx);
             }
             self.drain(now, fx);
         }
@@ -531,6 +550,9 @@ impl Node for ChunkServer {
         }
         if !self.held_back.is_empty() {
             d = d.min(now + RETRY);
+        }
+        if self.ready() {
+            d = d.min(soon(self.care.deadline(now)));
         }
         d
     }

@@ -113,6 +113,8 @@ pub enum ClientOp {
     },
     /// The cluster as the leader sees it.
     Status,
+    /// Look at everything that is stored, now. Answer: Scrubbing.
+    Scrub,
     /// The process of `node` has ended, as its parent knows from wait().
     Death {
         /// Who.
@@ -139,6 +141,8 @@ pub enum ClientAnswer {
     Extents(Vec<Extent>),
     /// Report.
     Status(Box<ClusterReport>),
+    /// Number of the look that begins.
+    Scrubbing(u64),
 }
 
 /// A run of bytes of a file.
@@ -163,6 +167,8 @@ pub enum ClientError {
     WritesLost,
     /// The session ended while the operation was under way; it may or may not have happened.
     SessionLost,
+    /// No copy has these bytes any more as they were written.
+    DataLost,
 }
 impl std::fmt::Display for ClientError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -173,6 +179,9 @@ impl std::fmt::Display for ClientError {
             ),
             ClientError::WritesLost => f.write_str(
                 "writes since the last flush were lost: every server of a chunk lost power; write them again",
+            ),
+            ClientError::DataLost => f.write_str(
+                "every copy of this part of the file is damaged; restore it from a backup (`pstorage status` names the chunk)",
             ),
             ClientError::SessionLost => f.write_str("the session with the cluster ended during the operation; try again"),
         }
@@ -369,6 +378,12 @@ impl Client {
             ClientOp::Status => {
                 self.ops.insert(ticket, Op { left: 1, kind: OpKind::Call, error: None });
                 self.link.status.insert(ticket, types::Nanos::ZERO);
+                self.wake = types::Nanos::ZERO;
+                self.tick_session(fx);
+            }
+            ClientOp::Scrub => {
+                self.ops.insert(ticket, Op { left: 1, kind: OpKind::Call, error: None });
+                self.link.scrubs.insert(ticket, types::Nanos::ZERO);
                 self.wake = types::Nanos::ZERO;
                 self.tick_session(fx);
             }

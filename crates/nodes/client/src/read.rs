@@ -17,6 +17,8 @@ use wire::{CopyAns, DataCtl, DataMsg, LeaseKind, Msg};
 const HEDGE: Nanos = Nanos::from_millis(50);
 /// A member that leaves a read unanswered for so long is reported.
 const SILENT: Nanos = Nanos::from_millis(1000);
+/// Bytes that no member has undamaged for so long are lost.
+const LOST: Nanos = Nanos::from_secs(10);
 const PROMISE_AGAIN: Nanos = Nanos::from_millis(30);
 
 /// A part of a read within one chunk.
@@ -41,6 +43,9 @@ pub(crate) struct Reading {
     dirty: bool,
     /// It asks where data stands instead of for the data.
     extents: bool,
+    /// Members whose bytes did not match their checksums, and since when.
+    bad: Vec<CsId>,
+    bad_since: Nanos,
     got: Option<(Member, Got)>,
 }
 /// What a member answered.
@@ -71,6 +76,8 @@ impl Reading {
             promised_at: Nanos::ZERO,
             dirty: false,
             extents: false,
+            bad: vec![],
+            bad_since: Nanos::ZERO,
             got: None,
         }
     }
@@ -337,10 +344,41 @@ impl Client {
             self.stats.bad_crc += 1; // R4
             fx.log
                 .push(format!("read of {:?} from {cs:?}: checksum does not match; asking another member", d.ans.chunk));
-            return self.ask(d.id, fx);
+            return self.bad_answer(cs, &d, fx);
         }
         r.got = Some((Member { cs, copy: d.ans.copy }, Got::Data(d.payload)));
         self.hand_out(d.id, fx);
+    }
+    /// The server is told, which mends what is damaged; another member is asked. Where all members are damaged at once,
+    /// they are given time to help each other before the bytes count as lost.
+    fn bad_answer(&mut self, cs: CsId, d: &DataMsg, fx: &mut Effects) {
+        let (now, chunk) = (self.now, d.ans.chunk);
+        let Some(r) = self.reads.get_mut(&d.id) else { return };
+        let doubt = wire::integrity::Care::Doubt { chunk, offset: r.offset, length: r.length };
+        fx.send.push((NodeId::Cs(cs), Msg::Care(doubt)));
+        if r.bad.is_empty() {
+            r.bad_since = now;
+        }
+        if !r.bad.contains(&cs) {
+            r.bad.push(cs);
+        }
+        let s = self.files.get(&r.ino).and_then(|f| f.chunks.get(&r.index)).and_then(|c| c.seq.as_ref());
+        if !s.is_some_and(|s| s.view().members.iter().all(|m| r.bad.contains(&m.cs))) {
+            return self.ask(d.id, fx);
+        }
+        // A write that needs the rest of a block waits: it may not invent what it does not overwrite.
+        if now.since(r.bad_since) >= LOST && r.rmw.is_none() {
+            return self.read_lost(d.id);
+        }
+        r.asked_at = now;
+        self.wake = self.wake.min(now + HEDGE);
+    }
+    fn read_lost(&mut self, id: u64) {
+        let Some(r) = self.reads.remove(&id) else { return };
+        if let Some(f) = self.files.get_mut(&r.ino) {
+            f.stalled_reads.remove(&id);
+        }
+        self.op_part_done(r.ticket, Some(ClientError::DataLost));
     }
     /// Where data stands, by one member.
     pub(crate) fn allocation(&mut self, cs: CsId, ans: CopyAns, id: u64, runs: Vec<(u32, u32)>, fx: &mut Effects) {

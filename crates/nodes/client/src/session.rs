@@ -52,6 +52,8 @@ pub(crate) struct Link {
     slots: Vec<Slot>,
     queue: VecDeque<Call>,
     pub status: BTreeMap<u64, Nanos>,
+    /// Looks at everything that were asked for: ticket and when the question was last sent.
+    pub scrubs: BTreeMap<u64, Nanos>,
     pub detaching: Option<u64>,
     over: bool,
 }
@@ -75,6 +77,7 @@ impl Link {
             slots: (0..SLOTS).map(|_| Slot::default()).collect(),
             queue: VecDeque::new(),
             status: BTreeMap::new(),
+            scrubs: BTreeMap::new(),
             detaching: None,
             over: false,
         }
@@ -189,6 +192,12 @@ impl Client {
                 for m in self.link.mds.clone() {
                     fx.send.push((NodeId::Mds(m), Msg::ToMds(ToMds::Status { id: ticket })));
                 }
+            }
+        }
+        for (ticket, sent) in self.link.scrubs.clone() {
+            if self.link.attached && (sent == Nanos::ZERO || now.since(sent) >= CALL_AGAIN) {
+                self.link.scrubs.insert(ticket, now);
+                fx.send.push((self.link.leader(), Msg::ToMds(ToMds::Scrub { id: ticket })));
             }
         }
         if self.link.attached && self.link.awaiting.is_some_and(|t| now.since(t) >= LEADER_SILENT) {
@@ -320,6 +329,11 @@ impl Client {
             FromMds::Record { ino, epoch, chunk, view } => self.record(ino, epoch, chunk, view, fx),
             FromMds::Down { cs } => self.server_reset(cs, true, fx),
             FromMds::Nameless { ino } => self.nameless(ino),
+            FromMds::Scrubbing { id, run } => {
+                if self.link.scrubs.remove(&id).is_some() {
+                    self.answer(id, Ok(ClientAnswer::Scrubbing(run)));
+                }
+            }
             FromMds::Status { id, report } => {
                 // The leader's own report is preferred; another one is taken when none comes.
                 let sent = self.link.status.get(&id).copied();

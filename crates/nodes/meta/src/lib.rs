@@ -3,10 +3,12 @@
 //!
 //! Rooms: [`propose`] carries commands to the log and their outcomes back; [`session`] attaches and fences; [`lease`]
 //! grants and recalls; [`names`] prepares namespace operations; [`views`] changes views, drives joins and takeovers;
+//! [`care`] hears of damage;
 //! [`suspects`] looks after chunks that nobody uses; [`server`] hears chunk servers; [`status`] tells people. They share
 //! [`leader::Leader`], which exists only while this server leads.
 #![forbid(unsafe_code)]
 
+mod care;
 mod leader;
 mod lease;
 mod limits;
@@ -70,6 +72,7 @@ pub struct MetaServer {
     next_tick: Nanos,
     next_sweep: Nanos,
     last_snapshot: u64,
+    reports: care::Reports,
     peers_heard: BTreeMap<MdsId, Nanos>,
     out: consensus::Out,
     log: Vec<String>,
@@ -100,6 +103,7 @@ impl MetaServer {
             next_tick: now + TICK,
             next_sweep: now,
             last_snapshot,
+            reports: care::Reports::new(),
             peers_heard: BTreeMap::new(),
             out: consensus::Out::default(),
             log: Vec::new(),
@@ -162,6 +166,9 @@ impl MetaServer {
                     fx.send.push((from, Msg::FromMds(wire::FromMds::NotLeader { leader })));
                     return;
                 }
+                if let ToMds::Scrub { id } = m {
+                    return self.ask_scrub(c, id);
+                }
                 self.client(c, m, fx);
             }
             (NodeId::Cs(cs), Msg::CsToMds(m)) => {
@@ -172,6 +179,7 @@ impl MetaServer {
                 }
                 self.server_message(cs, m, fx);
             }
+            (NodeId::Cs(cs), Msg::Care(m)) if self.leader.is_some() => self.care(cs, m, fx),
             (NodeId::Cs(cs), Msg::Data(d)) => self.join_message(cs, d, fx),
             _ => {} // a message for another role or of a newer version
         }

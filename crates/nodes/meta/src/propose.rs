@@ -39,6 +39,8 @@ pub(crate) enum Then {
     JoinCancelled { chunk: ChunkId },
     Ends { ends: Vec<(InodeId, LeaseEpoch)>, tell: Option<SessionId> },
     Reaped,
+    Scrub { client: Incarnation, id: u64 },
+    News { cs: CsId, incarnation: Incarnation, number: u64 },
     Floor { ino: InodeId, session: SessionId, epoch: LeaseEpoch },
 }
 
@@ -188,6 +190,7 @@ impl MetaServer {
             }
         }
         self.leader = Some(l);
+        self.forget_proposed_news();
         if let (None, Some(found)) = (self.state.cluster(), self.cfg.found.clone()) {
             self.propose(&found, Then::Nothing);
         }
@@ -270,6 +273,8 @@ impl MetaServer {
             }
             Then::JoinCancelled { chunk } => views::join_cancelled(self, chunk, outcome, fx),
             Then::Ends { ends, tell } => self.ended(&ends, tell, fx),
+            Then::Scrub { client, id } => self.scrub_asked(client, id, fx),
+            Then::News { cs, incarnation, number } => self.news_logged(cs, incarnation, number),
             Then::Reaped => self.reaped(),
             Then::Floor { ino, session, epoch } => self.floored(ino, session, epoch),
         }

@@ -41,7 +41,7 @@ impl MetaServer {
             | ToMds::ViewChange { session, incarnation, .. }
             | ToMds::Unsettled { session, incarnation, .. }
             | ToMds::GoneOk { session, incarnation, .. } => (*session, *incarnation),
-            ToMds::Attach { .. } | ToMds::Status { .. } | ToMds::Death { .. } => return,
+            ToMds::Attach { .. } | ToMds::Status { .. } | ToMds::Scrub { .. } | ToMds::Death { .. } => return,
         };
         let now = self.now;
         let me = self.cfg.id;
@@ -74,7 +74,7 @@ impl MetaServer {
             }
             ToMds::Unsettled { ino, epoch, chunk, .. } => self.chunk_unsettled(session, ino, epoch, chunk, fx),
             ToMds::GoneOk { ino, epoch, end, .. } => self.gone_ok(session, ino, epoch, end),
-            ToMds::Attach { .. } | ToMds::Status { .. } | ToMds::Death { .. } => {}
+            ToMds::Attach { .. } | ToMds::Status { .. } | ToMds::Scrub { .. } | ToMds::Death { .. } => {}
         }
     }
 

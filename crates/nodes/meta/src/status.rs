@@ -65,6 +65,7 @@ impl MetaServer {
                 overhead: x.space.overhead,
                 copies: s.copies_on(*id),
                 trouble: x.trouble.clone(),
+                integrity: self.reports.get(id).map(|r| r.integrity).unwrap_or_default(),
             })
             .collect();
         let dead = self.servers.iter().filter(|(_, x)| leads && x.dead(now)).map(|(id, _)| NodeId::Cs(*id)).collect();
@@ -95,6 +96,7 @@ impl MetaServer {
                 .into_iter()
                 .map(|e| EventReport { seq: e.seq, time: e.time, text: e.text })
                 .collect(),
+            scrub: self.scrub_run(),
             dead,
         }
     }

@@ -13,6 +13,7 @@ mod make;
 mod mount;
 mod probe;
 mod repo;
+mod scrub;
 mod status;
 mod units;
 
@@ -39,10 +40,11 @@ const EXAMPLES: &str = "Examples:
   pstorage -c dev fs put -r /usr/share /share    copy a folder into it
   pstorage -c dev mount /mnt                     use it as a file system of this host
   pstorage -c dev status                         is my data safe, is it available, what next
+  pstorage -c dev scrub --now --wait             look at every block, mend what is damaged
   pstorage -c mycl make-mds -I -a 10.0.0.1 -r /var/lib/pstorage/mds
   pstorage -c mycl make-cs -r /var/lib/pstorage/cs
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the cluster answers but is not healthy (status).";
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the cluster answers but is not healthy (status, scrub).";
 
 #[derive(Subcommand)]
 enum Command {
@@ -60,6 +62,8 @@ enum Command {
     Fs(fs::Fs),
     /// Is my data safe, is it available, what next.
     Status(status::Status),
+    /// Look at everything that is stored, now, and say what was found.
+    Scrub(scrub::Scrub),
     /// Use the cluster as a file system of this host.
     Mount(mount::MountArgs),
     /// Measure this cluster through the library, beside the raw disk.
@@ -83,6 +87,7 @@ fn main() -> ExitCode {
         Command::Dev(a) => dev::dev(a),
         Command::Fs(a) => fs::fs(&at, a),
         Command::Status(a) => return exit(status::status(&at, &a)),
+        Command::Scrub(a) => return exit(scrub::scrub(&at, &a)),
         Command::Mount(a) => mount::mount(at, &a),
         Command::Bench(a) => bench::bench(&at, &a),
     };

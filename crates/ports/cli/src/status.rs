@@ -51,6 +51,17 @@ pub fn judge(name: &str, r: &ClusterReport) -> Verdict {
     } else {
         format!("yes; all {} chunks have {} copies", r.chunks, r.norm)
     };
+    let lost: u64 = r.cs.iter().map(|c| c.integrity.lost).sum();
+    let safe = if lost > 0 {
+        healthy = false;
+        next.push(
+            "see the events for the chunks; restore these files from a backup, or bring back a server that has them"
+                .into(),
+        );
+        format!("no: {lost} blocks are damaged in every copy; the rest: {safe}")
+    } else {
+        safe
+    };
     let available = if alive < usize::from(r.min) {
         healthy = false;
         next.push(format!("start chunk servers: {alive} run, a new chunk needs {}", r.min));
@@ -131,6 +142,20 @@ fn print(name: &str, r: &ClusterReport, v: &Verdict) {
         let (used, of) = (units::bytes(c.allocated), units::bytes(c.capacity));
         println!("  {:<5} {:<22} {state:<16} {used:<11} {of:<11} {}", c.id.0, c.addr, c.copies);
     }
+    println!("\n  CS    looked at (this look)   found      whole again  wanted   lost     looks");
+    for c in &r.cs {
+        let i = &c.integrity;
+        let share = format!("{}.{} %", i.done / 10, i.done % 10);
+        println!(
+            "  {:<5} {share:<23} {:<10} {:<12} {:<8} {:<8} {}",
+            c.id.0,
+            i.found + i.rewritten,
+            i.mended + i.overtaken + i.rewritten,
+            i.pending,
+            i.lost,
+            i.passes
+        );
+    }
     if !r.events.is_empty() {
         println!("\n  newest events");
         for e in r.events.iter().rev().take(5).rev() {
@@ -143,11 +168,24 @@ fn print(name: &str, r: &ClusterReport, v: &Verdict) {
 mod tests {
     use super::*;
     use types::CsId;
+    use wire::integrity::Integrity;
     use wire::status::CsReport;
 
     fn cs(id: u32, alive: bool) -> CsReport {
         let (addr, host, trouble) = (format!("127.0.0.1:{id}"), String::new(), String::new());
-        CsReport { id: CsId(id), addr, host, alive, capacity: 100, allocated: 1, overhead: 0, copies: 1, trouble }
+        let integrity = Integrity::default();
+        CsReport {
+            id: CsId(id),
+            addr,
+            host,
+            alive,
+            capacity: 100,
+            allocated: 1,
+            overhead: 0,
+            copies: 1,
+            trouble,
+            integrity,
+        }
     }
 
     #[test]
@@ -160,6 +198,10 @@ mod tests {
         assert!(!v.healthy && v.next[0].contains("1026"), "{:?}", v.next);
         r.cs[0].alive = false;
         assert!(judge("x", &r).available.starts_with("no"));
+        r.cs[0].alive = true;
+        r.cs[0].integrity.lost = 2;
+        let v = judge("x", &r);
+        assert!(!v.healthy && v.safe.starts_with("no: 2 blocks"), "{}", v.safe);
         let single = ClusterReport { norm: 1, min: 1, cs: vec![cs(1025, true)], ..ClusterReport::default() };
         assert!(judge("x", &single).next[0].contains("--replicas 3:2"));
     }

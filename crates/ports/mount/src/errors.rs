@@ -29,7 +29,9 @@ pub(crate) fn of_meta(e: MetaError) -> Errno {
 pub(crate) fn of(e: ClientError) -> Errno {
     match e {
         ClientError::Meta(e) => of_meta(e),
-        ClientError::LeaseLost | ClientError::WritesLost | ClientError::SessionLost => Errno::IO,
+        ClientError::LeaseLost | ClientError::WritesLost | ClientError::SessionLost | ClientError::DataLost => {
+            Errno::IO
+        }
     }
 }
 

@@ -54,6 +54,12 @@ pub struct World {
     pub blocked: Vec<(SessionId, LeaseEpoch)>,
     /// The group answers registrations and inventories.
     pub group_up: bool,
+    /// What servers reported of damage, and their news.
+    pub reports: BTreeMap<CsId, integrity::Integrity>,
+    pub news: Vec<String>,
+    /// Members of [`CHUNK`] as the group knows them, and the look that it wants.
+    pub members: Vec<Member>,
+    pub scrub_run: u64,
 }
 
 impl World {
@@ -73,6 +79,10 @@ impl World {
             absent_mark: ChunkId::NONE,
             blocked: vec![],
             group_up: true,
+            reports: BTreeMap::new(),
+            news: vec![],
+            members: vec![],
+            scrub_run: 0,
         };
         for id in ids {
             let mut disk = MemoryDisk::new();
@@ -121,6 +131,17 @@ impl World {
         cfg.addr = format!("cs{id}:1");
         cfg.host = format!("host{id}");
         p.node = Some(ChunkServer::open(&mut p.disk, Some(Box::new(p.ring.clone())), cfg).unwrap());
+    }
+    /// A stop in order, which merges everything into the data area, and a new life.
+    pub fn restart_in_order(&mut self, id: u32) {
+        let (now, mut fx) = (self.now, Effects::default());
+        self.node(id).stop(now, &mut fx);
+        self.apply(CsId(id), fx);
+        self.pump();
+        assert!(self.node(id).stopped());
+        self.kill(id);
+        self.start(id);
+        self.run(ms(700));
     }
     /// The process dies; what its disk had not completed never happens.
     pub fn kill(&mut self, id: u32) {
@@ -198,6 +219,24 @@ impl World {
                 low_water: SessionId::NONE,
                 servers: vec![],
             },
+            Msg::Care(integrity::Care::Report { integrity, news, incarnation, .. }) => {
+                self.reports.insert(cs, *integrity);
+                let newest = news.last().map_or(0, |n| n.0);
+                self.news.extend(news.iter().map(|n| n.1.clone()));
+                let heard = integrity::Care::Heard { incarnation: *incarnation, news: newest, run: self.scrub_run };
+                if self.group_up {
+                    self.net.push_back((LEADER, cs, Msg::Care(heard)));
+                }
+                return true;
+            }
+            Msg::Care(integrity::Care::Whereabouts { incarnation, chunks, .. }) => {
+                let known = chunks.iter().filter(|c| **c == CHUNK).map(|c| (*c, self.members.clone()));
+                let members = integrity::Care::Members { incarnation: *incarnation, chunks: known.collect() };
+                if self.group_up {
+                    self.net.push_back((LEADER, cs, Msg::Care(members)));
+                }
+                return true;
+            }
             _ => return false,
         };
         if self.group_up {

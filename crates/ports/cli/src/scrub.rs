@@ -1,0 +1,167 @@
+//! `scrub`: look at everything that is stored, now, and say what was found.
+
+use crate::cluster::At;
+use crate::link::Link;
+use anyhow::{Result, bail};
+use client::{ClientAnswer, ClientOp};
+use serde_json::json;
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+use wire::integrity::Integrity;
+use wire::status::ClusterReport;
+
+/// Look at everything that is stored, now, beside the look that goes on all the time.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  pstorage -c mycl scrub                what the looks have found so far
+  pstorage -c mycl scrub --now --wait   look at everything, mend what can be mended, wait for the end
+
+Every chunk server reads all its blocks and structures and compares them with their checksums, and compares its copies with
+those of other servers. What is damaged is replaced from another copy. Exit code 3: something is lost, or waits.")]
+pub struct Scrub {
+    /// Begin a look at everything.
+    #[arg(long)]
+    now: bool,
+    /// Wait until it is complete.
+    #[arg(long, requires = "now")]
+    wait: bool,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Between looks at how far it is.
+const STEP: Duration = Duration::from_millis(300);
+
+/// Has every living server that has anything to look at completed the look `run`?
+fn complete(r: &ClusterReport, run: u64) -> bool {
+    r.current && r.cs.iter().filter(|c| c.alive).all(|c| c.integrity.run >= run)
+}
+/// How much is done, in thousandths, over all living servers.
+fn done(r: &ClusterReport, run: u64) -> u64 {
+    let parts = r.cs.iter().filter(|c| c.alive).map(|c| match (c.integrity.run >= run, c.integrity.asked == run) {
+        (true, _) => 1000,
+        (false, true) => u64::from(c.integrity.done),
+        (false, false) => 0,
+    });
+    let (n, sum) = parts.fold((0, 0), |(n, s), p| (n + 1, s + p));
+    if n == 0 { 0 } else { sum / n }
+}
+/// All servers together.
+fn sum(r: &ClusterReport) -> Integrity {
+    let mut all = Integrity::default();
+    for i in r.cs.iter().map(|c| &c.integrity) {
+        all.checked += i.checked;
+        all.found += i.found;
+        all.mended += i.mended;
+        all.overtaken += i.overtaken;
+        all.lost += i.lost;
+        all.pending += i.pending;
+        all.rewritten += i.rewritten;
+        all.transient += i.transient;
+        all.given_up += i.given_up;
+        all.compared += i.compared;
+        all.differing += i.differing;
+    }
+    all
+}
+
+pub fn scrub(at: &At, a: &Scrub) -> Result<ExitCode> {
+    let mut link = Link::open(at, Duration::from_secs(5))?;
+    let mut report = status(&mut link)?;
+    let mut run = report.scrub;
+    if a.now {
+        let ClientAnswer::Scrubbing(n) = link.run(ClientOp::Scrub)?? else { bail!("the cluster gives no number") };
+        run = n;
+        let bar = std::io::stderr().is_terminal() && !a.json;
+        while a.wait {
+            report = status(&mut link)?;
+            if bar {
+                let share = done(&report, run);
+                eprint!("\rlooking: {:>3}.{} %", share / 10, share % 10);
+                std::io::stderr().flush()?;
+            }
+            if complete(&report, run) {
+                break;
+            }
+            let begun = std::time::Instant::now();
+            while begun.elapsed() < STEP {
+                link.turn(STEP - begun.elapsed())?;
+            }
+        }
+        if bar && a.wait {
+            eprintln!("\rlooking: 100.0 %");
+        }
+    }
+    link.close()?;
+    let all = sum(&report);
+    let well = all.lost == 0 && all.pending == 0;
+    let whole = complete(&report, run);
+    if a.json {
+        let cs: Vec<_> = report.cs.iter().map(|c| json!({ "id": c.id.0, "integrity": c.integrity })).collect();
+        println!("{}", json!({ "run": run, "complete": whole, "well": well, "all": all, "cs": cs }));
+    } else {
+        print(run, whole, &all);
+    }
+    Ok(if well { ExitCode::SUCCESS } else { ExitCode::from(3) })
+}
+fn status(link: &mut Link) -> Result<Box<ClusterReport>> {
+    match link.run(ClientOp::Status)?? {
+        ClientAnswer::Status(r) => Ok(r),
+        other => bail!("the cluster answered {other:?} to a question about its state"),
+    }
+}
+fn print(run: u64, whole: bool, i: &Integrity) {
+    match (run, whole) {
+        (0, _) => println!("no look at everything was asked for yet; the usual one goes on all the time"),
+        (n, true) => println!("look {n} is complete"),
+        (n, false) => println!("look {n} goes on; `pstorage status` shows how far it is"),
+    }
+    println!("since the servers started:");
+    println!("  blocks read and compared   {}", i.checked);
+    println!("  damaged blocks found       {}", i.found);
+    println!("    whole again              {}", i.mended);
+    println!("    overwritten or dropped   {}", i.overtaken);
+    println!("    being looked for         {}", i.pending);
+    println!("    LOST                     {}", i.lost);
+    println!("  rewritten from memory      {}", i.rewritten);
+    println!("  chunks compared            {} ({} differed)", i.compared, i.differing);
+    println!("  copies given up            {}", i.given_up);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use types::CsId;
+    use wire::status::CsReport;
+
+    fn cs(alive: bool, integrity: Integrity) -> CsReport {
+        CsReport {
+            id: CsId(1025),
+            addr: String::new(),
+            host: String::new(),
+            alive,
+            capacity: 0,
+            allocated: 0,
+            overhead: 0,
+            copies: 0,
+            trouble: String::new(),
+            integrity,
+        }
+    }
+
+    #[test]
+    fn complete_when_all_living_servers_say_so() {
+        let at = |run, asked, done| Integrity { run, asked, done, found: 1, ..Integrity::default() };
+        let mut r = ClusterReport { current: true, ..ClusterReport::default() };
+        r.cs = vec![cs(true, at(3, 0, 0)), cs(true, at(2, 3, 500)), cs(false, at(0, 0, 0))];
+        assert!(!complete(&r, 3) && complete(&r, 2));
+        assert_eq!(done(&r, 3), 750);
+        r.cs[1].integrity = at(3, 0, 0);
+        assert!(complete(&r, 3));
+        r.current = false;
+        assert!(!complete(&r, 3), "an old answer proves nothing");
+        assert_eq!(sum(&r).found, 3);
+    }
+}
