@@ -25,6 +25,7 @@ pub mod posix;
 pub mod process;
 pub mod product;
 pub mod ready;
+pub mod rot;
 pub mod share;
 pub mod small;
 pub mod stage;

@@ -126,6 +126,20 @@ pub enum Care {
         /// Digest of the checksums of all its blocks.
         digest: u64,
     },
+    /// MDS → MDS, to the leader: after entry `index` the whole state has this digest.
+    State {
+        /// Entry of the log.
+        index: u64,
+        /// Digest of all rows.
+        digest: u64,
+    },
+    /// Leader → MDS: a majority has another digest there than you.
+    Differs {
+        /// Entry of the log.
+        index: u64,
+        /// The majority's.
+        digest: u64,
+    },
     /// CS → CS: your copy, as it stood with this digest, differs from the others, which agree.
     Outvoted {
         /// Which chunk.

@@ -22,6 +22,8 @@ pub trait Kv {
     ) -> impl DoubleEndedIterator<Item = Pair<'a>> + use<'a, Self>;
     /// Number of rows.
     fn rows(&self) -> u64;
+    /// A digest of all rows, whatever the way by which they came to be there. Costs nothing: it is kept with every change.
+    fn digest(&self) -> u64;
 }
 
 /// A key and its value.
@@ -80,6 +82,26 @@ impl Ord for Key {
 #[derive(Clone, Default)]
 pub struct MemoryKv {
     map: BTreeMap<Key, Box<[u8]>>,
+    /// Sum of the digests of all rows.
+    sum: u64,
+}
+
+/// Digest of one row. Only chance has to be beaten, nobody attacks it; every bit counts.
+fn row_digest(key: &[u8], value: &[u8]) -> u64 {
+    const MUL: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mut h = (key.len() as u64).wrapping_mul(MUL);
+    for part in [key, value] {
+        let (words, rest) = part.as_chunks::<8>();
+        for w in words {
+            h = (h ^ u64::from_le_bytes(*w)).wrapping_mul(MUL);
+            h ^= h >> 32;
+        }
+        let mut last = [0; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        h = (h ^ u64::from_le_bytes(last) ^ (part.len() as u64) << 56).wrapping_mul(MUL);
+        h ^= h >> 29;
+    }
+    h
 }
 
 impl MemoryKv {
@@ -94,6 +116,10 @@ impl Kv for MemoryKv {
         self.map.get(key).map(|v| Cow::Borrowed(&**v))
     }
     fn put(&mut self, key: &[u8], value: &[u8]) {
+        self.sum = self.sum.wrapping_add(row_digest(key, value));
+        if let Some(old) = self.map.get(key) {
+            self.sum = self.sum.wrapping_sub(row_digest(key, old));
+        }
         match self.map.get_mut(key) {
             // Most rewrites keep their length: counters, times.
             Some(old) if old.len() == value.len() => old.copy_from_slice(value),
@@ -104,7 +130,11 @@ impl Kv for MemoryKv {
         }
     }
     fn delete(&mut self, key: &[u8]) -> bool {
-        self.map.remove(key).is_some()
+        let old = self.map.remove(key);
+        if let Some(old) = &old {
+            self.sum = self.sum.wrapping_sub(row_digest(key, old));
+        }
+        old.is_some()
     }
     fn range<'a>(&'a self, from: &[u8], until: Option<&[u8]>) -> impl DoubleEndedIterator<Item = Pair<'a>> + use<'a> {
         // The standard map panics on a reversed range; here it is an empty one.
@@ -114,6 +144,9 @@ impl Kv for MemoryKv {
     }
     fn rows(&self) -> u64 {
         self.map.len() as u64
+    }
+    fn digest(&self) -> u64 {
+        self.sum
     }
 }
 
@@ -137,6 +170,37 @@ mod tests {
         let some: Vec<_> = kv.range(&[7], Some(&[7; 23])).map(|(k, _)| k.len()).collect();
         assert_eq!(some, [2, 22]);
         assert_eq!(kv.range(&[9], Some(&[1])).count(), 0, "a reversed range is empty");
+    }
+
+    #[test]
+    fn the_digest_tells_rows_and_not_how_they_came() {
+        let mut a = MemoryKv::default();
+        let mut b = MemoryKv::default();
+        for i in 0..200u32 {
+            a.put(&i.to_le_bytes(), &[i as u8; 30]);
+            b.put(&(199 - i).to_le_bytes(), b"something else");
+        }
+        assert_ne!(a.digest(), b.digest());
+        for i in 0..200u32 {
+            b.put(&i.to_le_bytes(), &[i as u8; 30]);
+        }
+        b.put(b"more", b"");
+        assert_ne!(a.digest(), b.digest(), "an empty value is a row");
+        b.delete(b"more");
+        assert_eq!(a.digest(), b.digest());
+        for bit in 0..240 {
+            let mut value = [7u8; 30];
+            value[bit / 8] ^= 1 << (bit % 8);
+            b.put(&7u32.to_le_bytes(), &value);
+            assert_ne!(a.digest(), b.digest(), "bit {bit}");
+        }
+        let of = |k: &[u8], v: &[u8]| row_digest(k, v);
+        assert_ne!(of(b"ab", b"c"), of(b"a", b"bc"));
+        assert_ne!(of(b"a", &[0]), of(b"a", &[0, 0]));
+        let empty = MemoryKv::default();
+        let all: Vec<_> = a.range(&[], None).map(|(k, _)| k.into_owned()).collect();
+        all.iter().for_each(|k| assert!(a.delete(k)));
+        assert_eq!(a.digest(), empty.digest());
     }
 
     #[test]

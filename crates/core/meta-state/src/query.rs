@@ -214,6 +214,10 @@ impl<K: Kv> State<K> {
             rows: self.kv.rows(),
         }
     }
+    /// A digest of the whole state: the same on every member that has applied the same log.
+    pub fn digest(&self) -> u64 {
+        self.kv.digest()
+    }
     /// The rows themselves, for tools that print or compare states.
     pub fn kv(&self) -> &K {
         &self.kv

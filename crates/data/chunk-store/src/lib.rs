@@ -24,6 +24,7 @@ mod replay;
 mod store;
 mod structure;
 mod superblock;
+mod survey;
 mod table;
 
 pub use config::{OpenOptions, StoreConfig};
@@ -34,3 +35,4 @@ pub use record::Extent;
 pub use store::{ChunkStore, Done, Effects, Ticket, Usage};
 pub use structure::Structure;
 pub use superblock::ScrubMark;
+pub use survey::{LiveBlock, Survey, survey};

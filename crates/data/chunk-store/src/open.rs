@@ -85,7 +85,7 @@ pub fn format(folder: &mut dyn Folder, config: &StoreConfig) -> Result<(), Store
     Ok(())
 }
 
-fn read_super(folder: &mut dyn Folder) -> Result<(FileId, Superblock, Vec<String>), StoreError> {
+pub(crate) fn read_super(folder: &mut dyn Folder) -> Result<(FileId, Superblock, Vec<String>), StoreError> {
     let f = folder.open("super").map_err(|e| StoreError::Missing(e.detail))?;
     if folder.size(f)? < 2 * SLOT as u64 {
         return Err(StoreError::Damaged("`super` is shorter than two slots".into()));

@@ -301,3 +301,23 @@ fn the_order_and_the_mark() {
     b.store = Bench::open(&b.disk, 32 << 20);
     assert_eq!(b.store.scrub_mark(), mark);
 }
+
+#[test]
+fn a_survey_names_what_stands_there() {
+    let mut b = Bench::new(32 << 20);
+    b.write(0, 16, 1);
+    b.write(20, 2, 2);
+    b.checkpoint();
+    let s = chunk_store::survey(&mut b.disk.clone()).unwrap();
+    let blocks: Vec<u32> = s.blocks.iter().map(|x| x.block).collect();
+    assert_eq!(blocks, (0..16).chain(20..22).collect::<Vec<_>>());
+    let mut d = b.disk.clone();
+    for x in &s.blocks {
+        let f = d.open(&format!("seg-{:05}", x.segment)).unwrap();
+        assert_eq!(crc32c::crc32c(&d.read(f, x.offset, 4096).unwrap()), x.crc);
+    }
+    assert_eq!(s.leaves.len(), 1);
+    b.disk.flip(&s.leaves[0].0, s.leaves[0].1 + 40, 1);
+    assert!(chunk_store::survey(&mut b.disk.clone()).is_err());
+    assert_eq!(b.structures().len(), 1);
+}

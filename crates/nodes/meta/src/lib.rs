@@ -3,11 +3,12 @@
 //!
 //! Rooms: [`propose`] carries commands to the log and their outcomes back; [`session`] attaches and fences; [`lease`]
 //! grants and recalls; [`names`] prepares namespace operations; [`views`] changes views, drives joins and takeovers;
-//! [`care`] hears of damage;
+//! [`care`] hears of damage; [`agree`] compares the states of the members;
 //! [`suspects`] looks after chunks that nobody uses; [`server`] hears chunk servers; [`status`] tells people. They share
 //! [`leader::Leader`], which exists only while this server leads.
 #![forbid(unsafe_code)]
 
+mod agree;
 mod care;
 mod leader;
 mod lease;
@@ -73,6 +74,7 @@ pub struct MetaServer {
     next_sweep: Nanos,
     last_snapshot: u64,
     reports: care::Reports,
+    agreement: agree::Agreement,
     peers_heard: BTreeMap<MdsId, Nanos>,
     out: consensus::Out,
     log: Vec<String>,
@@ -104,6 +106,7 @@ impl MetaServer {
             next_sweep: now,
             last_snapshot,
             reports: care::Reports::new(),
+            agreement: agree::Agreement::default(),
             peers_heard: BTreeMap::new(),
             out: consensus::Out::default(),
             log: Vec::new(),
@@ -179,6 +182,7 @@ impl MetaServer {
                 }
                 self.server_message(cs, m, fx);
             }
+            (NodeId::Mds(from), Msg::Care(m)) => self.agreement_message(from, m, fx),
             (NodeId::Cs(cs), Msg::Care(m)) if self.leader.is_some() => self.care(cs, m, fx),
             (NodeId::Cs(cs), Msg::Data(d)) => self.join_message(cs, d, fx),
             _ => {} // a message for another role or of a newer version
@@ -232,6 +236,7 @@ impl MetaServer {
         self.sweep_servers(fx);
         self.sweep_views(fx);
         self.sweep_leases(fx);
+        self.ask_for_digests();
         self.reap();
     }
 }

@@ -226,6 +226,9 @@ impl MetaServer {
             }
         };
         let outcome = self.state.apply(index, &cmd);
+        if crate::agree::is_place(index, &cmd) {
+            self.note_digest(index, fx);
+        }
         let then = if nonce == self.cfg.nonce { self.pending.remove(&number) } else { None };
         if self.leader.is_some() {
             self.gone_inodes(&outcome, fx);

@@ -1,0 +1,172 @@
+//! Story: disks rot under a running cluster. Bits flip, blocks change places, older content comes back, structures of the
+//! stores are damaged; a look at everything must find all of it, and nothing of it may ever be handed out.
+
+mod damage;
+mod load;
+
+use crate::arguments::Arguments;
+use crate::chance::Chance;
+use crate::content::{must_be_equal, random_file};
+use crate::dev::Dev;
+use crate::link::{Link, ROOT};
+use crate::product::Product;
+use crate::stage::Stage;
+use anyhow::{Context, Result, bail};
+use bytes::Bytes;
+use client::{ClientAnswer, ClientOp};
+use damage::{Done, Plan, Store, damage};
+use load::{Load, must};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use types::InodeId;
+use wire::LeaseKind;
+use wire::names::{MetaOp, MetaOutcome};
+
+const SIZE_MIB: u64 = 192;
+const FLIPS: usize = 1000;
+const SWAPS: usize = 50;
+const OLDER: u64 = 50;
+const LEAVES: usize = 10;
+const BLOCK: u64 = 4096;
+const SERVERS: u64 = 3;
+/// A look at everything, with all that follows, takes no longer.
+const LOOK_MAX: Duration = Duration::from_secs(180);
+const COPY_MAX: Duration = Duration::from_secs(300);
+
+/// Runs it; the line to print.
+pub fn run(a: &Arguments) -> Result<String> {
+    let stage = Stage::set(a)?;
+    let product = Product::copied(stage.dir())?;
+    let mut dev = Dev::new(&product, &stage.dir().join("dev"), "flush");
+    dev.start()?;
+    let chance = Chance::of(&[a.seed, 77]);
+    let file = stage.dir().join("file");
+    random_file(&file, a.size.unwrap_or(SIZE_MIB), a.seed)?;
+    dev.must(&["fs", "put", "-q", &file.to_string_lossy(), "/file"], COPY_MAX)?;
+    let older = overwrite(&dev, &file, &chance)?;
+    // A stop in order brings everything out of the journals; what the stores say is then all there is.
+    dev.stop()?;
+    dev.start()?;
+    dev.wait_healthy(LOOK_MAX)?;
+
+    let content = Arc::new(std::fs::read(&file)?);
+    let mine: BTreeSet<u32> = content.chunks(BLOCK as usize).map(crc32c::crc32c).collect();
+    let stores = look_at_stores(&dev)?;
+    let load = Load::start(&dev.place()?, ino_of(&dev)?, content.clone(), a.seed)?;
+    std::thread::sleep(Duration::from_secs(1));
+    let plan = Plan { flips: FLIPS, swaps: SWAPS, older: &older, leaves: LEAVES };
+    let done = damage(&stores, &mine, &plan, &chance)?;
+    let begun = Instant::now();
+    let first = look(&dev)?;
+    let took = begun.elapsed();
+    judge(&done, &first)?;
+    let again = look(&dev)?;
+    if again["all"]["found"] != first["all"]["found"] {
+        bail!("a second look found more: {again}");
+    }
+    let ops = load.stop()?;
+    let back = stage.dir().join("back");
+    dev.must(&["fs", "get", "-q", "/file", &back.to_string_lossy()], COPY_MAX)?;
+    must_be_equal(&file, &back)?;
+    dev.wait_healthy(LOOK_MAX)?;
+    let events = mended_in_events(&dev)?;
+    dev.stop()?;
+    for s in look_at_stores(&dev)? {
+        let n = s.damaged()?;
+        if n > 0 {
+            bail!("{n} blocks of a stopped store still do not match their checksums");
+        }
+    }
+    dev.start()?;
+    dev.wait_healthy(LOOK_MAX)?;
+    dev.stop()?;
+    let sum = |f: fn(&Done) -> u64| done.iter().map(f).sum::<u64>();
+    let line = format!(
+        "{} bits flipped, {} blocks swapped, {} rolled back, {} structures damaged on three running servers: all {} blocks found \
+         in {:.1} s and whole again ({events} events), {} structures written again; {ops} operations beside it, every byte right",
+        sum(|d| d.flipped),
+        sum(|d| d.swapped),
+        sum(|d| d.older),
+        sum(|d| d.structures),
+        first["all"]["found"],
+        took.as_secs_f64(),
+        first["all"]["rewritten"],
+    );
+    stage.clear()?;
+    Ok(line)
+}
+
+/// Writes some blocks of the file anew, there and in the copy of it here. The contents before, by the checksum of those
+/// that stand there now.
+fn overwrite(dev: &Dev, file: &Path, chance: &Chance) -> Result<BTreeMap<u32, Vec<u8>>> {
+    let local = std::fs::File::options().read(true).write(true).open(file)?;
+    let blocks = local.metadata()?.len() / BLOCK;
+    let mut link = Link::open(&dev.place()?, COPY_MAX)?;
+    let ino = lookup(&mut link)?;
+    let mut older = BTreeMap::new();
+    for _ in 0..OLDER {
+        let offset = chance.below(blocks) * BLOCK;
+        let mut before = vec![0; BLOCK as usize];
+        local.read_exact_at(&mut before, offset)?;
+        let now: Vec<u8> = (0..BLOCK / 8).flat_map(|_| chance.next().to_le_bytes()).collect();
+        local.write_all_at(&now, offset)?;
+        older.retain(|crc, _| *crc != crc32c::crc32c(&before));
+        older.insert(crc32c::crc32c(&now), before);
+        must(&mut link, ClientOp::Write { ino, offset, data: Bytes::from(now), buffered: false })?;
+    }
+    must(&mut link, ClientOp::Flush { ino: None })?;
+    link.close()?;
+    Ok(older)
+}
+fn lookup(link: &mut Link) -> Result<InodeId> {
+    let op = MetaOp::Lookup { parent: ROOT, name: b"file".to_vec() };
+    match must(link, ClientOp::Meta { op, want: LeaseKind::None })? {
+        ClientAnswer::Meta(MetaOutcome::Attr { attr, .. }) => Ok(attr.ino),
+        other => bail!("looking the file up: {other:?}"),
+    }
+}
+fn ino_of(dev: &Dev) -> Result<InodeId> {
+    let mut link = Link::open(&dev.place()?, COPY_MAX)?;
+    let ino = lookup(&mut link)?;
+    link.close()?;
+    Ok(ino)
+}
+fn look_at_stores(dev: &Dev) -> Result<Vec<Store>> {
+    (1..=SERVERS).map(|n| Store::look(&dev.dir().join(format!("cs{n}")).join("store"))).collect()
+}
+/// A look at everything, to its end.
+fn look(dev: &Dev) -> Result<Value> {
+    let said = dev.must(&["scrub", "--now", "--wait", "--json"], LOOK_MAX)?;
+    let v: Value = serde_json::from_str(&said.out).context("what scrub said")?;
+    if v["complete"] != true {
+        bail!("it is not complete: {v}");
+    }
+    Ok(v)
+}
+/// Everything that was done was found and mended, by the count of each server.
+fn judge(done: &[Done], v: &Value) -> Result<()> {
+    for (n, d) in done.iter().enumerate() {
+        let i = &v["cs"][n]["integrity"];
+        let count = |k: &str| i[k].as_u64().with_context(|| format!("no count `{k}` in {v}"));
+        if count("found")? != d.blocks() || count("mended")? != d.blocks() || count("lost")? + count("pending")? > 0 {
+            bail!("server {}: {} blocks were damaged, it says {i}", n + 1, d.blocks());
+        }
+        if count("given_up")? > 0 || count("differing")? > 0 || count("rewritten")? == 0 {
+            bail!("server {}: {} structures were damaged, it says {i}", n + 1, d.structures);
+        }
+    }
+    Ok(())
+}
+fn mended_in_events(dev: &Dev) -> Result<usize> {
+    let status = dev.status()?;
+    let events = status["report"]["events"].as_array().context("status has no events")?;
+    let n = events.iter().filter(|e| e["text"].as_str().is_some_and(|t| t.contains("whole again"))).count();
+    if n == 0 {
+        bail!("no event says that anything was mended: {events:?}");
+    }
+    Ok(n)
+}
