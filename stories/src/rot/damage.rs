@@ -104,10 +104,23 @@ pub struct Plan<'a> {
 pub fn damage(stores: &[Store], mine: &BTreeSet<u32>, plan: &Plan<'_>, chance: &Chance) -> Result<Vec<Done>> {
     let mut done = vec![Done::default(); stores.len()];
     let mut hit: BTreeSet<(ChunkId, u32)> = BTreeSet::new();
+    // First, because mending blocks changes leaves.
+    for (s, store) in stores.iter().enumerate() {
+        for (name, offset) in store.survey.leaves.iter().take(plan.leaves) {
+            let at = chance.below(BLOCK as u64) as usize;
+            store.change(name, *offset, |x| x[at] ^= 1)?;
+            done[s].structures += 1;
+        }
+        // One slot of two, not the one in force: the server may be writing the other at this moment.
+        let idle = BLOCK as u64 - store.survey.superblock;
+        store.change("super", idle, |x| x[60] ^= 1)?;
+        done[s].structures += 1;
+    }
     let usable = |b: &&LiveBlock| mine.contains(&b.crc);
     for (crc, content) in plan.older {
         let s = chance.below(stores.len() as u64) as usize;
-        let b = stores[s].blocks().iter().find(|b| b.crc == *crc).context("overwritten content does not stand there")?;
+        let b =
+            stores[s].blocks().iter().find(|b| b.crc == *crc).context("overwritten content does not stand there")?;
         if hit.insert((b.chunk, b.block)) {
             stores[s].put(b, content)?;
             done[s].older += 1;
@@ -138,16 +151,26 @@ pub fn damage(stores: &[Store], mine: &BTreeSet<u32>, plan: &Plan<'_>, chance: &
         stores[s].change(&segment(&b), b.offset, |x| x[at] ^= 1 << bit)?;
         done[s].flipped += 1;
     }
-    for (s, store) in stores.iter().enumerate() {
-        for (name, offset) in store.survey.leaves.iter().take(plan.leaves) {
-            let at = chance.below(BLOCK as u64) as usize;
-            store.change(name, *offset, |x| x[at] ^= 1)?;
-            done[s].structures += 1;
-        }
-        // One slot of two, not the one in force: the server may be writing the other at this moment.
-        let idle = BLOCK as u64 - store.survey.superblock;
-        store.change("super", idle, |x| x[60] ^= 1)?;
-        done[s].structures += 1;
-    }
     Ok(done)
+}
+
+/// Flips a bit in the first batch of the oldest segment of a metadata server's log, and one in its newest snapshot. Returns the
+/// files.
+pub fn damage_log(dir: &Path) -> Result<Vec<String>> {
+    let mut names: Vec<String> = Vec::new();
+    for e in std::fs::read_dir(dir).with_context(|| format!("list `{}`", dir.display()))? {
+        names.push(e?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    let segment = names.iter().find(|n| n.starts_with("log-")).context("no segment")?;
+    let snapshot = names.iter().rev().find(|n| n.starts_with("snap-")).context("no snapshot")?;
+    for (name, at) in [(segment, BLOCK as u64 + 70), (snapshot, 44)] {
+        let file = File::options().read(true).write(true).open(dir.join(name))?;
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at)?;
+        byte[0] ^= 16;
+        file.write_all_at(&byte, at)?;
+        file.sync_data()?;
+    }
+    Ok(vec![segment.clone(), snapshot.clone()])
 }

@@ -14,7 +14,7 @@ use crate::stage::Stage;
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use client::{ClientAnswer, ClientOp};
-use damage::{Done, Plan, Store, damage};
+use damage::{Done, Plan, Store, damage, damage_log};
 use load::{Load, must};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -60,10 +60,15 @@ pub fn run(a: &Arguments) -> Result<String> {
     std::thread::sleep(Duration::from_secs(1));
     let plan = Plan { flips: FLIPS, swaps: SWAPS, older: &older, leaves: LEAVES };
     let done = damage(&stores, &mine, &plan, &chance)?;
+    let mut logs = 0;
+    for n in 1..=SERVERS {
+        logs += damage_log(&dev.dir().join(format!("mds{n}")).join("store"))?.len();
+    }
     let begun = Instant::now();
     let first = look(&dev)?;
     let took = begun.elapsed();
     judge(&done, &first)?;
+    logs_are_whole(&dev)?;
     let again = look(&dev)?;
     if again["all"]["found"] != first["all"]["found"] {
         bail!("a second look found more: {again}");
@@ -86,7 +91,8 @@ pub fn run(a: &Arguments) -> Result<String> {
     dev.stop()?;
     let sum = |f: fn(&Done) -> u64| done.iter().map(f).sum::<u64>();
     let line = format!(
-        "{} bits flipped, {} blocks swapped, {} rolled back, {} structures damaged on three running servers: all {} blocks found \
+        "{} bits flipped, {} blocks swapped, {} rolled back, {} structures damaged on three running servers, \
+         {logs} files of logs on three others: all {} blocks found \
          in {:.1} s and whole again ({events} events), {} structures written again; {ops} operations beside it, every byte right",
         sum(|d| d.flipped),
         sum(|d| d.swapped),
@@ -160,6 +166,25 @@ fn judge(done: &[Done], v: &Value) -> Result<()> {
         }
     }
     Ok(())
+}
+/// Every metadata server has begun its log anew behind what was damaged.
+fn logs_are_whole(dev: &Dev) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        let status = dev.status()?;
+        let events = status["report"]["events"].as_array().context("status has no events")?;
+        let says = |n: u64| {
+            let words = format!("metadata server {n}: its log is whole again");
+            events.iter().any(|e| e["text"] == words.as_str())
+        };
+        if (1..=SERVERS).all(says) {
+            return Ok(());
+        }
+        if begun.elapsed() > LOOK_MAX {
+            bail!("damaged logs of metadata servers are not whole: {events:#?}");
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
 }
 fn mended_in_events(dev: &Dev) -> Result<usize> {
     let status = dev.status()?;

@@ -140,6 +140,11 @@ pub enum Care {
         /// The majority's.
         digest: u64,
     },
+    /// MDS → MDS, to the leader: news for the event log.
+    News {
+        /// What happened.
+        text: String,
+    },
     /// CS → CS: your copy, as it stood with this digest, differs from the others, which agree.
     Outvoted {
         /// Which chunk.

@@ -140,7 +140,7 @@ impl History {
                     self.durable_base = self.durable_base.max(base.index);
                     self.bases_done += 1;
                 }
-                Done::NotKept(..) | Done::Stopped(_) => {}
+                Done::NotKept(..) | Done::Checked(..) | Done::Stopped(_) => {}
             }
         }
     }

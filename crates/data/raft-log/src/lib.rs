@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod block;
+mod check;
 pub mod crash;
 mod error;
 mod log;

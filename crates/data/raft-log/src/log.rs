@@ -2,7 +2,8 @@
 //! else (segments ahead, snapshot files, superblock, removal) beside it.
 
 use crate::block::{BLOCK, Identity, SUPER, SegmentHead, SuperBlock, padded, segment_name, snapshot_name};
-use crate::error::LogError;
+use crate::check::Check;
+use crate::error::{Damage, LogError};
 use crate::record::{
     BATCH_HEAD, Base, ENTRY_MAX, HardState, LogEntry, PREAMBLE, RECORD_HEAD, Record, batch_span, write_buffer,
 };
@@ -35,6 +36,8 @@ pub enum Done {
     Kept(Ticket, Base),
     /// A snapshot of [`Log::keep`] was given up, with the reason; the log is as before.
     NotKept(Ticket, String),
+    /// [`Log::check`] is done: what is damaged.
+    Checked(Ticket, Vec<Damage>),
     /// [`Log::stop`] is done; nothing may follow.
     Stopped(Ticket),
 }
@@ -57,6 +60,10 @@ pub struct LogStats {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Seg {
     pub number: u64,
+    pub file: FileId,
+    pub first_seq: u64,
+    /// Bytes of it that are durable.
+    pub end: u64,
     pub max_index: u64,
 }
 
@@ -123,7 +130,7 @@ struct Flight {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum What {
+pub(crate) enum What {
     Batch,
     BatchFlush,
     Ahead,
@@ -133,16 +140,17 @@ enum What {
     Remove,
     Super,
     SuperFlush,
+    Check,
 }
 
 /// A running log. Inputs: [`Self::append`], [`Self::keep`], [`Self::stop`], [`Self::complete`], [`Self::retry`]; effects:
 /// [`Self::poll`].
 pub struct Log {
     id: Identity,
-    sup: SuperBlock,
-    super_file: FileId,
-    super_busy: bool,
-    super_wanted: bool,
+    pub(crate) sup: SuperBlock,
+    pub(crate) super_file: FileId,
+    pub(crate) super_busy: bool,
+    pub(crate) super_wanted: bool,
     segs: VecDeque<Seg>,
     file: FileId,
     size: u64,
@@ -159,7 +167,7 @@ pub struct Log {
     jobs: VecDeque<SnapJob>,
     next_job: u64,
     /// Snapshot files that are durable, (index, term), rising.
-    snapshots: Vec<(u64, u64)>,
+    snapshots: Vec<KeptFile>,
     /// Jobs of peers' snapshots whose file is durable.
     written: Vec<u64>,
     /// Highest index that a queued or written restart has.
@@ -174,7 +182,13 @@ pub struct Log {
     next_tag: u64,
     done: Vec<Done>,
     stats: LogStats,
+    pub(crate) check: Option<Check>,
+    /// Segments up to this number are damaged: nothing more is written to them.
+    pub(crate) leave: u64,
 }
+
+/// A durable snapshot: index, term, file, its bytes.
+pub(crate) type KeptFile = (u64, u64, FileId, u64);
 
 impl Log {
     pub(crate) fn opened(
@@ -184,6 +198,7 @@ impl Log {
         (file, size, at): (FileId, u64, u64),
         seq: u64,
         (hard, base, next_index): (HardState, Base, u64),
+        kept: KeptFile,
     ) -> Log {
         Log {
             id: sup.id,
@@ -205,7 +220,7 @@ impl Log {
             flight: None,
             jobs: VecDeque::new(),
             next_job: 0,
-            snapshots: vec![(base.index, base.term)],
+            snapshots: vec![kept],
             written: Vec::new(),
             restart_index: 0,
             trash: VecDeque::new(),
@@ -218,7 +233,27 @@ impl Log {
             next_tag: 0,
             done: Vec::new(),
             stats: LogStats::default(),
+            check: None,
+            leave: 0,
         }
+    }
+    /// Segments, with what of them is durable.
+    pub(crate) fn durable_segments(&self) -> impl Iterator<Item = Seg> + '_ {
+        self.segs.iter().copied().filter(|s| s.end > 0)
+    }
+    /// Snapshots that are durable.
+    pub(crate) fn snapshot_files(&self) -> impl Iterator<Item = KeptFile> + '_ {
+        self.snapshots.iter().copied()
+    }
+    pub(crate) fn stopping(&self) -> bool {
+        self.stop.is_some()
+    }
+    pub(crate) fn push_done(&mut self, done: Done) {
+        self.done.push(done);
+    }
+    /// Is anything of the log known to be damaged that only a new beginning removes?
+    pub fn damaged_segments(&self) -> bool {
+        self.segs.front().is_some_and(|s| s.number <= self.leave)
     }
 
     /// Queues an append. Its ticket comes back as [`Done::Persisted`].
@@ -256,7 +291,7 @@ impl Log {
             return Err(LogError::Config(format!("a snapshot at {} that keeps from {first}", snapshot.index)));
         }
         let base = Base { index: snapshot.index, term: snapshot.term, first, prev_term };
-        let written = self.snapshots.iter().map(|(index, _)| *index);
+        let written = self.snapshots.iter().map(|s| s.0);
         let newest = self.jobs.iter().map(|j| j.snapshot.index).chain(written).max().unwrap_or(0);
         if snapshot.index <= newest.max(self.base.index).max(self.restart_index) || self.stop.is_some() {
             let why = format!("a snapshot at {} is not newer than what the log has", snapshot.index);
@@ -305,7 +340,7 @@ impl Log {
         self.jobs.push_back(SnapJob { id, snapshot, keep, file: None, piece: 0, state: JobState::Ready });
         id
     }
-    fn submit(&mut self, what: What, op: DiskOp, ops: &mut Vec<(Tag, DiskOp)>) {
+    pub(crate) fn submit(&mut self, what: What, op: DiskOp, ops: &mut Vec<(Tag, DiskOp)>) {
         self.next_tag += 1;
         let tag = Tag(self.next_tag);
         self.tags.insert(tag, what);
@@ -320,6 +355,7 @@ impl Log {
             self.create_ahead(ops);
             self.remove_one(ops);
             self.write_super(ops);
+            self.step_check(ops);
         }
         done.append(&mut self.done);
     }
@@ -368,7 +404,8 @@ impl Log {
         }
         // An upper bound: each item counts its own base and hard state, and a new segment repeats both.
         let span = padded(BATCH_HEAD + bytes + PREAMBLE) as u64;
-        let begin = self.at + span > self.size;
+        let left = self.segs.back().is_some_and(|s| s.number <= self.leave);
+        let begin = self.at + span > self.size || left;
         if begin {
             let want = (BLOCK as u64 + span).max(self.sup.segment_bytes);
             match self.ahead {
@@ -428,7 +465,7 @@ impl Log {
         let mut head = None;
         if begin && let Ahead::Ready { number, size, file } = std::mem::replace(&mut self.ahead, Ahead::None) {
             (self.file, self.size, self.at) = (file, size, 0);
-            self.segs.push_back(Seg { number, max_index: 0 });
+            self.segs.push_back(Seg { number, file, first_seq: self.seq, end: 0, max_index: 0 });
             self.stats.segments += 1;
             head = Some(SegmentHead { id: self.id, number, first_seq: self.seq, next_index }.encode());
         }
@@ -500,10 +537,13 @@ impl Log {
         self.stats.bytes += flight.bytes;
         self.done.extend(flight.tickets.into_iter().map(Done::Persisted));
         self.done.extend(flight.kept.into_iter().map(|(t, b)| Done::Kept(t, b)));
+        if let Some(s) = self.segs.back_mut() {
+            s.end = self.at;
+        }
         // The base is durable in the active segment: what lies before it can go.
         let keep = self.base.index;
-        while self.snapshots.first().is_some_and(|(index, _)| *index < keep) {
-            let (index, term) = self.snapshots.remove(0);
+        while self.snapshots.first().is_some_and(|s| s.0 < keep) {
+            let (index, term, ..) = self.snapshots.remove(0);
             self.trash.push_back(snapshot_name(index, term));
         }
         while self.segs.len() > 1 && self.segs[0].max_index < self.base.first {
@@ -517,6 +557,9 @@ impl Log {
         let Some(what) = self.tags.remove(&tag) else { return };
         if self.failed.is_some() {
             return;
+        }
+        if what == What::Check {
+            return self.check_read(result);
         }
         if let DiskDone::Failed(e) = result {
             self.refused(what, e);
@@ -543,7 +586,8 @@ impl Log {
             }
             (What::SnapFlush, _) => {
                 if let Some(job) = self.jobs.pop_front() {
-                    self.snapshots.push((job.snapshot.index, job.snapshot.term));
+                    let s = &job.snapshot;
+                    self.snapshots.extend(job.file.map(|f| (s.index, s.term, f, s.file_bytes())));
                     match job.keep {
                         Some((ticket, base)) => self.queue.push_back(Item::Base { ticket, base }),
                         None => self.written.push(job.id),
@@ -562,6 +606,7 @@ impl Log {
                     self.done.push(Done::Stopped(ticket));
                 }
             }
+            (What::Check, _) => {} // taken above
             (What::Ahead | What::SnapCreate, other) => {
                 let detail = format!("creating a file of the log was answered by {other:?}");
                 self.failed = Some(LogError::Disk(DiskError { kind: DiskErrorKind::Io, detail }));

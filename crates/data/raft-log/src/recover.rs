@@ -173,6 +173,8 @@ struct Walk {
     at: usize,
     /// Highest entry index of each segment.
     max_index: Vec<u64>,
+    /// Bytes behind the last valid batch of each segment; 0 = it has none.
+    ends: Vec<usize>,
     /// Where something stands that is no valid batch.
     torn: Option<Cut>,
 }
@@ -200,6 +202,7 @@ fn walk(segs: &[SegFile], id: Identity) -> Result<Walk, LogError> {
         active: 0,
         at: BLOCK,
         max_index: vec![0; segs.len()],
+        ends: vec![0; segs.len()],
         torn: None,
     };
     for (i, s) in segs.iter().enumerate() {
@@ -230,6 +233,7 @@ fn walk(segs: &[SegFile], id: Identity) -> Result<Walk, LogError> {
             at += head.span();
             w.seq += 1;
             (w.active, w.at) = (i, at);
+            w.ends[i] = at;
         }
     }
     if w.seq == start {
@@ -264,7 +268,7 @@ pub fn open(folder: &mut dyn Folder, options: &OpenOptions) -> Result<(Log, Reco
         return Err(LogError::WrongOwner { found: id.owner, expected });
     }
     let segs = read_segments(folder, &files, id)?;
-    let Walk { replay, seq, active, at, max_index, torn } = walk(&segs, id)?;
+    let Walk { replay, seq, active, at, max_index, ends, torn } = walk(&segs, id)?;
     let from_index = replay.next_index();
     // A segment has its whole size from its creation on, so no crash cuts one: what is missing may have been durable.
     if let Some(s) = segs.iter().find(|s| (s.bytes.len() as u64) < sup.segment_bytes) {
@@ -309,8 +313,19 @@ pub fn open(folder: &mut dyn Folder, options: &OpenOptions) -> Result<(Log, Reco
     folder.write(super_file, sup.offset(), &sup.encode())?;
     folder.flush(super_file)?;
 
-    let live: Vec<Seg> =
-        segs[..=active].iter().zip(&max_index).map(|(s, m)| Seg { number: s.number, max_index: *m }).collect();
+    let live: Vec<Seg> = segs[..=active]
+        .iter()
+        .zip(&max_index)
+        .zip(&ends)
+        .map(|((s, m), end)| Seg {
+            number: s.number,
+            file: s.file,
+            first_seq: s.head.as_ref().map_or(0, |h| h.first_seq),
+            end: *end as u64,
+            max_index: *m,
+        })
+        .collect();
+    let kept = (snapshot.index, snapshot.term, folder.open(&snapshot.name())?, snapshot.file_bytes());
     let log = Log::opened(
         sup,
         super_file,
@@ -318,6 +333,7 @@ pub fn open(folder: &mut dyn Folder, options: &OpenOptions) -> Result<(Log, Reco
         (segs[active].file, segs[active].bytes.len() as u64, at as u64),
         seq,
         (hard, base, base.first + entries.len() as u64),
+        kept,
     );
     Ok((log, Recovered { id, hard, base, snapshot, entries, cut: torn, clean }))
 }

@@ -272,3 +272,56 @@ fn an_entry_larger_than_a_segment_gets_one_of_its_own() {
     let (_, rec) = try_open(&disk).unwrap();
     assert_eq!((rec.entries.len(), &rec.entries[0].data), (2, &data));
 }
+
+fn checked(disk: &MemoryDisk, log: &mut Log) -> Vec<Damage> {
+    log.check(Ticket(77));
+    log.check(Ticket(78));
+    let done = settle(disk, log);
+    let mut found = done.into_iter().filter_map(|d| match d {
+        Done::Checked(t, found) => {
+            assert_eq!(t, Ticket(77), "one check at a time");
+            Some(found)
+        }
+        _ => None,
+    });
+    found.next().expect("a check ends")
+}
+
+#[test]
+fn a_running_log_finds_what_is_damaged_and_leaves_it_behind() {
+    let (disk, mut log) = written();
+    assert_eq!(checked(&disk, &mut log), []);
+    let (mut log, _) = try_open(&disk).unwrap();
+    assert_eq!(checked(&disk, &mut log), [], "a log that was opened knows its files too");
+    let mut hit = 0;
+    for (name, bytes) in contents(&written().0) {
+        for at in (0..bytes.len()).step_by(4096).filter(|at| bytes[*at..*at + 4096].iter().any(|b| *b != 0)) {
+            let (disk, mut log) = written();
+            disk.flip(&name, at as u64 + 33, 2);
+            let found = checked(&disk, &mut log);
+            assert_eq!(found.len(), 1, "{name} {at}");
+            assert_eq!(found[0].file, name);
+            hit += 1;
+            if name == "super" {
+                // Slots are written in turn: the one in force is written over by the second write from now.
+                checked(&disk, &mut log);
+                assert_eq!(checked(&disk, &mut log), [], "written again");
+                continue;
+            }
+            assert_eq!(log.damaged_segments(), name.starts_with("log-"));
+            // A snapshot behind everything: what is damaged goes, also the segment that was being written.
+            let hard = HardState { term: 1, vote: 2, commit: 10 };
+            log.append(Ticket(10), Append { restart: None, entries: vec![entry(10)], hard: Some(hard) });
+            settle(&disk, &mut log);
+            let data = Bytes::from(vec![9u8; 3000]);
+            let s = Snapshot { index: 10, term: 1, meta: Bytes::from_static(b"m"), data };
+            log.keep(Ticket(11), s, 11, 1).unwrap();
+            settle(&disk, &mut log);
+            assert!(!log.damaged_segments(), "{name} {at}");
+            assert_eq!(checked(&disk, &mut log), [], "{name} {at}");
+            let (_, rec) = try_open(&disk).unwrap();
+            assert_eq!((rec.base.index, rec.entries.len()), (10, 0));
+        }
+    }
+    assert!(hit > 8, "{hit}");
+}

@@ -279,6 +279,24 @@ impl Consensus {
 
     /// Stores the state at `index` and drops the log below, but for a margin of entries. Ends in [`Out::snapshot`].
     pub fn snapshot(&mut self, index: u64, data: Bytes) -> Result<(), SnapshotError> {
+        self.snapshot_from(index, data, self.keep_entries)
+    }
+    /// As [`Self::snapshot`], without the margin: nothing that was written before is needed any more.
+    pub fn purge(&mut self, index: u64, data: Bytes) -> Result<(), SnapshotError> {
+        self.snapshot_from(index, data, 0)
+    }
+    /// Begins to compare the files of the log with what they should be. Ends in [`Out::checked`].
+    pub fn check_log(&mut self) {
+        if !self.dead() && !self.stopping {
+            self.ticket += 1;
+            self.log.check(Ticket(self.ticket));
+        }
+    }
+    /// Is something of the log known to be damaged that only [`Self::purge`] removes?
+    pub fn log_damaged(&self) -> bool {
+        self.log.damaged_segments()
+    }
+    fn snapshot_from(&mut self, index: u64, data: Bytes, margin: u64) -> Result<(), SnapshotError> {
         let ram = self.node.raft.raft_log.store();
         if self.keeping.is_some() || self.installing > 0 || self.dead() {
             return Err(SnapshotError::Busy);
@@ -289,7 +307,7 @@ impl Consensus {
         if data.len() > SNAPSHOT_MAX {
             return Err(SnapshotError::Size { most: SNAPSHOT_MAX });
         }
-        let first = (index + 1).saturating_sub(self.keep_entries).max(ram.first);
+        let first = (index + 1).saturating_sub(margin).max(ram.first);
         let old = SnapshotError::Old { present: ram.snapshot.index };
         if index <= ram.snapshot.index {
             return Err(old);
@@ -333,6 +351,7 @@ impl Consensus {
         out.reads.append(&mut self.out.reads);
         out.snapshot = self.out.snapshot.take().or(out.snapshot.take());
         out.fatal = self.out.fatal.take().or(out.fatal.take());
+        out.checked = self.out.checked.take().or(out.checked.take());
         out.stopped |= self.out.stopped;
     }
 
@@ -418,6 +437,7 @@ impl Consensus {
                     self.out.snapshot = Some(Err(why));
                 }
             }
+            Done::Checked(_, found) => self.out.checked = Some(found),
             Done::Stopped(_) => self.out.stopped = true,
         }
     }

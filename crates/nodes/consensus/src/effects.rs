@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use host::disk::{DiskOp, Tag};
-use raft_log::LogError;
+use raft_log::{Damage, LogError};
 use std::fmt;
 use types::MdsId;
 use wire::raft::RaftMessage;
@@ -69,6 +69,8 @@ pub struct Out {
     pub snapshot: Option<Result<u64, String>>,
     /// The member does nothing any more; the process reports this and ends.
     pub fatal: Option<ConsensusError>,
+    /// A check of the log has ended: what is damaged.
+    pub checked: Option<Vec<Damage>>,
     /// [`crate::Consensus::stop`] is done.
     pub stopped: bool,
 }

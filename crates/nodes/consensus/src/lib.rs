@@ -18,4 +18,4 @@ pub use effects::{
     Apply, ConsensusError, Entry, MessageError, NotLeader, Out, Refused, Role, SnapshotError, StateSnapshot,
 };
 pub use open::{Config, OpenOptions, Recovered, format, open};
-pub use raft_log::Identity;
+pub use raft_log::{Damage, Identity};

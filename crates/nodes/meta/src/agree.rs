@@ -91,6 +91,9 @@ impl MetaServer {
                     self.differs(index, fx);
                 }
             }
+            Care::News { text } if self.leader.is_some() && self.cfg.peers.iter().any(|p| p.0 == from) => {
+                self.enter_news(text);
+            }
             _ => {}
         }
     }
@@ -181,6 +184,8 @@ mod tests {
         assert_eq!(a.at.len(), KEPT);
         assert_eq!((a.own(MdsId(1), 99), a.own(MdsId(1), 1), a.own(MdsId(2), 99)), (Some(100), None, None));
         assert!(is_place(2048, &Command::LowWater { session: types::SessionId(1) }));
-        assert!(is_place(5, &Command::Batch(vec![])) && !is_place(5, &Command::LowWater { session: types::SessionId(1) }));
+        assert!(
+            is_place(5, &Command::Batch(vec![])) && !is_place(5, &Command::LowWater { session: types::SessionId(1) })
+        );
     }
 }

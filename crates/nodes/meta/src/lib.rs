@@ -3,7 +3,7 @@
 //!
 //! Rooms: [`propose`] carries commands to the log and their outcomes back; [`session`] attaches and fences; [`lease`]
 //! grants and recalls; [`names`] prepares namespace operations; [`views`] changes views, drives joins and takeovers;
-//! [`care`] hears of damage; [`agree`] compares the states of the members;
+//! [`care`] hears of damage; [`agree`] compares the states of the members; [`upkeep`] looks after the log;
 //! [`suspects`] looks after chunks that nobody uses; [`server`] hears chunk servers; [`status`] tells people. They share
 //! [`leader::Leader`], which exists only while this server leads.
 #![forbid(unsafe_code)]
@@ -20,6 +20,7 @@ mod server;
 mod session;
 mod status;
 mod suspects;
+mod upkeep;
 mod views;
 
 pub use propose::entry_payload;
@@ -75,6 +76,7 @@ pub struct MetaServer {
     last_snapshot: u64,
     reports: care::Reports,
     agreement: agree::Agreement,
+    upkeep: upkeep::Upkeep,
     peers_heard: BTreeMap<MdsId, Nanos>,
     out: consensus::Out,
     log: Vec<String>,
@@ -107,6 +109,7 @@ impl MetaServer {
             last_snapshot,
             reports: care::Reports::new(),
             agreement: agree::Agreement::default(),
+            upkeep: upkeep::Upkeep::new(now),
             peers_heard: BTreeMap::new(),
             out: consensus::Out::default(),
             log: Vec::new(),
@@ -223,6 +226,9 @@ impl MetaServer {
         if self.now >= self.next_tick {
             // Long frozen: one tick for the lost time is enough, elections must not come in bursts.
             self.next_tick = self.now + TICK;
+        }
+        if ticks > 0 {
+            self.step_upkeep();
         }
         if self.leader.is_some() && self.now >= self.next_sweep {
             self.next_sweep = self.now + Nanos::from_millis(50);

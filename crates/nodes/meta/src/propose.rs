@@ -123,11 +123,15 @@ impl MetaServer {
             if let Some(e) = out.fatal.take() {
                 fx.fatal = Some(format!("metadata server {}: {e}", self.cfg.id));
             }
+            let checked = out.checked.take();
             let apply = std::mem::take(&mut out.apply);
             self.stopped |= std::mem::take(&mut out.stopped);
             self.ready_reads.append(&mut out.reads);
             let role = out.role.take();
             self.out = out;
+            if let Some(found) = checked {
+                self.log_checked(&found, fx);
+            }
             if let Some(r) = &role {
                 self.leader_hint = r.leader;
                 if !r.leading {
