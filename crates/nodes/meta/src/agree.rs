@@ -86,10 +86,11 @@ impl MetaServer {
                 self.agreement.note(from, index, digest);
                 self.compare_digests(index, fx);
             }
-            Care::Differs { index, digest } if self.leader_hint == Some(from) => {
-                if self.agreement.own(self.cfg.id, index).is_some_and(|own| own != digest) {
-                    self.differs(index, fx);
-                }
+            Care::Differs { index, digest }
+                if self.leader_hint == Some(from)
+                    && self.agreement.own(self.cfg.id, index).is_some_and(|own| own != digest) =>
+            {
+                self.differs(index, fx);
             }
             Care::News { text } if self.leader.is_some() && self.cfg.peers.iter().any(|p| p.0 == from) => {
                 self.enter_news(text);
