@@ -46,7 +46,7 @@ fn done(r: &ClusterReport, run: u64) -> u64 {
         (false, false) => 0,
     });
     let (n, sum) = parts.fold((0, 0), |(n, s), p| (n + 1, s + p));
-    if n == 0 { 0 } else { sum / n }
+    u64::checked_div(sum, n).unwrap_or(0)
 }
 /// All servers together.
 fn sum(r: &ClusterReport) -> Integrity {
@@ -74,24 +74,8 @@ pub fn scrub(at: &At, a: &Scrub) -> Result<ExitCode> {
     if a.now {
         let ClientAnswer::Scrubbing(n) = link.run(ClientOp::Scrub)?? else { bail!("the cluster gives no number") };
         run = n;
-        let bar = std::io::stderr().is_terminal() && !a.json;
-        while a.wait {
-            report = status(&mut link)?;
-            if bar {
-                let share = done(&report, run);
-                eprint!("\rlooking: {:>3}.{} %", share / 10, share % 10);
-                std::io::stderr().flush()?;
-            }
-            if complete(&report, run) {
-                break;
-            }
-            let begun = std::time::Instant::now();
-            while begun.elapsed() < STEP {
-                link.turn(STEP - begun.elapsed())?;
-            }
-        }
-        if bar && a.wait {
-            eprintln!("\rlooking: 100.0 %");
+        if a.wait {
+            report = follow(&mut link, run, std::io::stderr().is_terminal() && !a.json)?;
         }
     }
     link.close()?;
@@ -105,6 +89,25 @@ pub fn scrub(at: &At, a: &Scrub) -> Result<ExitCode> {
         print(run, whole, &all);
     }
     Ok(if well { ExitCode::SUCCESS } else { ExitCode::from(3) })
+}
+/// Waits until the look `run` is complete; `bar` = shows how far it is.
+fn follow(link: &mut Link, run: u64, bar: bool) -> Result<Box<ClusterReport>> {
+    loop {
+        let report = status(link)?;
+        let whole = complete(&report, run);
+        if bar {
+            let share = if whole { 1000 } else { done(&report, run) };
+            eprint!("\rlooking: {:>3}.{} %{}", share / 10, share % 10, if whole { "\n" } else { "" });
+            std::io::stderr().flush()?;
+        }
+        if whole {
+            return Ok(report);
+        }
+        let begun = std::time::Instant::now();
+        while begun.elapsed() < STEP {
+            link.turn(STEP.saturating_sub(begun.elapsed()))?;
+        }
+    }
 }
 fn status(link: &mut Link) -> Result<Box<ClusterReport>> {
     match link.run(ClientOp::Status)?? {
