@@ -258,6 +258,17 @@ impl ChunkServer {
         let report = CareMsg::Report { cs: self.cfg.cs, incarnation: self.cfg.incarnation, integrity: *c, news };
         fx.send.push((NodeId::Mds(leader), Msg::Care(report)));
     }
+    /// The last words of a server whose disk has failed.
+    pub(crate) fn tell_failure(&mut self, reason: &str, fx: &mut Effects) {
+        let Some(leader) = self.group.leader else { return };
+        let cs = self.cfg.cs;
+        self.care
+            .news
+            .tell(format!("{reason}; chunk server {cs} ends: replace its disk, or start it again if the disk is well"));
+        let (integrity, news) = (self.care.counts, self.care.news.open());
+        let report = CareMsg::Report { cs, incarnation: self.cfg.incarnation, integrity, news };
+        fx.send.push((NodeId::Mds(leader), Msg::Care(report)));
+    }
     /// What was found and mended in this life.
     pub fn integrity(&self) -> Integrity {
         self.care.told
