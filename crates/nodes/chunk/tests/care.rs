@@ -242,7 +242,7 @@ fn a_failed_flush_ends_one_server_with_its_cause_and_the_others_go_on() {
     assert!(w.acks().iter().all(|a| a.last < Seq(5)), "what is not durable was not answered");
     for cs in 2..=3 {
         w.tell(HOLDER, cs, durable(cs, 5));
-        assert_eq!(w.ack().flushed, Seq(5));
+        assert_eq!(w.ack().last, Seq(5));
         assert_eq!(w.bytes(cs, req(cs, 1, 4), 9, 1), [70]);
     }
 }
