@@ -48,14 +48,9 @@ pub fn run(a: &Arguments) -> Result<String> {
     random_file(&file, a.size.unwrap_or(SIZE_MIB), a.seed)?;
     dev.must(&["fs", "put", "-q", &file.to_string_lossy(), "/file"], COPY_MAX)?;
     let older = overwrite(&dev, &file, &chance)?;
-    // A stop in order brings everything out of the journals; what the stores say is then all there is.
-    dev.stop()?;
-    dev.start()?;
-    dev.wait_healthy(LOOK_MAX)?;
-
     let content = Arc::new(std::fs::read(&file)?);
     let mine: BTreeSet<u32> = content.chunks(BLOCK as usize).map(crc32c::crc32c).collect();
-    let stores = look_at_stores(&dev)?;
+    let stores = settled_stores(&mut dev, &mine)?;
     let load = Load::start(&dev.place()?, ino_of(&dev)?, content.clone(), a.seed)?;
     std::thread::sleep(Duration::from_secs(1));
     let plan = Plan { flips: FLIPS, swaps: SWAPS, older: &older, leaves: LEAVES };
@@ -140,6 +135,24 @@ fn ino_of(dev: &Dev) -> Result<InodeId> {
     let ino = lookup(&mut link)?;
     link.close()?;
     Ok(ino)
+}
+/// A stop in order brings everything out of the journals; what the stores say is then all there is. A copy that had to be made anew
+/// meanwhile is in the journal again: once more.
+fn settled_stores(dev: &mut Dev, mine: &BTreeSet<u32>) -> Result<Vec<Store>> {
+    for _ in 0..5 {
+        dev.stop()?;
+        dev.start()?;
+        dev.wait_healthy(LOOK_MAX)?;
+        let stores = look_at_stores(dev)?;
+        let whole = |s: &Store| {
+            let here: BTreeSet<u32> = s.blocks().iter().map(|b| b.crc).collect();
+            here.is_superset(mine)
+        };
+        if stores.iter().all(whole) {
+            return Ok(stores);
+        }
+    }
+    bail!("the stores do not settle")
 }
 fn look_at_stores(dev: &Dev) -> Result<Vec<Store>> {
     (1..=SERVERS).map(|n| Store::look(&dev.dir().join(format!("cs{n}")).join("store"))).collect()

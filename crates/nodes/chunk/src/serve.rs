@@ -102,6 +102,8 @@ impl ChunkServer {
             s.last = Seq(h.seq.0 - 1);
             self.patch(h.chunk, Some(s), Vec::new(), false, Some(Seq(h.seq.0 - 1)), Then::Nothing)?;
         }
+        // Before the write: what this life has not looked at yet starts from what was there, not from what is on its way.
+        self.live_of(h.chunk);
         let t = self.ticket();
         let bytes = payload.len() as u64; // zeros take no memory
         self.store.write(Ticket(t), h, crcs, payload, &mut self.sfx)?;

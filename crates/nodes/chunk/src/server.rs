@@ -532,6 +532,7 @@ impl Node for ChunkServer {
             let r = format!("{}: {r}", self.id());
             if !std::mem::replace(&mut self.failure_told, true) {
                 self.heartbeat(now, fx);
+                self.tell_failure(&r, fx);
             }
             fx.fatal.get_or_insert(r);
         }

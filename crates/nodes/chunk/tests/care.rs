@@ -3,7 +3,8 @@
 mod harness;
 
 use harness::*;
-use host::disk::Folder;
+use host::disk::{DiskDone, DiskError, DiskErrorKind, DiskOp, Folder};
+use host::node::Input;
 use types::*;
 use wire::integrity::Care;
 use wire::*;
@@ -205,4 +206,43 @@ fn the_look_goes_on_behind_a_restart() {
     w.run(ms(3000));
     let r = w.reports[&CsId(1)];
     assert_eq!((r.run, r.passes), (1, passes), "it knows that this look is complete: {r:?}");
+}
+
+#[test]
+fn a_failed_flush_ends_one_server_with_its_cause_and_the_others_go_on() {
+    let mut w = filled(4);
+    let durable = |cs: u32, seq: u64| {
+        let mut m = write(req(cs, 1, 4), seq, 9, 1, 70);
+        m.header.flags |= flags::DURABLE;
+        Msg::Write(m)
+    };
+    w.hold_disks = true;
+    w.tell(HOLDER, 1, durable(1, 5));
+    // Everything but the flush succeeds.
+    for _ in 0..100 {
+        let Some((tag, op)) = w.procs.get_mut(&CsId(1)).unwrap().ops.pop_front() else { break };
+        let done = match op {
+            DiskOp::Flush { .. } => {
+                let detail = "flush of `journal`: Input/output error".into();
+                DiskDone::Failed(DiskError { kind: DiskErrorKind::Io, detail })
+            }
+            op => w.procs.get_mut(&CsId(1)).unwrap().disk.run(op),
+        };
+        w.give(CsId(1), Input::Disk(tag, done));
+    }
+    w.hold_disks = false;
+    w.pump();
+    let fatal = w.procs[&CsId(1)].fatal.clone().expect("it ends");
+    assert!(fatal.contains("Input/output error"), "{fatal}");
+    assert!(
+        w.news.iter().any(|n| n.contains("Input/output error") && n.contains("chunk server 1 ends")),
+        "{:?}",
+        w.news
+    );
+    assert!(w.acks().iter().all(|a| a.last < Seq(5)), "what is not durable was not answered");
+    for cs in 2..=3 {
+        w.tell(HOLDER, cs, durable(cs, 5));
+        assert_eq!(w.ack().last, Seq(5));
+        assert_eq!(w.bytes(cs, req(cs, 1, 4), 9, 1), [70]);
+    }
 }

@@ -46,7 +46,7 @@ fn done(r: &ClusterReport, run: u64) -> u64 {
         (false, false) => 0,
     });
     let (n, sum) = parts.fold((0, 0), |(n, s), p| (n + 1, s + p));
-    sum.checked_div(n).unwrap_or(0)
+    u64::checked_div(sum, n).unwrap_or(0)
 }
 /// All servers together.
 fn sum(r: &ClusterReport) -> Integrity {
@@ -75,7 +75,7 @@ pub fn scrub(at: &At, a: &Scrub) -> Result<ExitCode> {
         let ClientAnswer::Scrubbing(n) = link.run(ClientOp::Scrub)?? else { bail!("the cluster gives no number") };
         run = n;
         if a.wait {
-            report = wait(&mut link, run, std::io::stderr().is_terminal() && !a.json)?;
+            report = follow(&mut link, run, std::io::stderr().is_terminal() && !a.json)?;
         }
     }
     link.close()?;
@@ -90,18 +90,17 @@ pub fn scrub(at: &At, a: &Scrub) -> Result<ExitCode> {
     }
     Ok(if well { ExitCode::SUCCESS } else { ExitCode::from(3) })
 }
-/// Waits until every server has looked through all it holds; with `bar` it shows how far they are.
-fn wait(link: &mut Link, run: u64, bar: bool) -> Result<Box<ClusterReport>> {
+/// Waits until the look `run` is complete; `bar` = shows how far it is.
+fn follow(link: &mut Link, run: u64, bar: bool) -> Result<Box<ClusterReport>> {
     loop {
         let report = status(link)?;
-        let complete = complete(&report, run);
+        let whole = complete(&report, run);
         if bar {
-            let share = if complete { 1000 } else { done(&report, run) };
-            let end = if complete { "\n" } else { "" };
-            eprint!("\rlooking: {:>3}.{} %{end}", share / 10, share % 10);
+            let share = if whole { 1000 } else { done(&report, run) };
+            eprint!("\rlooking: {:>3}.{} %{}", share / 10, share % 10, if whole { "\n" } else { "" });
             std::io::stderr().flush()?;
         }
-        if complete {
+        if whole {
             return Ok(report);
         }
         let begun = std::time::Instant::now();

@@ -173,8 +173,8 @@ impl Mending {
     /// `cs` has answered; blocks that it gave and that are taken have been removed from `blocks` before. `ours` and
     /// `theirs` tell where the copies stand; `damaged` of the blocks that are left it has damaged as well.
     pub fn answered(&mut self, cs: CsId, ours: Option<Standing>, theirs: Option<Standing>, damaged: &[u32]) {
-        let asked = self.blocks.range(..=self.cursor.unwrap_or(u32::MAX));
-        let differs = asked.filter(|(b, _)| !damaged.contains(b)).next().is_some();
+        let mut asked = self.blocks.range(..=self.cursor.unwrap_or(u32::MAX));
+        let differs = asked.any(|(b, _)| !damaged.contains(b));
         let same = |a: Standing, b: Standing| a.written == b.written && a.last == b.last;
         // Only the member itself speaks for the view: another copy on its server does not.
         let theirs = theirs.filter(|s| self.members.first().is_some_and(|m| m.cs == cs && m.copy == s.copy));

@@ -154,25 +154,19 @@ impl ChunkServer {
         }
         let cs = as_cs(from);
         match (m, cs) {
-            (CareMsg::Heard { incarnation, news, run }, None) if self.of_leader(from) => {
-                if incarnation == self.cfg.incarnation {
-                    self.care.news.heard(news);
-                    self.care.wanted = self.care.wanted.max(run);
+            (CareMsg::Heard { incarnation, news, run }, None) if self.of_leader(from, incarnation) => {
+                self.care.news.heard(news);
+                self.care.wanted = self.care.wanted.max(run);
+            }
+            (CareMsg::Members { incarnation, chunks }, None) if self.of_leader(from, incarnation) => {
+                for (chunk, members) in chunks {
+                    self.mend_located(now, chunk, &members);
+                    self.light_located(now, chunk, &members, fx);
                 }
             }
-            (CareMsg::Members { incarnation, chunks }, None) if self.of_leader(from) => {
-                if incarnation == self.cfg.incarnation {
-                    for (chunk, members) in chunks {
-                        self.mend_located(now, chunk, &members);
-                        self.light_located(now, chunk, &members, fx);
-                    }
-                }
-            }
-            (CareMsg::Doubt { chunk, offset, length }, _) => {
-                if crate::serve::in_range(offset, length) {
-                    for unit in offset / types::UNIT..(offset + length).div_ceil(types::UNIT) {
-                        self.doubt(chunk, unit, false);
-                    }
+            (CareMsg::Doubt { chunk, offset, length }, _) if crate::serve::in_range(offset, length) => {
+                for unit in offset / types::UNIT..(offset + length).div_ceil(types::UNIT) {
+                    self.doubt(chunk, unit, false);
                 }
             }
             (CareMsg::Mend { chunk, id, blocks }, Some(_)) => self.give(from, chunk, id, &blocks, fx),
@@ -183,16 +177,15 @@ impl ChunkServer {
             (CareMsg::Digests { chunk, id, stands, digest }, Some(cs)) => {
                 self.light_answer(now, cs, chunk, id, stands, digest, fx);
             }
-            (CareMsg::Outvoted { chunk, stands, digest }, Some(cs)) => {
-                if self.digest(chunk) == (Some(stands), digest) {
-                    self.give_up(chunk, &format!("its content differs from that of the other members ({cs} compared)"));
-                }
+            (CareMsg::Outvoted { chunk, stands, digest }, Some(cs)) if self.digest(chunk) == (Some(stands), digest) => {
+                self.give_up(chunk, &format!("its content differs from that of the other members ({cs} compared)"));
             }
             _ => {} // says it is somebody else
         }
     }
-    fn of_leader(&self, from: NodeId) -> bool {
-        self.group.leader.is_some_and(|l| from == NodeId::Mds(l))
+    /// Does the leader speak, and to this life?
+    fn of_leader(&self, from: NodeId, to: types::Incarnation) -> bool {
+        to == self.cfg.incarnation && self.group.leader.is_some_and(|l| from == NodeId::Mds(l))
     }
 
     /// Something of the store has ended that care asked for.
@@ -263,6 +256,17 @@ impl ChunkServer {
         .min(999) as u16;
         self.care.told = *c;
         let report = CareMsg::Report { cs: self.cfg.cs, incarnation: self.cfg.incarnation, integrity: *c, news };
+        fx.send.push((NodeId::Mds(leader), Msg::Care(report)));
+    }
+    /// The last words of a server whose disk has failed.
+    pub(crate) fn tell_failure(&mut self, reason: &str, fx: &mut Effects) {
+        let Some(leader) = self.group.leader else { return };
+        let cs = self.cfg.cs;
+        self.care
+            .news
+            .tell(format!("{reason}; chunk server {cs} ends: replace its disk, or start it again if the disk is well"));
+        let (integrity, news) = (self.care.counts, self.care.news.open());
+        let report = CareMsg::Report { cs, incarnation: self.cfg.incarnation, integrity, news };
         fx.send.push((NodeId::Mds(leader), Msg::Care(report)));
     }
     /// What was found and mended in this life.
