@@ -6,6 +6,7 @@
 
 pub mod arguments;
 pub mod attached;
+pub mod back;
 pub mod bench;
 pub mod chance;
 pub mod content;
@@ -15,6 +16,7 @@ pub mod direct;
 pub mod forget;
 pub mod forgetfs;
 pub mod host;
+pub mod idle;
 pub mod kills;
 pub mod link;
 pub mod loopback;

@@ -35,6 +35,8 @@ pub struct CsReport {
     pub overhead: u64,
     /// Copies by the group's records.
     pub copies: u64,
+    /// Of those that stand there, copies that are not to be trusted.
+    pub unclean: u64,
     /// Bytes that it has fetched from other servers since it was started.
     pub fetched: u64,
     /// What it complains about.

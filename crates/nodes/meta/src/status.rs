@@ -64,6 +64,7 @@ impl MetaServer {
                 allocated: x.space.allocated,
                 overhead: x.space.overhead,
                 copies: s.copies_on(*id),
+                unclean: x.space.unclean,
                 fetched: x.space.fetched,
                 trouble: x.trouble.clone(),
                 integrity: self.reports.get(id).map(|r| r.integrity).unwrap_or_default(),

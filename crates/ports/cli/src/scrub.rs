@@ -149,6 +149,7 @@ mod tests {
             allocated: 0,
             overhead: 0,
             copies: 0,
+            unclean: 0,
             fetched: 0,
             trouble: String::new(),
             integrity,

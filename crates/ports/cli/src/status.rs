@@ -181,6 +181,7 @@ mod tests {
             alive,
             capacity: 100,
             allocated: 1,
+            unclean: 0,
             fetched: 0,
             overhead: 0,
             copies: 1,
