@@ -410,8 +410,7 @@ impl Seat<'_> {
         if !c.unclean {
             return if epoch == c.promised { ClearVerdict::Known } else { ClearVerdict::Fail };
         }
-        let equal = (c.written, c.last) == (written, last) || !self.rules.equals_are_clean;
-        if c.damaged || c.joining.is_some() || !equal {
+        if c.damaged || c.joining.is_some() || (c.written, c.last) != (written, last) {
             return ClearVerdict::Fail;
         }
         ClearVerdict::Store(Box::new(CopyState { promised: epoch, unclean: false, ..c.clone() }))

@@ -99,8 +99,6 @@ marks::switches! {
     openers_reckoned,
     /// What sessions kept that are over is removed.
     dead_leave,
-    /// A copy that lost its memory is taken for clean only if it ends where a clean one does.
-    equals_are_clean,
     /// A joiner starts from an earlier copy only if a member remembers all that the earlier one can lack.
     missed_since_member,
     /// What a copy held in its tail when it left is fetched like what it missed.

@@ -399,10 +399,7 @@ impl Takeover {
     /// stays as it is. None: there are none, or they had their time. Otherwise what to send, while they are waited for.
     fn clear_equals(&mut self, now: Nanos) -> Option<Vec<Action>> {
         let best = self.answers.values().map(|r| (r.written, r.last)).max()?;
-        let equal = |r: &CopyReport| {
-            let ends = (r.written, r.last) == best || !self.rules.equals_are_clean;
-            r.unclean && !r.absent && !r.joining && !r.damaged && ends
-        };
+        let equal = |r: &CopyReport| r.unclean && !r.absent && !r.joining && !r.damaged && (r.written, r.last) == best;
         let of = |m: &&Member| self.unclean.get(&m.cs).is_some_and(|r| r.copy == m.copy && equal(r));
         let equals: Vec<Member> = self.view.members.iter().filter(of).copied().collect();
         let (since, sent) = self.clearing.unwrap_or((now, Nanos::ZERO));

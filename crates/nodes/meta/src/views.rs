@@ -213,7 +213,7 @@ impl MetaServer {
     fn says_more(&self, end: &FileEnd) -> bool {
         self.state.inode(end.ino).is_none_or(|i| {
             let same = end.truncate_gen == i.attr.truncate_gen && i.zero.is_none();
-            !same || end.size > i.attr.size || end.mtime > i.attr.mtime
+            !same || end.size > i.attr.size || end.mtime > i.attr.mtime.max(i.attr.ctime)
         })
     }
 

@@ -145,8 +145,10 @@ impl Namespace {
         }
         // A body stays as it is: what was written stands in chunks until the body is dropped.
         inode.size = inode.size.max(end.size);
-        // The holder's clock may lag; a file never becomes younger by that.
-        if end.mtime > inode.mtime {
+        // The holder's clock may lag; a file never becomes younger by that. What a fence finds says when a record was written,
+        // and not what somebody has made of the times since: those who copy trees set them after the last write.
+        let since = if source == EndSource::Fence { inode.mtime.max(inode.ctime) } else { inode.mtime };
+        if end.mtime > since {
             inode.mtime = end.mtime;
             inode.ctime = inode.ctime.max(end.mtime);
         }

@@ -508,7 +508,8 @@ impl Model {
             n.stale = None;
         }
         n.size = n.size.max(e.size);
-        if e.mtime > n.times[MTIME] {
+        // A record that a fence found may be older than what was made of the times since.
+        if e.mtime > n.times[MTIME] && (!fenced || e.mtime > n.times[CTIME]) {
             n.times[MTIME] = e.mtime;
             n.times[CTIME] = n.times[CTIME].max(e.mtime);
         }

@@ -366,7 +366,8 @@ fn clean_but_silent(mutant: Option<&str>) -> Result<(), String> {
     c.stage.finish()
 }
 
-/// What a join begins with is nothing: not what another copy left, a record that came to nothing, or a join that was given up.
+/// A join that starts from a copy which has left takes nothing of its tail for granted: that holds a record which nobody else
+/// has, and which came to nothing.
 fn filled_twice(mutant: Option<&str>) -> Result<(), String> {
     let mut c = cast(mutant)?;
     let (writer, other) = (c.clients[0], c.clients[1]);

@@ -25,7 +25,38 @@ pub fn all() -> Vec<(&'static str, &'static str, Script)> {
             "an append nobody has reported is known only to a copy that was filled after it",
             joiner_without_a_record as Script,
         ),
+        (
+            "place-taken-meanwhile",
+            "a server comes back after another one had taken its place for a while",
+            place_taken_meanwhile as Script,
+        ),
     ]
+}
+
+/// While a server is away another one takes its place, and leaves again. What members remember of writes begins with that: of
+/// what was written before, the first one lacks more than they know.
+fn place_taken_meanwhile(mutant: Option<&str>) -> Result<(), String> {
+    let mut c = cast(mutant)?;
+    let writer = c.clients[0];
+    c.settled_write(writer, 0)?;
+    let members = c.three()?;
+    let outside = c.outsider(&members)?;
+    let [a, b, away] = members;
+    c.kill(&[away]);
+    c.settled_write(writer, 32)?;
+    c.until_three("somebody in its place", 30 * S)?;
+    c.settled_write(writer, 48)?;
+    c.kill(&[outside]);
+    c.settled_write(writer, 64)?;
+    c.start(&[away]);
+    c.until_three("the first one back", 30 * S)?;
+    for gone in [a, b] {
+        c.cut_off(writer, &[gone]);
+        c.stage.read(writer, 0, 32)?;
+        c.stage.read(writer, 0, 48)?;
+        c.mend_off(writer, &[gone]);
+    }
+    c.stage.finish()
 }
 
 /// One member is dead and dropped; the outsider joins and what it copies is held. Returns (members left and the dead one, joiner,

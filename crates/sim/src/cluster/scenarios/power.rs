@@ -31,6 +31,16 @@ pub fn all() -> Vec<(&'static str, &'static str, Script)> {
             replacement_never_committed as Script,
         ),
         (
+            "lost-more-than-the-tail",
+            "a host loses more than the newest record, whose writer is dead",
+            lost_more_than_the_tail as Script,
+        ),
+        (
+            "filled-over-an-unclean-copy",
+            "a server that lost its memory while it was away is filled again over what it has",
+            filled_over_an_unclean_copy as Script,
+        ),
+        (
             "two-losses-that-end-alike",
             "all hosts lose power twice, and both times the same record is the newest one left",
             two_losses_that_end_alike as Script,
@@ -175,6 +185,58 @@ fn two_losses_that_end_alike(mutant: Option<&str>) -> Result<(), String> {
         if c.stage.flush(writer, 0).is_ok() {
             return Err(format!("loss {round} was told to nobody"));
         }
+    }
+    c.stage.finish()
+}
+
+/// A copy that lost its memory ends before the clean ones. The merge that follows brings the newest record, which is in their
+/// tails, and nothing of the one before.
+fn lost_more_than_the_tail(mutant: Option<&str>) -> Result<(), String> {
+    let mut c = cast(mutant)?;
+    let (writer, other) = (c.clients[0], c.clients[1]);
+    c.settled_write(writer, 0)?;
+    c.stage.flush(writer, 0)?;
+    let members = c.three()?;
+    let [_, _, forgets] = members;
+    c.settled_write(writer, 5)?;
+    c.stage.begin_write(writer, 0, 6)?;
+    c.stage.run_for(5 * MS);
+    c.kill(&[writer]);
+    let host = c.stage.world.slot(forgets).host;
+    c.stage.power_off(&[host], Tear::None);
+    c.stage.world.power_on(host);
+    for away in members {
+        c.cut_off(other, &[away]);
+        c.stage.read(other, 0, 5)?;
+        c.stage.read(other, 0, 6)?;
+        c.mend_off(other, &[away]);
+    }
+    c.stage.finish()
+}
+
+/// A record that nobody else has reaches one member, whose host loses power then, and the record does not get lost. An unclean
+/// copy is nothing to start from: what is filled in its place begins empty.
+fn filled_over_an_unclean_copy(mutant: Option<&str>) -> Result<(), String> {
+    let mut c = cast(mutant)?;
+    let (writer, other) = (c.clients[0], c.clients[1]);
+    c.settled_write(writer, 0)?;
+    let members = c.three()?;
+    let [a, b, has] = members;
+    let outside = c.outsider(&members)?;
+    c.lose_writes(writer, &[a, b]);
+    c.stage.begin_write(writer, 0, 32)?;
+    c.stage.run_for(500 * MS);
+    c.kill(&[writer, outside]);
+    let host = c.stage.world.slot(has).host;
+    c.stage.power_off(&[host], Tear::All);
+    c.settled_write(other, 0)?;
+    c.settled_write(other, 1)?;
+    c.stage.world.power_on(host);
+    c.until_three("the join", 60 * S)?;
+    for away in members {
+        c.cut_off(other, &[away]);
+        c.stage.read(other, 0, 32)?;
+        c.mend_off(other, &[away]);
     }
     c.stage.finish()
 }
