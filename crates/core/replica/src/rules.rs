@@ -67,8 +67,6 @@ marks::switches! {
     newest_records_listed,
     /// A client takes a grant only above every grant, Recall and Gone of the file that it has seen (L8).
     deaf_to_older_grants,
-    /// A view is taken only with a higher version (L8).
-    views_in_order,
     /// The word of a leader of an earlier term counts for nothing.
     old_terms_ignored,
     /// A new leader grants only after every session has said what it holds, or is fenced (L6).

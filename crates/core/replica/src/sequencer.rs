@@ -391,7 +391,7 @@ impl Sequencer {
 
     /// Takes a committed view; older ones are ignored (L8).
     pub fn adopt(&mut self, view: View, now: Nanos, out: &mut SeqOut) {
-        if view.ver <= self.view.ver && self.rules.views_in_order {
+        if view.ver <= self.view.ver {
             mark!("sequencer.old-view");
             return;
         }

@@ -223,7 +223,7 @@ impl Client {
         }
         let Some(&(_, index)) = self.chunks.get(&chunk) else { return };
         let Some(c) = f.chunks.get_mut(&index) else { return };
-        if view.ver <= c.view.ver && self.cfg.rules.views_in_order {
+        if view.ver <= c.view.ver {
             return;
         }
         let view = match &f.lease {

@@ -182,7 +182,6 @@ pub const FINDS: &[(&str, &str)] = &[
     ("sessions_blocked", "case-14-writer-wakes-after-its-session"),
     ("newest_records_listed", "case-06-append-flushed-not-renewed"),
     ("deaf_to_older_grants", "case-12-late-grant"),
-    ("views_in_order", "older-view-arrives-late"),
     ("old_terms_ignored", "case-12-word-of-a-former-leader"),
     ("sessions_told_before_grants", "leader-dies-after-fence"),
     ("silent_sessions_fenced", "case-15-one-dead-client"),

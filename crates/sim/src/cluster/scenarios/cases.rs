@@ -502,9 +502,11 @@ fn older_view(mutant: Option<&str>) -> Result<(), String> {
     let members = c.three()?;
     let [a, b, dead] = members;
     c.stage.rule(move |m| match m.msg {
-        Msg::FromMds(FromMds::Record { view, .. }) if view.members.len() == 2 && view.joiner.is_none() => {
+        Msg::FromMds(FromMds::Record { view, .. }) if view.members.len() == 2 && view.joiner.is_some() => {
             Verdict::Double(5 * S)
         }
+        // Members would hear of the newer version, and refuse the older one.
+        Msg::Data(DataCtl::Stable(_)) if m.from == writer => Verdict::Drop,
         _ => Verdict::Pass,
     });
     c.kill(&[dead]);

@@ -230,10 +230,15 @@ fn join_behind_a_reader(mutant: Option<&str>) -> Result<(), String> {
     let mds = c.mds.clone();
     c.cut_off(reader, &mds);
     c.cut_off(reader, &[b, outside]);
+    // Nor does the first member of the new version, from which it would refuse the older one.
+    c.stage.rule(move |m| match m.msg {
+        Msg::Data(_) if m.to == a && m.from != reader => Verdict::Drop,
+        _ => Verdict::Pass,
+    });
     c.stage.run_for(S);
     c.stage.world.remove_rule(held);
     c.stage.world.release(true, |_, _, _| true);
-    for _ in 0..20 {
+    for _ in 0..60 {
         c.stage.begin(reader, READ)?;
         c.stage.run_for(100 * MS);
     }
