@@ -21,7 +21,6 @@ const ALWAYS: u64 = bit::ASYNC_READ
     | bit::MAX_PAGES
     | bit::PARALLEL_DIROPS
     | bit::DO_READDIRPLUS
-    | bit::READDIRPLUS_AUTO
     | bit::ATOMIC_O_TRUNC
     | bit::HANDLE_KILLPRIV_V2
     | bit::EXPLICIT_INVAL_DATA
