@@ -23,6 +23,9 @@ const THREADS: [usize; 2] = [1, 8];
 const ROUNDS: u64 = 2;
 /// `df` and `status` look at different moments, at disks that others use too.
 const DF_PERCENT: u64 = 2;
+/// They must agree so long after the start.
+const DF_MAX: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(100);
 /// Servers keep one of so many bytes for themselves.
 const RESERVE: u64 = 20;
 
@@ -136,8 +139,24 @@ pub(crate) fn forget_names() -> Result<()> {
     std::fs::write("/proc/sys/vm/drop_caches", "2\n").context("drop the kernel's names; run this as root")
 }
 
-/// What `df` says against what `status` says of the servers.
+/// What `df` says against what `status` says of the servers, once each of them has told of its space.
 fn free_space(dev: &Dev, point: &Path) -> Result<String> {
+    let begun = Instant::now();
+    loop {
+        let (df, raw, copies) = space(dev, point)?;
+        let want = raw / copies;
+        if df.abs_diff(want) * 100 <= want * DF_PERCENT {
+            return Ok(format!("df {} MiB of {} MiB free on the servers, {copies} copies", df >> 20, raw >> 20));
+        }
+        if begun.elapsed() > DF_MAX {
+            bail!("df says {df} bytes are free, the servers have {raw} for {copies} copies: {want}");
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// Bytes that `df` tells, that the servers have together, and the number of copies.
+fn space(dev: &Dev, point: &Path) -> Result<(u64, u64, u64)> {
     let (status, fs) = (dev.status()?, statvfs(point).context("statvfs")?);
     let servers = status["report"]["cs"].as_array().context("status lists no chunk servers")?;
     let copies = status["report"]["norm"].as_u64().filter(|n| *n > 0).context("status says no number of copies")?;
@@ -147,11 +166,7 @@ fn free_space(dev: &Dev, point: &Path) -> Result<String> {
         let capacity = number(c, "capacity")?;
         raw += (capacity - capacity / RESERVE).saturating_sub(number(c, "allocated")?);
     }
-    let (df, want) = (fs.blocks_available() * fs.fragment_size(), raw / copies);
-    if df.abs_diff(want) * 100 > want * DF_PERCENT {
-        bail!("df says {df} bytes are free, the servers have {raw} for {copies} copies: {want}");
-    }
-    Ok(format!("df {} MiB of {} MiB free on the servers, {copies} copies", df >> 20, raw >> 20))
+    Ok((fs.blocks_available() * fs.fragment_size(), raw, copies))
 }
 
 fn told(table: &Table) -> String {

@@ -398,6 +398,8 @@ pub struct DirEntry {
     pub attr: Attr,
     /// Nobody writes it or may have written it unheard: size and times are those of now.
     pub certain: bool,
+    /// It has no extended attributes.
+    pub bare: bool,
 }
 
 /// What came of an operation.

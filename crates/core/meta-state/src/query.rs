@@ -1,6 +1,7 @@
 //! Questions to the state; none of them changes anything.
 
 use crate::chunks::{self, ChunkRecord, Loss, Server};
+use crate::command::EndSource;
 use crate::events::{self, Event};
 use crate::kv::Kv;
 use crate::namespace::{self, Inode};
@@ -8,6 +9,7 @@ use crate::router::State;
 use crate::sessions::{self, Admission, Block, Session};
 use crate::settings::{self, Cluster};
 use types::{ChunkId, CopyId, CsId, Incarnation, InodeId, Layout, LeaseEpoch, OpId, SessionId};
+use wire::meta::FileEnd;
 use wire::names::{Attr, MetaError, MetaOp, MetaOutcome};
 
 /// Most chunks that one Info lists; the rest comes by [`State::file_chunks`].
@@ -63,6 +65,14 @@ impl<K: Kv> State<K> {
             *chunks = self.file_chunks(attr.ino, 0, INFO_CHUNKS_MAX).map(|(i, c, r)| (i, c, r.view)).collect();
         }
         Ok(outcome)
+    }
+    /// Could anything change by this word about where a file ends? Its own generation may not have been applied here yet.
+    pub fn end_says_more(&self, end: &FileEnd, source: EndSource) -> bool {
+        namespace::live(&self.kv, end.ino).is_none_or(|before: Inode| {
+            let mut after = before.clone();
+            let unzeroed = after.take_end(end, source);
+            unzeroed || after != before || end.truncate_gen != before.truncate_gen
+        })
     }
     /// An inode; O(log n).
     pub fn inode(&self, ino: InodeId) -> Option<InodeView> {

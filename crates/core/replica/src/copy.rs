@@ -172,8 +172,7 @@ impl CopyState {
             self.full = ver;
             self.missed = None;
         } else if self.missed.is_none() {
-            let regions = self.tail.iter().map(|r| (r.offset, r.length)).collect();
-            self.missed = Some(Missed { since: self.full, regions });
+            self.missed = Some(Missed { since: self.full, regions: self.tail_regions() });
         }
     }
 
@@ -191,7 +190,18 @@ impl CopyState {
         if self.joining.is_some() {
             return self.origin.clone();
         }
-        Some(Origin { ver: self.ver, regions: self.tail.iter().map(|r| (r.offset, r.length)).collect() })
+        Some(Origin { ver: self.ver, regions: self.tail_regions() })
+    }
+
+    /// Where records came that other members may lack.
+    fn tail_regions(&self) -> Regions {
+        self.tail.iter().map(|r| (r.offset, r.length)).collect()
+    }
+
+    /// It is a member now, and no longer being filled.
+    pub fn end_join(&mut self) {
+        self.joining = None;
+        self.origin = None;
     }
 
     /// Takes over what a request says about `stable` and `flushed`, as far as this copy has it.

@@ -110,7 +110,7 @@ impl Seat<'_> {
     /// chunk knows exactly what all members hold, so a copy that differs must not answer for it. Asking for the state is
     /// the one exception, because it is how a new holder finds out.
     pub fn judge(&self, req: &CopyReq, access: Access) -> Result<Verdict, Refusal> {
-        if self.rules.sessions_blocked && blocked(self.server, req.session) {
+        if self.shut_out(req.session) {
             mark!("member.refuse.session");
             return Err(Refusal::Fenced);
         }
@@ -195,10 +195,13 @@ impl Seat<'_> {
         chunk > self.server.absent_mark || !self.rules.absent_is_lost
     }
 
+    fn shut_out(&self, session: SessionId) -> bool {
+        self.rules.sessions_blocked && blocked(self.server, session)
+    }
+
     /// Half filled by an earlier life of the server.
     pub fn void(&self) -> bool {
-        let half = self.copy.is_some_and(|c| c.joining.is_some_and(|j| !j.copied));
-        half && !self.filling
+        !self.filling && self.copy.is_some_and(|c| c.joining.is_some_and(|j| !j.copied))
     }
 
     fn append(&self, c: &CopyState, req: &CopyReq, seq: Seq) -> Act {
@@ -236,7 +239,7 @@ impl Seat<'_> {
     /// Judges the beginning of a join as copy `req.copy` with everything up to `base` to be copied. A server never goes
     /// back to an older copy id, and never below the promised epoch.
     pub fn join_start(&self, req: &CopyReq, base: Seq) -> Result<JoinVerdict, Refusal> {
-        if self.rules.sessions_blocked && blocked(self.server, req.session) {
+        if self.shut_out(req.session) {
             return Err(Refusal::Fenced);
         }
         if !self.reconciled {
@@ -288,7 +291,7 @@ impl Seat<'_> {
 
     /// Is a request to pull for the join `req` in order?
     pub fn pull(&self, req: &CopyReq) -> Result<(), Refusal> {
-        if self.rules.sessions_blocked && blocked(self.server, req.session) {
+        if self.shut_out(req.session) {
             return Err(Refusal::Fenced);
         }
         let c = self.copy.ok_or(if self.reconciled { Refusal::NoCopy } else { Refusal::Starting })?;
@@ -492,8 +495,7 @@ impl Seat<'_> {
                 s.promised = epoch;
                 s.unclean = false;
                 s.damaged = false;
-                s.joining = None;
-                s.origin = None;
+                s.end_join();
                 // What those had who left before may be more than what is left.
                 s.full = UNTOLD;
                 s.missed = None;
@@ -539,8 +541,7 @@ pub fn converged(rules: &Rules, c: &CopyState, epoch: LeaseEpoch, last: Seq, ran
     s.stable = s.stable.min(last);
     s.flushed = s.flushed.min(last);
     s.written = epoch;
-    s.joining = None;
-    s.origin = None;
+    s.end_join();
     if let Some(m) = &mut s.missed {
         ranges.iter().for_each(|&(offset, length)| m.regions.put(offset, length));
     }

@@ -3,6 +3,7 @@
 use crate::config::ChunkConfig;
 use crate::merge::{Converge, Replace};
 use crate::server::{ChunkServer, ServerThen};
+use crate::takeover::Clear;
 use host::node::Effects;
 use replica::member::store_marks;
 use types::{ChunkId, CopyId, CsId, LeaseEpoch, MdsId, Nanos, NodeId, SessionId, Term};
@@ -262,8 +263,7 @@ impl ChunkServer {
             }
             MdsToCs::Clear { chunk, epoch, copy, against, written, last } => {
                 if self.group.hear(epoch.term()) {
-                    let verdict = self.seat(chunk).clear(epoch, copy, written, last);
-                    self.clear_copy(from, chunk, epoch, copy, against, verdict, fx);
+                    self.clear_copy(from, Clear { chunk, epoch, copy, against, written, last }, fx);
                 }
             }
             MdsToCs::Converge { chunk, epoch, copy, winner, last, ranges } => {

@@ -144,8 +144,7 @@ impl ChunkServer {
         }
         if v.meet {
             if let Some(mut s) = self.store.copy(req.chunk).cloned() {
-                s.joining = None;
-                s.origin = None;
+                s.end_join();
                 self.patch(req.chunk, Some(s), Vec::new(), false, None, Then::Nothing)?;
             }
             if let Some(l) = self.live_of(req.chunk) {

@@ -6,11 +6,21 @@ use host::node::Effects;
 use marks::mark;
 use replica::copy::CopyState;
 use replica::member::{ClearVerdict, FenceVerdict, lost, not_plain, report, store_fence};
-use types::{ChunkId, CopyId, LeaseEpoch, Nanos, NodeId, SessionId};
+use types::{ChunkId, CopyId, LeaseEpoch, Nanos, NodeId, Seq, SessionId};
 use wire::{CopyReport, CsToMds, Msg};
 
 /// How long an answered fence is remembered, so that a repetition waits for the same promises as the first.
 const REMEMBERED: Nanos = Nanos::from_secs(30);
+
+/// The word that a copy is clean which ends where a clean one does.
+pub(crate) struct Clear {
+    pub chunk: ChunkId,
+    pub epoch: LeaseEpoch,
+    pub copy: CopyId,
+    pub against: SessionId,
+    pub written: LeaseEpoch,
+    pub last: Seq,
+}
 
 impl ChunkServer {
     /// Blocks a session: refused from now on, answered when that is durable, its writes are in and its promises are over.
@@ -73,28 +83,17 @@ impl ChunkServer {
         self.await_fence(reply, chunk, epoch, against, state, false);
     }
     /// A copy that lost its memory is clean after all, and fenced.
-    #[allow(clippy::too_many_arguments)]
-    pub(crate) fn clear_copy(
-        &mut self,
-        reply: NodeId,
-        chunk: ChunkId,
-        epoch: LeaseEpoch,
-        copy: CopyId,
-        against: SessionId,
-        verdict: ClearVerdict,
-        fx: &mut Effects,
-    ) {
-        let state = match verdict {
+    pub(crate) fn clear_copy(&mut self, reply: NodeId, c: Clear, fx: &mut Effects) {
+        let state = match self.seat(c.chunk).clear(c.epoch, c.copy, c.written, c.last) {
             ClearVerdict::Ignore => return,
             ClearVerdict::Fail => {
-                let report = self.store.copy(chunk).map_or_else(|| lost(chunk, copy), report);
-                let msg = CsToMds::Cleared { cs: self.cfg.cs, epoch, ok: false, report };
-                return fx.send.push((reply, Msg::CsToMds(msg)));
+                let report = self.store.copy(c.chunk).map_or_else(|| lost(c.chunk, c.copy), report);
+                return self.send_cleared(reply, c.epoch, false, report, fx);
             }
             ClearVerdict::Store(s) => Some(*s),
             ClearVerdict::Known => None,
         };
-        self.await_fence(reply, chunk, epoch, against, state, true);
+        self.await_fence(reply, c.chunk, c.epoch, c.against, state, true);
     }
     /// Stores a fence, and the copy's state under it unless that is known already. It is answered when both are durable and
     /// what was promised before is over.
@@ -169,8 +168,7 @@ impl ChunkServer {
             w.answered = true;
             let (reply, cleared) = (w.reply, w.cleared);
             if cleared {
-                let msg = CsToMds::Cleared { cs: self.cfg.cs, epoch, ok: true, report: r };
-                fx.send.push((reply, Msg::CsToMds(msg)));
+                self.send_cleared(reply, epoch, true, r, fx);
             } else {
                 self.send_fenced(reply, epoch, r, fx);
             }
@@ -195,6 +193,10 @@ impl ChunkServer {
     fn send_fenced(&mut self, reply: NodeId, epoch: LeaseEpoch, report: CopyReport, fx: &mut Effects) {
         let msg = CsToMds::Fenced { cs: self.cfg.cs, incarnation: self.cfg.incarnation, epoch, report };
         fx.send.push((reply, Msg::CsToMds(msg)));
+    }
+
+    fn send_cleared(&mut self, reply: NodeId, epoch: LeaseEpoch, ok: bool, report: CopyReport, fx: &mut Effects) {
+        fx.send.push((reply, Msg::CsToMds(CsToMds::Cleared { cs: self.cfg.cs, epoch, ok, report })));
     }
 
     /// Forgets exactly that copy; one that is not here is gone already.

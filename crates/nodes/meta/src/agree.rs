@@ -93,7 +93,7 @@ impl MetaServer {
                 self.differs(index, fx);
             }
             Care::News { text } if self.leader.is_some() && self.cfg.peers.iter().any(|p| p.0 == from) => {
-                self.enter_news(text);
+                self.event(text);
             }
             _ => {}
         }
@@ -141,8 +141,7 @@ impl MetaServer {
     }
     fn tell_difference(&mut self, text: String) {
         self.log.push(text.clone());
-        let time = self.wall();
-        self.propose(&Command::Event { time, text }, Then::Nothing);
+        self.event(text);
     }
     /// The leader makes a place now and then, if anything has happened since the last one.
     pub(crate) fn ask_for_digests(&mut self) {

@@ -38,9 +38,7 @@ impl MetaServer {
     }
     pub(crate) fn scrub_asked(&mut self, client: Incarnation, id: u64, fx: &mut Effects) {
         let run = self.scrub_run();
-        let text = format!("look {run} at everything that is stored begins");
-        let time = self.wall();
-        self.propose(&Command::Event { time, text }, Then::Nothing);
+        self.event(format!("look {run} at everything that is stored begins"));
         fx.send.push((NodeId::Client(client), Msg::FromMds(FromMds::Scrubbing { id, run })));
     }
 
@@ -90,11 +88,10 @@ impl MetaServer {
         }
         if finished {
             let i = integrity;
-            let text = format!(
+            self.event(format!(
                 "chunk server {cs}: look {} is complete: since its start {} damaged blocks found, {} made whole, {} lost",
                 i.run, i.found, i.mended, i.lost
-            );
-            self.propose(&Command::Event { time, text }, Then::Nothing);
+            ));
         }
     }
     /// A piece of news stands in the log.

@@ -3,7 +3,7 @@
 use crate::leader::{FileLease, Held, SessionFence, Waiter};
 use crate::limits::{AGAIN, GONE, GRANT_CHUNKS, MAP_CHUNKS, RECALL, RECALL_RESET};
 use crate::propose::{PendingMap, PendingRead, Then};
-use crate::{MetaServer, views};
+use crate::{MetaServer, joins, takeovers};
 use host::node::Effects;
 use marks::mark;
 use meta_state::{Command, EndSource, Outcome};
@@ -18,7 +18,7 @@ pub(crate) fn place_for(m: &MetaServer, op: &MetaOp) -> Option<Vec<CsId>> {
         MetaOp::Create { parent, body: None, layout, .. } => {
             let layout = layout.or_else(|| m.state.inode(*parent).map(|i| i.layout))?;
             let seed = m.next_proposal;
-            let v = views::place(m, usize::from(layout.norm), &[], seed);
+            let v = joins::place(m, usize::from(layout.norm), &[], seed);
             (v.len() >= usize::from(layout.min)).then_some(v)
         }
         _ => None,
@@ -237,10 +237,10 @@ impl MetaServer {
             }
         }
         for c in cancel {
-            views::cancel_join(self, c);
+            joins::cancel_join(self, c);
         }
         for c in take {
-            views::start_takeover(self, c);
+            takeovers::start_takeover(self, c);
         }
         let Some(l) = &self.leader else { return true };
         l.busy(ino)
@@ -311,7 +311,7 @@ impl MetaServer {
         let Some(layout) = self.state.inode(ino).map(|i| i.layout) else { return };
         let mut chunks = vec![];
         for i in missing {
-            let v = views::place(self, usize::from(layout.norm), &[], ino.0.wrapping_add(u64::from(i)));
+            let v = joins::place(self, usize::from(layout.norm), &[], ino.0.wrapping_add(u64::from(i)));
             chunks.push((i, v));
         }
         // A new leader learns within moments which servers there are; till then the asker asks again.

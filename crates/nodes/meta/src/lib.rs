@@ -2,14 +2,15 @@
 //! leases, fences, takeovers, joins, failure detection. A [`MetaServer`] is a [`host::node::Node`].
 //!
 //! Rooms: [`propose`] carries commands to the log and their outcomes back; [`session`] attaches and fences; [`lease`]
-//! grants and recalls; [`names`] prepares namespace operations; [`views`] changes views, drives joins and takeovers;
-//! [`care`] hears of damage; [`agree`] compares the states of the members; [`upkeep`] looks after the log;
-//! [`suspects`] looks after chunks that nobody uses; [`server`] hears chunk servers; [`status`] tells people. They share
-//! [`leader::Leader`], which exists only while this server leads.
+//! grants and recalls; [`names`] prepares namespace operations; [`views`] changes views, [`joins`] and [`takeovers`] run
+//! what makes and ends copies; [`care`] hears of damage; [`agree`] compares the states of the members; [`upkeep`] looks
+//! after the log; [`suspects`] looks after chunks that nobody uses; [`server`] hears chunk servers; [`status`] tells
+//! people. They share [`leader::Leader`], which exists only while this server leads.
 #![forbid(unsafe_code)]
 
 mod agree;
 mod care;
+mod joins;
 mod leader;
 mod lease;
 mod limits;
@@ -20,6 +21,7 @@ mod server;
 mod session;
 mod status;
 mod suspects;
+mod takeovers;
 mod upkeep;
 mod views;
 
@@ -240,7 +242,8 @@ impl MetaServer {
     fn sweep(&mut self, fx: &mut Effects) {
         self.sweep_sessions(fx);
         self.sweep_servers(fx);
-        self.sweep_views(fx);
+        self.sweep_takeovers(fx);
+        self.sweep_joins(fx);
         self.sweep_leases(fx);
         self.ask_for_digests();
         self.reap();

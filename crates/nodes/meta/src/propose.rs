@@ -6,7 +6,7 @@
 use crate::leader::Leader;
 use crate::limits::SNAPSHOT_EVERY;
 use crate::names::UnderWay;
-use crate::{MetaServer, lease, views};
+use crate::{MetaServer, joins, lease, takeovers, views};
 use consensus::Apply;
 use host::node::Effects;
 use meta_state::{Command, Outcome, State};
@@ -82,6 +82,11 @@ impl MetaServer {
             self.pending.insert(number, then);
         }
         true
+    }
+    /// Writes into the cluster's event log.
+    pub(crate) fn event(&mut self, text: String) {
+        let time = self.wall();
+        self.propose(&Command::Event { time, text }, Then::Nothing);
     }
     pub(crate) fn read(&mut self, r: PendingRead) {
         self.new_reads.push(r);
@@ -271,14 +276,14 @@ impl MetaServer {
             }
             Then::Return { session, ino, epoch, lasts } => self.return_now(session, ino, epoch, lasts, fx),
             Then::View { chunk } => views::view_changed(self, chunk, outcome, fx),
-            Then::Takeover { chunk, epoch } => views::takeover_committed(self, chunk, epoch, outcome, fx),
+            Then::Takeover { chunk, epoch } => takeovers::takeover_committed(self, chunk, epoch, outcome, fx),
             Then::Blocked { session } => self.session_blocked(session, fx),
             Then::Settled { session } => {
                 if let Some(l) = &mut self.leader {
                     l.fences.remove(&session);
                 }
             }
-            Then::JoinCancelled { chunk } => views::join_cancelled(self, chunk, outcome, fx),
+            Then::JoinCancelled { chunk } => joins::join_cancelled(self, chunk, outcome, fx),
             Then::Ends { ends, tell } => self.ended(&ends, tell, fx),
             Then::Scrub { client, id } => self.scrub_asked(client, id, fx),
             Then::News { cs, incarnation, number } => self.news_logged(cs, incarnation, number),

@@ -4,7 +4,7 @@ use crate::MetaServer;
 use crate::leader::Server;
 use crate::limits::DELETES_MAX;
 use crate::propose::Then;
-use crate::views;
+use crate::takeovers;
 use host::node::Effects;
 use meta_state::{Command, Outcome, RegisterResult};
 use types::{ChunkId, CopyId, CsId, Incarnation, Nanos, NodeId};
@@ -91,13 +91,15 @@ impl MetaServer {
             CsToMds::SessionFenced { cs, session, epoch, reports } if cs == from => {
                 self.session_fenced(cs, session, epoch, reports, fx);
             }
-            CsToMds::Fenced { cs, epoch, report, .. } if cs == from => views::fenced(self, cs, epoch, report, fx),
-            CsToMds::Cleared { cs, epoch, ok, report } if cs == from => views::cleared(self, cs, epoch, ok, report, fx),
+            CsToMds::Fenced { cs, epoch, report, .. } if cs == from => takeovers::fenced(self, cs, epoch, report, fx),
+            CsToMds::Cleared { cs, epoch, ok, report } if cs == from => {
+                takeovers::cleared(self, cs, epoch, ok, report, fx)
+            }
             CsToMds::Converged { cs, chunk, copy, epoch, ok } if cs == from => {
-                views::converged(self, cs, chunk, copy, epoch, ok, fx);
+                takeovers::converged(self, cs, chunk, copy, epoch, ok, fx);
             }
             CsToMds::Replaced { cs, epoch, ok, report } if cs == from => {
-                views::replaced(self, cs, epoch, ok, report, fx)
+                takeovers::replaced(self, cs, epoch, ok, report, fx)
             }
             CsToMds::Deleted { cs, chunk, copy } if cs == from => {
                 self.propose(&Command::Deleted { cs, chunk, copy }, Then::Nothing);

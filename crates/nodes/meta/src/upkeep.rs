@@ -1,9 +1,7 @@
 //! The log of this metadata server on its disk: compared with what it should be, and begun anew behind what is damaged.
 
 use crate::MetaServer;
-use crate::propose::Then;
 use host::node::Effects;
-use meta_state::Command;
 use types::{Nanos, NodeId};
 use wire::Msg;
 use wire::integrity::Care;
@@ -75,12 +73,7 @@ impl MetaServer {
         self.log.push(text.clone());
         match self.leader_hint.filter(|l| *l != self.cfg.id) {
             Some(leader) => fx.send.push((NodeId::Mds(leader), Msg::Care(Care::News { text }))),
-            None => self.enter_news(text),
+            None => self.event(text),
         }
-    }
-    /// Into the event log, which also gives the log of the group the entry behind which it can begin anew.
-    pub(crate) fn enter_news(&mut self, text: String) {
-        let time = self.wall();
-        self.propose(&Command::Event { time, text }, Then::Nothing);
     }
 }

@@ -92,7 +92,13 @@ impl FileSystem {
         }
         match r.op {
             Op::GetAttr { .. } => self.ask_meta(sh, r.unique, MetaOp::Getattr { ino }, Then::Attr),
-            Op::Statx { .. } => self.ask_meta(sh, r.unique, MetaOp::Getattr { ino }, Then::Statx),
+            Op::Statx { .. } => {
+                let known = self.known.attributes(self.waits.calm(), ino, self.now, self.valid());
+                match known.filter(|_| sh.view(ino).is_none()) {
+                    Some((attr, left)) => sh.reply(r.unique, Reply::statx(&kernel(attr, None), left)),
+                    None => self.ask_meta(sh, r.unique, MetaOp::Getattr { ino }, Then::Statx),
+                }
+            }
             Op::StatFs => self.ask_meta(sh, r.unique, MetaOp::Statfs, Then::StatFs),
             Op::SetAttr(s) => {
                 let set = names::SetAttr {
@@ -133,6 +139,8 @@ impl FileSystem {
             Op::GetXattr { name, .. } | Op::RemoveXattr { name } if !kept(name) => {
                 sh.reply(r.unique, Reply::error(Errno::OPNOTSUPP));
             }
+            Op::GetXattr { .. } if self.bare(ino) => sh.reply(r.unique, Reply::error(Errno::NODATA)),
+            Op::ListXattr { size } if self.bare(ino) => sh.reply(r.unique, Reply::xattr(&[], size)),
             Op::GetXattr { name, size } => {
                 self.ask_meta(sh, r.unique, MetaOp::Getxattr { ino, name: name.to_vec() }, Then::Xattr { size });
             }
@@ -142,6 +150,11 @@ impl FileSystem {
             }
             _ => sh.reply(r.unique, Reply::error(Errno::NOSYS)),
         }
+    }
+
+    /// Is it known to have no extended attributes?
+    fn bare(&self, ino: InodeId) -> bool {
+        self.known.bare(self.waits.calm(), ino, self.now, self.valid())
     }
 
     /// Changes attributes other than the size.

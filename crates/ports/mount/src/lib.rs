@@ -13,6 +13,7 @@ mod copying;
 mod directories;
 mod errors;
 mod files;
+mod known;
 mod names;
 mod recent;
 pub mod serve;

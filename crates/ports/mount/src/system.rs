@@ -2,6 +2,7 @@
 
 use crate::directories::Directory;
 use crate::files::OpenFile;
+use crate::known::Known;
 use crate::recent::Recent;
 use crate::waiting::{Then, Waits};
 use bytes::Bytes;
@@ -69,6 +70,7 @@ pub struct FileSystem {
     pub(crate) directories: BTreeMap<u64, Directory>,
     pub(crate) next_handle: u64,
     pub(crate) recent: Recent,
+    pub(crate) known: Known,
     ended: bool,
 }
 
@@ -86,6 +88,7 @@ impl FileSystem {
             directories: BTreeMap::new(),
             next_handle: 1,
             recent: Recent::default(),
+            known: Known::default(),
             ended: false,
         }
     }

@@ -7,7 +7,8 @@ use fuse::Errno;
 use fuse::reply::Reply;
 use std::collections::BTreeMap;
 use types::{InodeId, Nanos};
-use wire::names::MetaOp;
+use wire::LeaseKind;
+use wire::names::{MetaOp, MetaOutcome};
 
 /// A request that was interrupted is answered EINTR when it has waited for so long: signals are common and most programs
 /// do not expect a read of a file to be interrupted, but a cluster that is away must not keep processes from being ended.
@@ -103,6 +104,10 @@ struct Wait {
     interrupted: bool,
     /// What was asked, if it may be asked again.
     again: Option<ClientOp>,
+    /// It may change something.
+    changes: bool,
+    /// The calm in which it was asked.
+    calm: Option<u64>,
     then: Then,
 }
 
@@ -113,9 +118,16 @@ pub(crate) struct Waits {
     waits: BTreeMap<u64, Wait>,
     tickets: BTreeMap<u64, u64>,
     interrupted: usize,
+    /// Those that may change something, and how many there were.
+    changing: usize,
+    changes: u64,
 }
 
 impl Waits {
+    /// While nothing is being changed through this mount: a number that is another one after every change.
+    pub fn calm(&self) -> Option<u64> {
+        (self.changing == 0).then_some(self.changes)
+    }
     pub fn len(&self) -> usize {
         self.tickets.len()
     }
@@ -126,7 +138,9 @@ impl Waits {
     pub fn begin(&mut self, now: Nanos, unique: u64, op: &ClientOp, then: Then) -> u64 {
         self.next += 1;
         let again = repeatable(op).then(|| op.clone());
-        self.insert(self.next, Wait { unique, since: now, interrupted: false, again, then });
+        let changes = changes(op);
+        let calm = self.calm().filter(|_| !changes);
+        self.insert(self.next, Wait { unique, since: now, interrupted: false, again, changes, calm, then });
         self.next
     }
     fn insert(&mut self, ticket: u64, w: Wait) {
@@ -134,6 +148,8 @@ impl Waits {
             self.tickets.insert(w.unique, ticket);
         }
         self.interrupted += usize::from(w.interrupted);
+        self.changing += usize::from(w.changes);
+        self.changes += u64::from(w.changes);
         self.waits.insert(ticket, w);
     }
     fn take(&mut self, ticket: u64) -> Option<Wait> {
@@ -142,6 +158,7 @@ impl Waits {
             self.tickets.remove(&w.unique);
         }
         self.interrupted -= usize::from(w.interrupted);
+        self.changing -= usize::from(w.changes);
         Some(w)
     }
     /// When the oldest one may have to be given up.
@@ -154,6 +171,15 @@ impl Waits {
         }
         let interrupted = self.waits.values().filter(|w| w.interrupted).map(|w| w.since + INTERRUPTIBLE);
         interrupted.fold(soft, Nanos::min)
+    }
+}
+
+/// May it change what attributes tell? Opening and closing count as well, because leases and late writes go with them.
+fn changes(op: &ClientOp) -> bool {
+    match op {
+        ClientOp::Read { .. } | ClientOp::Extents { .. } => false,
+        ClientOp::Meta { op, want } => *want != LeaseKind::None || op.is_write(),
+        _ => true,
     }
 }
 
@@ -188,7 +214,21 @@ impl FileSystem {
             self.waits.insert(ticket, w);
             return sh.submit(ticket, op);
         }
+        if let Ok(ClientAnswer::Meta(outcome)) = &answer
+            && let Some(calm) = w.calm.filter(|_| w.calm == self.waits.calm())
+        {
+            self.learn(calm, w.since, outcome, sh);
+        }
         self.answered(w.unique, w.then, answer, sh);
+    }
+    /// Remembers what was told between two changes.
+    fn learn(&mut self, calm: u64, asked: Nanos, outcome: &MetaOutcome, sh: &impl Shell) {
+        match outcome {
+            MetaOutcome::Names { entries, .. } => self.known.learn_page(calm, asked, entries),
+            // What this client writes it knows better under its lease.
+            MetaOutcome::Attr { attr, .. } if sh.view(attr.ino).is_none() => self.known.learn_one(calm, asked, attr),
+            _ => {}
+        }
     }
 
     /// Whoever waits for `unique` would rather not.

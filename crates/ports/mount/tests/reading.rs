@@ -18,8 +18,11 @@ impl Names {
         let MetaOp::Readdir { after, .. } = b.meta() else { panic!("no listing") };
         let rest = self.0.iter().filter(|n| **n > after);
         // Small pages.
-        let entries: Vec<DirEntry> =
-            rest.clone().take(5).map(|n| DirEntry { name: n.clone(), attr: file(77), certain: true }).collect();
+        let entries: Vec<DirEntry> = rest
+            .clone()
+            .take(5)
+            .map(|n| DirEntry { name: n.clone(), attr: file(77), certain: true, bare: true })
+            .collect();
         let end = rest.count() <= 5;
         b.answer(Ok(ClientAnswer::Meta(MetaOutcome::Names { entries, end })));
     }

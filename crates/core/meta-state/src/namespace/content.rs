@@ -125,37 +125,16 @@ impl Namespace {
     /// Takes over where somebody says that a file ends. Within a truncation generation the size only grows; a word about
     /// another generation does not count.
     pub fn set_end<K: Kv>(&mut self, kv: &mut K, end: &FileEnd, source: EndSource) -> Result<EndTaken, MetaError> {
-        let mut inode = file(kv, end.ino)?;
+        let before = file(kv, end.ino)?;
         if end.size > FILE_MAX {
             return Err(MetaError::TooLarge);
         }
-        let before = inode.clone();
-        // A body is the whole content. What others than its holder wrote to chunks was to replace it and was never answered.
-        let bodied = source != EndSource::Holder && inode.body.as_ref().is_some_and(|b| !b.0.is_empty());
-        if end.truncate_gen != inode.truncate_gen || bodied {
-            return Ok(EndTaken { size: inode.size, unzeroed: false });
-        }
-        let beyond = inode.zero.is_some_and(|(start, _)| end.size > start);
-        // A holder writes past the range only after zeros, so a record there that survived says that they did.
-        if end.zeroed || (beyond && source == EndSource::Fence) {
-            inode.zero = None;
-        }
-        if beyond && inode.zero.is_some() {
-            return Ok(EndTaken { size: inode.size, unzeroed: true });
-        }
-        // A body stays as it is: what was written stands in chunks until the body is dropped.
-        inode.size = inode.size.max(end.size);
-        // The holder's clock may lag; a file never becomes younger by that. What a fence finds says when a record was written,
-        // and not what somebody has made of the times since: those who copy trees set them after the last write.
-        let since = if source == EndSource::Fence { inode.mtime.max(inode.ctime) } else { inode.mtime };
-        if end.mtime > since {
-            inode.mtime = end.mtime;
-            inode.ctime = inode.ctime.max(end.mtime);
-        }
+        let mut inode = before.clone();
+        let unzeroed = inode.take_end(end, source);
         if inode != before {
             self.rewrite(kv, end.ino, before.size, &inode);
         }
-        Ok(EndTaken { size: inode.size, unzeroed: false })
+        Ok(EndTaken { size: inode.size, unzeroed })
     }
 
     /// From now on no lease below `epoch` counts, whoever declares it.
@@ -179,6 +158,34 @@ impl Namespace {
 }
 
 impl Inode {
+    /// Takes over the word about where a file ends, as [`Namespace::set_end`] says. True if it lies past the start of a
+    /// pending zero range without saying that zeros stand there: not taken then.
+    pub(crate) fn take_end(&mut self, end: &FileEnd, source: EndSource) -> bool {
+        // A body is the whole content. What others than its holder wrote to chunks was to replace it and was never answered.
+        let bodied = source != EndSource::Holder && self.body.as_ref().is_some_and(|b| !b.0.is_empty());
+        if end.truncate_gen != self.truncate_gen || bodied {
+            return false;
+        }
+        let beyond = self.zero.is_some_and(|(start, _)| end.size > start);
+        // A holder writes past the range only after zeros, so a record there that survived says that they did.
+        if end.zeroed || (beyond && source == EndSource::Fence) {
+            self.zero = None;
+        }
+        if beyond && self.zero.is_some() {
+            return true;
+        }
+        // A body stays as it is: what was written stands in chunks until the body is dropped.
+        self.size = self.size.max(end.size);
+        // The holder's clock may lag; a file never becomes younger by that. What a fence finds says when a record was written,
+        // and not what somebody has made of the times since: those who copy trees set them after the last write.
+        let since = if source == EndSource::Fence { self.mtime.max(self.ctime) } else { self.mtime };
+        if end.mtime > since {
+            self.mtime = end.mtime;
+            self.ctime = self.ctime.max(end.mtime);
+        }
+        false
+    }
+
     /// Cuts or lengthens; a body is filled with zeros as far as bodies go.
     pub(super) fn resize(&mut self, size: u64) {
         self.size = size;

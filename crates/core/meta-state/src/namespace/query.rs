@@ -83,7 +83,8 @@ fn readdir<K: Kv>(kv: &K, ino: InodeId, after: &[u8], limit: u32) -> Result<Meta
             && let Some(inode) = live(kv, ino)
         {
             bytes += k.len() - names.len() + ENTRY_BYTES;
-            entries.push(DirEntry { name: k[names.len()..].to_vec(), attr: inode.attr(ino), certain: true });
+            let bare = xattr::attributes(kv, ino).next().is_none();
+            entries.push(DirEntry { name: k[names.len()..].to_vec(), attr: inode.attr(ino), certain: true, bare });
         }
     }
     let end = rows.next().is_none();

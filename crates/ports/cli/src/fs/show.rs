@@ -47,7 +47,7 @@ pub fn ls(link: &mut Link, at: &str, long: bool, as_json: bool) -> Result<()> {
         path::list(link, attr.ino)?
     } else {
         let name = path::names(at)?.last().map(|n| n.to_vec()).unwrap_or_default();
-        vec![DirEntry { name, attr, certain: true }]
+        vec![DirEntry { name, attr, certain: true, bare: false }]
     };
     let mut out = std::io::stdout().lock();
     let mut print = || -> std::io::Result<()> {

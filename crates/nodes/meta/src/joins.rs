@@ -1,0 +1,267 @@
+//! Joins: where a further copy is made, which joins the leader drives, and what becomes of them.
+
+use crate::MetaServer;
+use crate::leader::FileLease;
+use crate::limits::{JOIN_IDLE, JOIN_TIMEOUT, JOINS_MAX, TAKEOVERS_MAX};
+use crate::propose::Then;
+use crate::takeovers::start_takeover;
+use crate::views::view_changed;
+use host::node::Effects;
+use marks::mark;
+use meta_state::{Command, Outcome, ViewChange};
+use replica::sequencer::SeqOut;
+use types::{ChunkId, CsId, NodeId};
+use wire::DataCtl;
+use wire::meta::ViewWish;
+
+/// Up to `n` living servers for a new chunk, the emptier ones first, rotated by `seed`; none of `without`. Servers on
+/// hosts that have none yet come before second ones on the same host.
+pub(crate) fn place(m: &MetaServer, n: usize, without: &[CsId], seed: u64) -> Vec<CsId> {
+    let now = m.now;
+    let mut v: Vec<(u64, CsId, &str)> = m
+        .servers
+        .iter()
+        .filter(|(cs, s)| s.known && !s.dead(now) && s.trouble.is_empty() && !without.contains(cs))
+        .filter(|(_, s)| s.space.capacity.saturating_sub(s.space.allocated) > s.space.capacity / 20)
+        .map(|(cs, s)| (s.space.allocated * 16 / s.space.capacity.max(1), *cs, s.host.as_str()))
+        .collect();
+    if v.is_empty() {
+        return vec![];
+    }
+    v.sort_unstable();
+    let len = v.len();
+    v.rotate_left((seed % len as u64) as usize);
+    let mut hosts: Vec<&str> = vec![];
+    let mut first = vec![];
+    let mut second = vec![];
+    for (_, cs, host) in v {
+        if hosts.contains(&host) {
+            second.push(cs);
+        } else {
+            hosts.push(host);
+            first.push(cs);
+        }
+    }
+    first.extend(second);
+    first.truncate(n);
+    first
+}
+
+impl MetaServer {
+    /// Messages about joins that the leader drives.
+    pub(crate) fn join_message(&mut self, cs: CsId, d: DataCtl, fx: &mut Effects) {
+        let now = self.now;
+        let Some(l) = &mut self.leader else { return };
+        let mut out = SeqOut::default();
+        let chunk = match d {
+            DataCtl::JoinState { ans, copied, .. } => {
+                let Some(j) = l.joins.get_mut(&ans.chunk) else { return };
+                if copied {
+                    j.since = now;
+                }
+                j.seq.join_state(cs, &ans, copied, now, &mut out);
+                ans.chunk
+            }
+            DataCtl::Ack(ans) => {
+                let Some(j) = l.joins.get_mut(&ans.chunk) else { return };
+                j.seq.answer(cs, &ans, now, &mut out);
+                ans.chunk
+            }
+            _ => return,
+        };
+        self.turn_join(chunk, out, fx);
+    }
+
+    fn turn_join(&mut self, chunk: ChunkId, out: SeqOut, fx: &mut Effects) {
+        for (cs, m) in out.send {
+            fx.send.push((NodeId::Cs(cs), m));
+        }
+        let Some(l) = &mut self.leader else { return };
+        let Some(j) = l.joins.get_mut(&chunk) else { return };
+        if out.fenced {
+            return cancel_join(self, chunk);
+        }
+        for w in out.wishes {
+            match w {
+                ViewWish::Add(m) if m == j.member => {
+                    mark!("views.group-join-done");
+                    // Readers must not count on a view that is about to grow: they give back first.
+                    let ino = j.ino;
+                    // So does one whose lease was taken, until it says that it knows: it may read from a member that
+                    // no later fence needs to reach.
+                    let reads = |f: &FileLease| !f.holders.is_empty() || !f.deposed.is_empty();
+                    let read = l.files.get(&ino).is_some_and(reads);
+                    if read && self.cfg.rules.readers_leave_before_join {
+                        mark!("views.readers-leave-first");
+                        return self.recall_all(ino);
+                    }
+                    if j.committing || l.changing.contains(&chunk) {
+                        return;
+                    }
+                    j.committing = true;
+                    let Some(ver) = self.state.chunk(chunk).map(|r| r.view.ver) else { return };
+                    return self.change(chunk, ver, ViewChange::JoinCommit(m));
+                }
+                ViewWish::Cancel(_) => return cancel_join(self, chunk),
+                _ => {}
+            }
+        }
+    }
+
+    /// Joins that the leader drives go on, idle joiners are looked after, and chunks short of copies get one.
+    pub(crate) fn sweep_joins(&mut self, fx: &mut Effects) {
+        let now = self.now;
+        let Some(l) = &mut self.leader else { return };
+        let mut outs = vec![];
+        let mut cancel = vec![];
+        for (c, j) in &mut l.joins {
+            let dead = self.servers.get(&j.member.cs).is_none_or(|s| s.dead(now));
+            if dead || now.since(j.since) >= JOIN_TIMEOUT {
+                cancel.push(*c);
+                continue;
+            }
+            let mut out = SeqOut::default();
+            j.seq.tick(now, &mut out);
+            outs.push((*c, out));
+        }
+        for c in cancel {
+            cancel_join(self, c);
+        }
+        for (c, out) in outs {
+            self.turn_join(c, out, fx);
+        }
+        self.tend_joiners(fx);
+        self.begin_joins();
+    }
+
+    /// Joiners that nobody drives are cancelled; holders who may not have heard of theirs are told again.
+    fn tend_joiners(&mut self, fx: &mut Effects) {
+        let now = self.now;
+        let joining: Vec<ChunkId> = self.state.joining().collect();
+        let Some(l) = &mut self.leader else { return };
+        l.join_began.retain(|c, _| joining.contains(c));
+        let mut cancel = vec![];
+        let mut tell = vec![];
+        let mut recall = vec![];
+        for c in joining {
+            if l.joins.contains_key(&c) || l.changing.contains(&c) || l.taking(c) {
+                continue;
+            }
+            let Some(rec) = self.state.chunk(c) else { continue };
+            let Some(j) = rec.view.joiner else { continue };
+            let written = l.files.get(&rec.ino).is_some_and(|f| f.writer().is_some());
+            let began = *l.join_began.entry(c).or_insert(now);
+            let dead = self.servers.get(&j.cs).is_none_or(|s| s.dead(now));
+            if !written || dead || now.since(began) >= JOIN_TIMEOUT {
+                cancel.push((c, rec.view.ver, j));
+            } else if now.since(began) >= JOIN_IDLE {
+                mark!("views.join-of-idle-holder");
+                recall.push(rec.ino); // its holder has no use for this chunk; the leader drives the next join
+            } else if now.since(began).as_millis() % 1000 < 60 && now != began {
+                tell.push(c);
+            }
+        }
+        for c in tell {
+            self.tell_view(c, fx);
+        }
+        for ino in recall {
+            self.recall_all(ino);
+        }
+        for (c, ver, j) in cancel {
+            self.change(c, ver, ViewChange::JoinCancel(j));
+        }
+    }
+
+    /// Chunks with fewer copies than they want get a joiner.
+    fn begin_joins(&mut self) {
+        let Some(l) = &self.leader else { return };
+        let under_way = l.joins.len() + l.join_began.len();
+        let mut begin = vec![];
+        let mut take = vec![];
+        let mut recall = vec![];
+        for c in self.state.degraded().take(256) {
+            if begin.len() + under_way >= JOINS_MAX {
+                break;
+            }
+            if l.changing.contains(&c) || l.taking(c) {
+                continue;
+            }
+            let Some(rec) = self.state.chunk(c) else { continue };
+            if rec.view.joiner.is_some() {
+                continue;
+            }
+            let f = l.files.get(&rec.ino);
+            let busy = f.is_some_and(|f| !f.suspects.is_empty() || !f.deposed.is_empty());
+            if busy {
+                continue;
+            }
+            let written = f.is_some_and(|f| f.writer().is_some());
+            let waited_for = f.is_some_and(|f| !f.queue.is_empty());
+            if !written && waited_for {
+                continue;
+            }
+            let members: Vec<CsId> = rec.view.members.iter().map(|m| m.cs).collect();
+            let Some(to) = self.place_joiner(c, &members) else { continue };
+            if !written && !l.lasts.contains_key(&c) {
+                if f.is_none_or(|f| f.holders.is_empty()) {
+                    take.push(c);
+                } else {
+                    recall.push(rec.ino); // only readers hold it; they come back afterwards
+                }
+                continue;
+            }
+            begin.push((c, rec.view.ver, to));
+        }
+        for (c, ver, to) in begin {
+            self.change(c, ver, ViewChange::JoinBegin(to));
+        }
+        for ino in recall {
+            self.recall_all(ino);
+        }
+        for c in take.into_iter().take(TAKEOVERS_MAX) {
+            start_takeover(self, c);
+        }
+    }
+
+    /// Where a further copy is made: preferably where one stood that has left, because that one lacks little.
+    fn place_joiner(&self, chunk: ChunkId, members: &[CsId]) -> Option<CsId> {
+        let places = place(self, self.servers.len(), members, chunk.0);
+        places.iter().copied().find(|cs| self.state.remnant(*cs, chunk)).or(places.first().copied())
+    }
+}
+
+pub(crate) fn join_cancelled(m: &mut MetaServer, chunk: ChunkId, outcome: Outcome, fx: &mut Effects) {
+    if let Some(l) = &mut m.leader {
+        l.joins.remove(&chunk);
+    }
+    view_changed(m, chunk, outcome, fx);
+}
+/// Gives up a join that the leader drives.
+pub(crate) fn cancel_join(m: &mut MetaServer, chunk: ChunkId) {
+    let Some(rec) = m.state.chunk(chunk) else {
+        mark!("views.cut-while-joining");
+        // Its file was removed or cut meanwhile.
+        if let Some(l) = &mut m.leader {
+            l.joins.remove(&chunk);
+        }
+        return;
+    };
+    let (ver, joiner) = (rec.view.ver, rec.view.joiner);
+    let Some(l) = &mut m.leader else { return };
+    if l.changing.contains(&chunk) {
+        return;
+    }
+    match joiner {
+        Some(j) => {
+            let change = ViewChange::JoinCancel(j);
+            if m.propose(&Command::ChangeView { chunk, ver, change }, Then::JoinCancelled { chunk })
+                && let Some(l) = &mut m.leader
+            {
+                l.changing.insert(chunk);
+            }
+        }
+        None => {
+            l.joins.remove(&chunk);
+        }
+    }
+}
