@@ -264,11 +264,12 @@ impl ChunkStore {
                 continue;
             }
             for u in s.units() {
-                if s.covers(u)
-                    && let Some(loc) = self.alloc.get(BLOCKS_PER_UNIT)
-                {
-                    redirects.push((u, loc));
-                    continue;
+                if s.covers(u) {
+                    if let Some(loc) = self.alloc.get(BLOCKS_PER_UNIT) {
+                        redirects.push((u, loc));
+                        continue;
+                    }
+                    self.starved = true;
                 }
                 // All ranges that touch this unit count together; a unit seen twice is simply reserved again.
                 let touched = spans.iter().filter(|x| x.data).fold(0u16, |m, x| {

@@ -258,6 +258,7 @@ pub fn open(
         quarantine: Vec::new(),
         committing: Vec::new(),
         quarantined: 0,
+        starved: false,
         limbo: VecDeque::new(),
         growth: Growth::Idle,
         spare_map: None,

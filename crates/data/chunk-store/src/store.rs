@@ -226,6 +226,8 @@ pub struct ChunkStore {
     pub(crate) quarantine: Vec<(u32, u32)>,
     pub(crate) committing: Vec<(u32, u32)>,
     pub(crate) quarantined: u64,
+    /// A write of a whole unit found no room for it in one piece and went through the journal.
+    pub(crate) starved: bool,
     /// Committed, but reads that started before gather n may still look: (n, runs, journal tail).
     pub(crate) limbo: VecDeque<(u64, Vec<(u32, u32)>, u64)>,
     pub(crate) growth: Growth,
@@ -365,6 +367,7 @@ impl ChunkStore {
         if (self.space.used() + self.promised) * 2 > self.space.size {
             self.checkpoint_wanted = true;
         }
+        self.reclaim();
         self.step_checkpoint(fx);
         self.step_rounds(fx);
         self.grow(fx);
@@ -385,10 +388,23 @@ impl ChunkStore {
         fx.done.extend(tickets.into_iter().map(|t| (t, failed.clone())));
     }
 
+    /// Space that was given up comes back with a checkpoint. Once it is more than what is left, it is time for one: the data
+    /// area would grow with every overwrite otherwise.
+    fn reclaim(&mut self) {
+        let worth = u64::from(self.geo.segment_blocks) / 4;
+        if self.quarantined >= self.alloc.free().max(worth) && self.checkpoint.is_idle() {
+            self.checkpoint_wanted = true;
+        }
+    }
+
     fn grow(&mut self, fx: &mut Effects) {
         let n = self.files.segs.len() as u32;
-        let low = self.alloc.free() < u64::from(self.geo.segment_blocks) / 2;
+        // What comes back soon counts, unless writes had to do without it: then there is more given up between two
+        // checkpoints than there is room for.
+        let coming = if self.starved { 0 } else { self.quarantined };
+        let low = self.alloc.free() + coming < u64::from(self.geo.segment_blocks) / 2;
         if matches!(self.growth, Growth::Idle) && low && n < self.geo.max_segments && !self.stopped {
+            self.starved = false;
             self.growth = Growth::Map;
             if let Some(map) = self.spare_map.take() {
                 return self.created(true, map, fx);

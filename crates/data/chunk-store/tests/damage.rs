@@ -258,6 +258,20 @@ fn a_full_store_refuses_before_it_applies_and_recovers_with_space() {
     assert_eq!(s.allocated(ChunkId(2)), [(0, 65536)]);
 }
 
+/// Each overwrite of a unit takes new space and gives the old one up. That comes back with a checkpoint in time, so a store does
+/// not grow by being written to in the same places.
+#[test]
+fn overwrites_do_not_grow_the_store() {
+    let d = new_disk(64);
+    let (mut s, _) = start(&d, None, 1).unwrap();
+    for n in 0..1000 {
+        write(&mut s, &d, 1, n % 2 * 16, 16, n as u8).unwrap();
+    }
+    let capacity = s.usage().capacity_blocks * 4096;
+    assert!(capacity <= 3 * (256 << 10), "128 KiB, written 500 times, have {capacity} bytes of segments");
+    assert!(matches!(read(&mut s, &d, 1, 16, 1), Done::Read { data, .. } if data[0] == 999u32 as u8));
+}
+
 #[test]
 fn a_disk_that_fills_while_the_store_grows() {
     let d = new_disk(3);
