@@ -138,6 +138,11 @@ impl MetaServer {
             s.reset = None;
             s.certified = false;
             s.trouble.clear();
+            if lost_memory {
+                // However short a time ago an earlier life was looked at: of a copy that is gone without a trace nothing
+                // else would tell.
+                s.swept = Nanos::ZERO;
+            }
         }
         let leader = self.cfg.id;
         let m = MdsToCs::RegisterOk {

@@ -7,8 +7,10 @@ use meta::{MetaConfig, MetaServer};
 use meta_state::{Command, ROOT, State};
 use replica::member::lost;
 use replica::rules::Rules;
-use std::collections::BTreeMap;
-use types::{BootVerifier, ClusterId, CsId, Incarnation, InodeId, Layout, LeaseEpoch, MdsId, Nanos, NodeId, SessionId};
+use std::collections::{BTreeMap, BTreeSet};
+use types::{
+    BootVerifier, ChunkId, ClusterId, CsId, Incarnation, InodeId, Layout, LeaseEpoch, MdsId, Nanos, NodeId, SessionId,
+};
 use wire::meta::FileEnd;
 use wire::names::{Attr, MetaError, MetaOp, MetaOutcome, NewInode, RenameMode};
 use wire::server::Space;
@@ -39,6 +41,8 @@ struct Group {
     sessions: BTreeMap<Incarnation, SessionId>,
     /// Fences of sessions that chunk servers were told of, oldest first.
     fences: Vec<(CsId, SessionId, LeaseEpoch)>,
+    /// Chunks whose copies were asked to take a fence.
+    asked: BTreeSet<ChunkId>,
     seq: u32,
 }
 
@@ -58,7 +62,7 @@ impl Group {
         let now = Nanos::from_secs(1);
         let server = open(&mut disk, 9, Some(found), now);
         let (told, sessions) = (BTreeMap::new(), BTreeMap::new());
-        let mut g = Group { disk, server, now, told, sessions, fences: vec![], seq: 0 };
+        let mut g = Group { disk, server, now, told, sessions, fences: vec![], asked: BTreeSet::new(), seq: 0 };
         g.pass(100);
         assert!(g.server.leads() && g.server.state().cluster().is_some());
         for c in [A, B, C] {
@@ -82,15 +86,19 @@ impl Group {
         self.sessions.insert(c, session);
     }
     fn register(&mut self, n: u64, allocated: u64) {
+        let space = Space { capacity: 100_000, allocated, ..Space::default() };
+        self.register_life(n, Incarnation(70 + n), false, space);
+    }
+    fn register_life(&mut self, n: u64, incarnation: Incarnation, lost_memory: bool, space: Space) {
         let cs = CsId(1025 + n as u32);
         let register = CsToMds::Register {
             cs,
-            incarnation: Incarnation(70 + n),
+            incarnation,
             boot: BootVerifier(n + 1),
-            lost_memory: false,
+            lost_memory,
             addr: format!("cs{n}"),
             host: format!("host{n}"),
-            space: Space { capacity: 100_000, allocated, ..Space::default() },
+            space,
         };
         self.message(NodeId::Cs(cs), Msg::CsToMds(register));
         self.turn();
@@ -100,6 +108,9 @@ impl Group {
             (NodeId::Client(c), Msg::FromMds(m)) => self.told.entry(c).or_default().push(m),
             (NodeId::Cs(cs), Msg::MdsToCs(MdsToCs::FenceSession { session, epoch })) => {
                 self.fences.push((cs, session, epoch));
+            }
+            (NodeId::Cs(_), Msg::MdsToCs(MdsToCs::FenceChunk { chunk, .. })) => {
+                self.asked.insert(chunk);
             }
             _ => {}
         }
@@ -317,6 +328,31 @@ fn space_is_what_servers_report_and_copies_leave() {
     // None of them was heard of for some time: nothing can be placed.
     g.pass(60);
     assert_eq!(ask(&mut g), (0, 0, 1));
+}
+
+/// Of a copy that is gone without a trace its server cannot say anything, so all its chunks are looked at each time it says that it
+/// lost its memory, however short a time ago it did so before.
+#[test]
+fn every_loss_of_memory_is_looked_into() {
+    let mut g = Group::new();
+    let space = Space { capacity: 100_000, ..Space::default() };
+    for n in 0..3 {
+        assert!(matches!(g.ask(A, MetaOp::NewCs { nonce: 50 + n }), Ok(MetaOutcome::Cs(..))));
+        g.register(n, 0);
+    }
+    g.register_life(0, Incarnation(80), true, space);
+    let op = MetaOp::Create { parent: ROOT, name: "f".into(), new: new(), body: None, layout: None, exclusive: true };
+    let seq = g.begin(A, op, LeaseKind::Write);
+    let (made, epoch) = g.answer(A, seq);
+    let ino = attr(made).ino;
+    let (_, chunk, _) = g.server.state().all_chunks(ino).next().expect("created with a chunk");
+    let (session, incarnation) = (g.sessions[&A], A);
+    g.say(A, ToMds::Return { session, incarnation, ino, epoch, keep: LeaseKind::None, end: None, lasts: vec![] });
+    g.pass(4);
+    assert!(g.asked.is_empty(), "an empty chunk that was given back");
+    g.register_life(0, Incarnation(81), true, space);
+    g.pass(4);
+    assert!(g.asked.contains(&chunk), "it may have been written to, and lost");
 }
 
 /// A writer and the leader die. How far the writer had come stands in the copies alone: until they were asked, nobody is told
