@@ -49,6 +49,13 @@ impl Arguments {
         }
         Ok(a)
     }
+    /// Refuses `--only` with what is no part of the story.
+    pub fn parts(&self, parts: &[&str]) -> Result<()> {
+        match self.only.iter().find(|o| !parts.contains(&o.as_str())) {
+            Some(other) => bail!("--only {other}: the story has the parts {}", parts.join(", ")),
+            None => Ok(()),
+        }
+    }
     /// Is this part wanted?
     pub fn wants(&self, part: &str) -> bool {
         self.only.is_empty() || self.only.iter().any(|o| o == part)
@@ -72,6 +79,8 @@ mod tests {
     fn options_are_read_and_wrong_ones_named() {
         let a = parse(&["--rounds", "3", "--keep", "--only", "sync", "--dir", "/a"]).unwrap();
         assert_eq!((a.rounds, a.keep, a.size), (Some(3), true, None));
+        assert!(a.parts(&["flush", "sync"]).is_ok() && parse(&[]).unwrap().parts(&[]).is_ok());
+        assert!(a.parts(&["flush"]).unwrap_err().to_string().contains("--only sync"));
         assert!(a.wants("sync") && !a.wants("flush") && parse(&[]).unwrap().wants("flush"));
         for (bad, why) in [
             (&["--rounds"][..], "--rounds needs"),

@@ -15,6 +15,9 @@ use types::{ClusterId, MdsId};
 
 /// Start and stop take at most so long before a story gives up.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Looks at counts are so far apart, and so many at most.
+const APART: Duration = Duration::from_secs(2);
+const SETTLING: u32 = 20;
 
 /// The cluster.
 pub struct Dev {
@@ -113,6 +116,32 @@ impl Dev {
     /// Waits until `status` finds everything healthy: all servers answer, all chunks have all copies.
     pub fn wait_healthy(&self, most: Duration) -> Result<Duration> {
         wait_healthy(most, || self.status())
+    }
+    /// A count that chunk servers tell in `status`, of the one whose repository has that name or of all together, once two
+    /// looks agree that are further apart than servers take to tell and mounts to write out.
+    pub fn settled(&self, of: Option<&str>, count: &str) -> Result<u64> {
+        let id = of.map(|name| self.server_id(name)).transpose()?;
+        let look = || {
+            let status = self.status()?;
+            let servers = status["report"]["cs"].as_array().context("status lists no chunk servers")?;
+            let meant = servers.iter().filter(|c| id.as_ref().is_none_or(|id| c["id"] == *id));
+            let counts = meant.map(|c| c[count].as_u64().with_context(|| format!("status tells no `{count}`")));
+            counts.sum::<Result<u64>>()
+        };
+        let mut before = look()?;
+        for _ in 0..SETTLING {
+            std::thread::sleep(APART);
+            let now = look()?;
+            if now == before {
+                return Ok(now);
+            }
+            before = now;
+        }
+        bail!("`{count}` changes for {} s after the last write", (APART * SETTLING).as_secs())
+    }
+    fn server_id(&self, name: &str) -> Result<Value> {
+        let text = std::fs::read_to_string(self.dir.join(name).join("cs.json"))?;
+        Ok(serde_json::from_str::<Value>(&text)?["id"].clone())
     }
     /// Number of the metadata server that leads.
     pub fn leader(&self) -> Result<u64> {

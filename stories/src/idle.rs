@@ -3,11 +3,11 @@
 use crate::arguments::Arguments;
 use crate::content::random_file;
 use crate::dev::Dev;
+use crate::proc::{proportional, ticks};
 use crate::product::Product;
 use crate::stage::Stage;
 use crate::tools::run_in;
 use anyhow::{Context, Result, bail};
-use nix::unistd::Pid;
 use std::time::Duration;
 
 const SIZE_MIB: u64 = 512;
@@ -39,7 +39,7 @@ pub fn run(a: &Arguments) -> Result<String> {
     std::thread::sleep(WATCHED);
     let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.context("ticks a second")? as u64;
     let used = (ticks(&pids)? - before) * 1000 / per_second / WATCHED.as_secs();
-    let each = pids.iter().map(|p| proportional(*p)).collect::<Result<Vec<_>>>()?;
+    let each = pids.iter().map(|p| proportional(*p).context("a server has ended")).collect::<Result<Vec<_>>>()?;
     let memory = each.iter().sum::<u64>() >> 10;
     dev.check()?;
     dev.stop()?;
@@ -55,22 +55,4 @@ pub fn run(a: &Arguments) -> Result<String> {
     }
     stage.clear()?;
     Ok(line)
-}
-
-/// Processor time of these processes so far, in ticks (proc(5), fields 14 and 15 of `stat`).
-fn ticks(pids: &[Pid]) -> Result<u64> {
-    let mut sum = 0;
-    for p in pids {
-        let text = std::fs::read_to_string(format!("/proc/{p}/stat"))?;
-        let after = text.rsplit_once(')').context("/proc/PID/stat has no name")?.1;
-        let fields: Vec<u64> = after.split_whitespace().skip(11).take(2).filter_map(|f| f.parse().ok()).collect();
-        sum += fields.iter().sum::<u64>();
-    }
-    Ok(sum)
-}
-/// Proportional share of memory, KiB (proc(5), `smaps_rollup`).
-fn proportional(p: Pid) -> Result<u64> {
-    let text = std::fs::read_to_string(format!("/proc/{p}/smaps_rollup"))?;
-    let line = text.lines().find_map(|l| l.strip_prefix("Pss:")).context("no Pss in smaps_rollup")?;
-    line.split_whitespace().next().and_then(|n| n.parse().ok()).context("Pss is no number")
 }

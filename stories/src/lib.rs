@@ -1,5 +1,5 @@
 //! Tests with real processes, and the tools they need. A star: `forgetfs` and `host` know nothing of each other, both
-//! stand on the leaves `chance`, `process` and `loopback`. A staircase for the stories: `product` and `link` reach the
+//! stand on the leaves `chance`, `proc`, `process` and `loopback`. A staircase for the stories: `product` and `link` reach the
 //! program from outside and from inside, `dev` is a cluster, `machines` one whose hosts lose power, each story uses these
 //! and no other story.
 #![forbid(unsafe_code)]
@@ -24,6 +24,7 @@ pub mod machines;
 pub mod memory;
 pub mod mounted;
 pub mod posix;
+pub mod proc;
 pub mod process;
 pub mod product;
 pub mod ready;

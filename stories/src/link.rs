@@ -100,6 +100,14 @@ impl Link {
             self.turn(Duration::from_millis(20))?;
         }
     }
+    /// The file of that name in the root folder, with a lease of that kind if one is wanted.
+    pub fn look_up(&mut self, name: &str, want: LeaseKind, most: Duration) -> Result<InodeId> {
+        let op = MetaOp::Lookup { parent: ROOT, name: name.as_bytes().to_vec() };
+        match self.run(ClientOp::Meta { op, want }, most)? {
+            Ok(ClientAnswer::Meta(MetaOutcome::Attr { attr, .. })) => Ok(attr.ino),
+            other => bail!("looking `{name}` up: {other:?}"),
+        }
+    }
     /// Makes a file and holds the lease to write it.
     pub fn create(&mut self, name: &str, most: Duration) -> Result<InodeId> {
         let op = ClientOp::Meta { op: create(name, None), want: LeaseKind::Write };

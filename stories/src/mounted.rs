@@ -87,7 +87,7 @@ fn copied(stage: &Stage, dev: &Dev, tree: &Path) -> Result<String> {
     if extended(&copy)? != attributes {
         bail!("extended attributes of `{}` differ in its copy", tree.display());
     }
-    let allocated = allocated(dev)?;
+    let allocated = dev.settled(None, "allocated")?;
     if allocated * 100 > one.large * COPIES * PERCENT {
         bail!("{} MiB above 2 KiB take {} MiB on {COPIES} copies", one.large >> 20, allocated >> 20);
     }
@@ -103,26 +103,6 @@ fn copied(stage: &Stage, dev: &Dev, tree: &Path) -> Result<String> {
         attributes.lines().filter(|l| l.starts_with("# file:")).count(),
         allocated as f64 / (one.large * COPIES).max(1) as f64
     ))
-}
-
-/// Bytes that the chunk servers have given out, by their own count: once the mount has written out what it kept back, so when
-/// two looks agree that are further apart than that takes.
-fn allocated(dev: &Dev) -> Result<u64> {
-    let look = || {
-        let status = dev.status()?;
-        let servers = status["report"]["cs"].as_array().context("status lists no chunk servers")?;
-        Ok::<u64, anyhow::Error>(servers.iter().filter_map(|c| c["allocated"].as_u64()).sum())
-    };
-    let mut before = look()?;
-    for _ in 0..20 {
-        std::thread::sleep(Duration::from_secs(2));
-        let now = look()?;
-        if now == before {
-            return Ok(now);
-        }
-        before = now;
-    }
-    bail!("space is given out for 40 s after the last write")
 }
 
 /// Extended attributes of everything in a tree, in order of names.

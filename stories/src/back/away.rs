@@ -4,20 +4,18 @@ use crate::arguments::Arguments;
 use crate::chance::Chance;
 use crate::content::random_file;
 use crate::dev::Dev;
-use crate::link::{Link, ROOT};
+use crate::link::Link;
 use crate::product::Product;
 use anyhow::{Context, Result, anyhow, bail};
 use bytes::Bytes;
-use client::{ClientAnswer, ClientOp};
+use client::ClientOp;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use types::InodeId;
 use wire::LeaseKind;
-use wire::names::{MetaOp, MetaOutcome};
 
 const SIZE_MIB: u64 = 2048;
 const AWAY: Duration = Duration::from_secs(60);
@@ -46,7 +44,7 @@ pub fn away(product: &Product, dir: &Path, a: &Arguments) -> Result<String> {
     std::fs::remove_file(&file)?;
     dev.wait_healthy(PATIENCE)?;
     let victim = dev.pid(VICTIM).context("the server does not run")?;
-    let before = fetched(&dev)?;
+    let before = dev.settled(Some(VICTIM), "fetched")?;
     let frozen = Frozen::freeze(victim)?;
     std::thread::sleep(QUIET);
     if dev.status()?["healthy"] == true {
@@ -54,7 +52,7 @@ pub fn away(product: &Product, dir: &Path, a: &Arguments) -> Result<String> {
     }
     frozen.thaw()?;
     let quiet = dev.wait_healthy(BACK_MAX)?;
-    let moved = fetched(&dev)? - before;
+    let moved = dev.settled(Some(VICTIM), "fetched")? - before;
     if moved > 0 || quiet > QUIET_BACK_MAX {
         bail!("away while nothing was written: back after {:.2} s, {moved} bytes moved", quiet.as_secs_f64());
     }
@@ -62,7 +60,7 @@ pub fn away(product: &Product, dir: &Path, a: &Arguments) -> Result<String> {
     let chance = Chance::of(&[a.seed, 60]);
     let mut link = Link::open(&dev.place()?, PATIENCE)?;
     let mut load = Load {
-        ino: lookup(&mut link)?,
+        ino: link.look_up("file", LeaseKind::Write, PATIENCE)?,
         link,
         blocks: (mib << 20) / BLOCK,
         chance,
@@ -71,7 +69,7 @@ pub fn away(product: &Product, dir: &Path, a: &Arguments) -> Result<String> {
     };
     load.go_on(Duration::from_secs(2), || Ok(false))?;
     dev.wait_healthy(BACK_MAX)?;
-    let before = fetched(&dev)?;
+    let before = dev.settled(Some(VICTIM), "fetched")?;
     load.regions.clear();
     let frozen = Frozen::freeze(victim)?;
     load.go_on(AWAY, || Ok(false))?;
@@ -91,8 +89,7 @@ pub fn away(product: &Product, dir: &Path, a: &Arguments) -> Result<String> {
     let back = begun.elapsed();
     let Load { link, regions, writes, .. } = load;
     link.close()?;
-    std::thread::sleep(Duration::from_secs(2)); // the server tells its counts about once a second
-    let moved = fetched(&dev)? - before;
+    let moved = dev.settled(Some(VICTIM), "fetched")? - before;
     let dirty = regions.len() as u64 * REGION;
     if moved == 0 || moved * 100 > dirty * PERCENT {
         bail!("{} regions were written, {} MiB; {} MiB moved", regions.len(), dirty >> 20, moved >> 20);
@@ -110,27 +107,6 @@ pub fn away(product: &Product, dir: &Path, a: &Arguments) -> Result<String> {
         moved as f64 / dirty as f64,
         back.as_secs_f64(),
     ))
-}
-
-/// Bytes that the server has fetched from others.
-fn fetched(dev: &Dev) -> Result<u64> {
-    let status = dev.status()?;
-    let servers = status["report"]["cs"].as_array().context("status lists no chunk servers")?;
-    let text = std::fs::read_to_string(dev.dir().join(VICTIM).join("cs.json"))?;
-    let id = serde_json::from_str::<Value>(&text)?["id"].clone();
-    servers
-        .iter()
-        .find(|c| c["id"] == id)
-        .and_then(|c| c["fetched"].as_u64())
-        .context("status does not say what was fetched")
-}
-
-fn lookup(link: &mut Link) -> Result<InodeId> {
-    let op = MetaOp::Lookup { parent: ROOT, name: b"file".to_vec() };
-    match link.run(ClientOp::Meta { op, want: LeaseKind::Write }, PATIENCE)? {
-        Ok(ClientAnswer::Meta(MetaOutcome::Attr { attr, .. })) => Ok(attr.ino),
-        other => bail!("looking the file up: {other:?}"),
-    }
 }
 
 /// A process that stands still until this goes.

@@ -7,15 +7,11 @@ mod power;
 use crate::arguments::Arguments;
 use crate::product::Product;
 use crate::stage::Stage;
-use anyhow::{Result, bail};
-
-const PARTS: [&str; 2] = ["away", "power"];
+use anyhow::Result;
 
 /// Runs it; the line to print. `--only` takes a part; `--size` the MiB of the file that is written to.
 pub fn run(a: &Arguments) -> Result<String> {
-    if let Some(wrong) = a.only.iter().find(|o| !PARTS.contains(&o.as_str())) {
-        bail!("--only {wrong}: there are {}", PARTS.join(" and "));
-    }
+    a.parts(&["away", "power"])?;
     let stage = Stage::set(a)?;
     let product = Product::copied(stage.dir())?;
     let mut said = vec![];

@@ -3,6 +3,7 @@
 use crate::chance::Chance;
 use crate::machines::Machines;
 use crate::mounted::clean_up;
+use crate::proc::runs;
 use crate::process::{Process, wait_until};
 use crate::product::Product;
 use anyhow::{Context, Result, bail};
@@ -104,39 +105,5 @@ impl Drop for Ground {
     fn drop(&mut self) {
         self.mount = None;
         clean_up(&self.point);
-    }
-}
-
-/// Does this process run? One that only waits to be buried does not.
-fn runs(pid: Pid) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The name stands in brackets and may hold anything.
-    stat.rsplit(')').next().and_then(|s| s.trim_start().chars().next()).is_some_and(|state| !"ZX".contains(state))
-}
-
-/// Processes that this one started.
-pub fn children(parent: Pid) -> Vec<Pid> {
-    let of = |pid: i32| -> Option<i32> {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()
-    };
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = entries.filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok());
-    pids.filter(|p| of(*p) == Some(parent.as_raw())).map(Pid::from_raw).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn children_are_found_until_they_are_gone() {
-        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        let pid = Pid::from_raw(child.id().cast_signed());
-        assert!(children(Pid::this()).contains(&pid) && runs(pid));
-        child.kill().unwrap();
-        wait_until("the child to end", Duration::from_secs(5), || !runs(pid)).unwrap();
-        child.wait().unwrap();
-        assert!(!children(Pid::this()).contains(&pid));
     }
 }

@@ -26,9 +26,7 @@ const PARTS: [(&str, fn(&Path, &Product, &Arguments) -> Result<String>); 3] =
 
 /// Runs it; the line to print. `--only` takes a part.
 pub fn run(a: &Arguments) -> Result<String> {
-    if let Some(o) = a.only.iter().find(|o| PARTS.iter().all(|p| p.0 != **o)) {
-        bail!("--only {o}: one of pgbench, postgres, sqlite");
-    }
+    a.parts(&PARTS.map(|p| p.0))?;
     let stage = Stage::set(a)?;
     let product = Product::copied(stage.dir())?;
     let mut lines = Vec::new();

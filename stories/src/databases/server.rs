@@ -1,7 +1,7 @@
 //! A PostgreSQL server as packaged, with its files in a folder that the story chooses: made, started, asked, stopped, killed.
 
-use super::ground::children;
 use super::said;
+use crate::proc::children;
 use crate::process::Process;
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};

@@ -1,11 +1,11 @@
 //! A folder of 100,000 entries: listed, looked through, compared with a tree that a plain loop serves from the local disk
 //! through the same queue, and removed; and what the processes remember of it.
 
-use super::memory_of;
 use crate::arguments::Arguments;
 use crate::attached::Attached;
 use crate::dev::Dev;
 use crate::mounted::mount_process;
+use crate::proc;
 use crate::product::{Product, servers_below};
 use crate::small::forget_names;
 use crate::stage::Stage;
@@ -112,9 +112,7 @@ fn watched(dev: &Dev, point: &Path) -> Result<Vec<(String, Pid)>> {
 }
 /// KiB of each.
 fn resident(all: &[(String, Pid)]) -> Result<Vec<u64>> {
-    all.iter()
-        .map(|(name, pid)| memory_of(pid.as_raw(), "VmRSS").with_context(|| format!("{name} has ended")))
-        .collect()
+    all.iter().map(|(name, pid)| proc::memory(*pid, "VmRSS").with_context(|| format!("{name} has ended"))).collect()
 }
 
 /// Entries of the folder that is compared: the plain loop keeps a file open for each, as far as it may.

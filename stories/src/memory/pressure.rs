@@ -1,10 +1,10 @@
 //! All in one bound of memory: does anybody wait for ever, or get killed?
 
 use super::cage::Cage;
-use super::memory_of;
 use crate::arguments::Arguments;
 use crate::dev::Dev;
 use crate::mounted::mount_process;
+use crate::proc;
 use crate::process::Process;
 use crate::product::{Product, servers_below};
 use crate::stage::Stage;
@@ -126,7 +126,7 @@ impl Load<'_> {
             }
             self.dev.check()?;
             for (name, pid) in &processes {
-                let peak = memory_of(pid.as_raw(), "VmHWM");
+                let peak = proc::memory(*pid, "VmHWM");
                 let peak =
                     peak.with_context(|| format!("{name} has ended; {} killed", self.cage.killed().unwrap_or(0)))?;
                 seen.peaks.insert(name.clone(), peak);

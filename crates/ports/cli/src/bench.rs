@@ -18,11 +18,16 @@ use wire::names::{MetaOp, MetaOutcome, NewInode};
 
 /// Measure this cluster through the library, beside the raw disk.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  pstorage -c dev bench --raw /var/tmp")]
+#[command(
+    after_help = "Example:\n  pstorage -c dev bench --raw /var/tmp\n  pstorage -c dev bench --case '1M' --seconds 10"
+)]
 pub struct Bench {
     /// Seconds for each line.
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
+    /// Only lines whose name contains this.
+    #[arg(long, value_name = "TEXT")]
+    case: Option<String>,
     /// Size of the file, MiB.
     #[arg(long, default_value_t = 256)]
     size: u64,
@@ -224,6 +229,9 @@ pub fn bench(at: &At, a: &Bench) -> Result<()> {
     if size < 16 << 20 {
         bail!("--size {}: at least 16 MiB", a.size);
     }
+    if let Some(text) = a.case.as_ref().filter(|t| CASES.iter().all(|c| !c.name.contains(t.as_str()))) {
+        bail!("--case {text}: no line has this in its name; there are: {}", CASES.map(|c| c.name).join("; "));
+    }
     let mut link = Link::open(at, Duration::from_secs(20))?;
     let name = format!(".pstorage-bench-{:08x}", host::random::nonzero_u64()? as u32).into_bytes();
     let parent = InodeId(1);
@@ -264,7 +272,7 @@ fn measure(link: &mut Link, ino: InodeId, size: u64, a: &Bench) -> Result<()> {
             "", "per s", "p50 µs", "p99 µs", "CPU µs", "per s", "p50 µs", "p99 µs", "CPU µs"
         );
     }
-    for case in &CASES {
+    for case in CASES.iter().filter(|c| a.case.as_ref().is_none_or(|text| c.name.contains(text))) {
         let x = run(&mut c, case, size, a.seconds, &cpu_of_all)?;
         let own = || host::clock::process_cpu().0 as f64 / 1e9;
         let y = run(&mut raw, case, size, a.seconds, &own)?;
