@@ -5,7 +5,7 @@ use crate::probe;
 use anyhow::{Context, Result, bail};
 use client::{Client, ClientAnswer, ClientConfig, ClientError, ClientOp};
 use host::node::Effects;
-use net::{Loop, LoopConfig};
+use net::{Loop, LoopConfig, SignalFlag};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use types::{ClusterId, Incarnation, MdsId, NodeId};
@@ -23,6 +23,7 @@ pub struct Link {
     done: BTreeMap<u64, Answer>,
     outstanding: usize,
     patience: Duration,
+    stop: Option<SignalFlag>,
     pub cluster: ClusterId,
 }
 
@@ -66,7 +67,7 @@ impl Link {
         });
         let inner = Loop::new(node, config).map_err(|e| anyhow::anyhow!("{e}"))?;
         let cluster = group.cluster;
-        let mut link = Link { inner, next: 1, done: BTreeMap::new(), outstanding: 0, patience, cluster };
+        let mut link = Link { inner, next: 1, done: BTreeMap::new(), outstanding: 0, patience, stop: None, cluster };
         while !link.inner.node().attached() {
             if begun.elapsed() > patience {
                 bail!(
@@ -77,6 +78,17 @@ impl Link {
             link.turn(Duration::from_millis(50))?;
         }
         Ok(link)
+    }
+
+    /// From now on SIGINT and SIGTERM make [`Self::turn`] fail, so that the command ends in order; the second of them
+    /// ends the process.
+    pub fn stop_on_signals(&mut self) -> Result<()> {
+        self.stop = Some(SignalFlag::install().context("watch for signals")?);
+        Ok(())
+    }
+    /// One of them came.
+    pub fn stopped(&self) -> bool {
+        self.stop.as_ref().is_some_and(SignalFlag::is_set)
     }
 
     /// Begins an operation.
@@ -92,6 +104,9 @@ impl Link {
     }
     /// One turn of the loop, at most this long.
     pub fn turn(&mut self, limit: Duration) -> Result<()> {
+        if self.stopped() {
+            bail!("interrupted");
+        }
         self.inner.turn(Some(limit)).map_err(|e| anyhow::anyhow!("{e}"))?;
         for (t, a) in self.inner.node_mut().finished() {
             self.outstanding -= 1;
@@ -144,6 +159,7 @@ impl Link {
     }
     /// Ends the session in order.
     pub fn close(mut self) -> Result<()> {
+        self.stop = None;
         let t = self.submit(ClientOp::Detach);
         let begun = Instant::now();
         while !self.done.contains_key(&t) && begun.elapsed() < Duration::from_secs(2) {
