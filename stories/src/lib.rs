@@ -27,6 +27,7 @@ pub mod posix;
 pub mod process;
 pub mod product;
 pub mod ready;
+pub mod resume;
 pub mod rot;
 pub mod share;
 pub mod small;

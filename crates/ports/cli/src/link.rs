@@ -24,6 +24,8 @@ pub struct Link {
     outstanding: usize,
     patience: Duration,
     stop: Option<SignalFlag>,
+    /// A signal has stopped the command: what is done now is done to end it.
+    ending: bool,
     pub cluster: ClusterId,
 }
 
@@ -67,7 +69,7 @@ impl Link {
         });
         let inner = Loop::new(node, config).map_err(|e| anyhow::anyhow!("{e}"))?;
         let cluster = group.cluster;
-        let mut link = Link { inner, next: 1, done: BTreeMap::new(), outstanding: 0, patience, stop: None, cluster };
+        let mut link = Link { inner, next: 1, done: BTreeMap::new(), outstanding: 0, patience, stop: None, ending: false, cluster };
         while !link.inner.node().attached() {
             if begun.elapsed() > patience {
                 bail!(
@@ -86,8 +88,12 @@ impl Link {
         self.stop = Some(SignalFlag::install().context("watch for signals")?);
         Ok(())
     }
-    /// One of them came.
+    /// One of them came, and nothing was begun because of it.
     pub fn stopped(&self) -> bool {
+        !self.ending && self.was_stopped()
+    }
+    /// One of them came.
+    pub fn was_stopped(&self) -> bool {
         self.stop.as_ref().is_some_and(SignalFlag::is_set)
     }
 
@@ -139,6 +145,18 @@ impl Link {
             }
         }
     }
+    /// Carries out one operation if that takes no longer than `limit`, also when a signal came.
+    pub fn within(&mut self, limit: Duration, op: ClientOp) -> Result<Answer> {
+        self.ending = true;
+        let (t, begun) = (self.submit(op), Instant::now());
+        while begun.elapsed() < limit {
+            self.turn(Duration::from_millis(100))?;
+            if let Some(a) = self.done.remove(&t) {
+                return Ok(a);
+            }
+        }
+        bail!("the cluster does not answer")
+    }
     /// Carries out one operation.
     pub fn run(&mut self, op: ClientOp) -> Result<Answer> {
         let t = self.submit(op);
@@ -159,7 +177,7 @@ impl Link {
     }
     /// Ends the session in order.
     pub fn close(mut self) -> Result<()> {
-        self.stop = None;
+        self.ending = true;
         let t = self.submit(ClientOp::Detach);
         let begun = Instant::now();
         while !self.done.contains_key(&t) && begun.elapsed() < Duration::from_secs(2) {

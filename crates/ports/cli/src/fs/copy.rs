@@ -1,7 +1,7 @@
 //! `fs cp`: copies within the cluster. Content passes through this host, many files at once, in bounded memory.
 
 use super::incoming::{Incoming, Wanted, What};
-use super::partial::PREFIX;
+use super::partial::{ATTRIBUTE, PREFIX};
 use super::path;
 use super::progress::bar;
 use super::source::Source;
@@ -216,7 +216,7 @@ impl Copy<'_> {
         let MetaOutcome::List(names) = self.to.link.meta(MetaOp::Listxattr { ino })?? else {
             bail!("the cluster answered something else than names of attributes")
         };
-        for name in names {
+        for name in names.into_iter().filter(|n| n != ATTRIBUTE) {
             match self.to.link.meta(MetaOp::Getxattr { ino, name: name.clone() })? {
                 Ok(MetaOutcome::Body(value)) => out.push((name, value)),
                 Ok(o) => bail!("the cluster answered {o:?} instead of an attribute"),

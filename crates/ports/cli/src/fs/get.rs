@@ -1,6 +1,6 @@
 //! `fs get` and `fs cat`: files of the cluster to this host. Blocks of zeros become holes.
 
-use super::part::{Part, Version};
+use super::part::{Part, Tree, Version};
 use super::partial::{PREFIX, RECORDED};
 use super::path;
 use super::progress::bar;
@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use client::{ClientAnswer, ClientOp};
 use indicatif::ProgressBar;
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
+use serde_json::json;
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsStr;
 use std::fs::{File, Permissions};
@@ -28,9 +29,12 @@ const PIECES: usize = 8;
 /// How to get.
 pub struct How {
     pub recursive: bool,
+    /// The target is the new name itself, also if it is a folder that exists.
+    pub exact: bool,
     /// Go on with what another get of the same began.
     pub resume: bool,
     pub quiet: bool,
+    pub json: bool,
 }
 
 struct Job {
@@ -73,8 +77,14 @@ pub fn get(link: &mut Link, source: &str, target: &Path, how: &How) -> Result<()
         bail!("`{source}` is a folder: use -r");
     }
     let own = path::names(source)?.last().map(|n| n.to_vec());
+    let version = Version::of(link.cluster, &attr);
+    // A folder that the same command began is no folder to get into.
+    let mut tree = match how.resume && attr.kind == FileKind::Dir && target.is_dir() && target.file_name().is_some() {
+        true => Tree::find(target, &version)?,
+        false => None,
+    };
     let target = match own {
-        Some(own) if target.is_dir() => target.join(OsStr::from_bytes(&own)),
+        Some(own) if target.is_dir() && !how.exact && tree.is_none() => target.join(OsStr::from_bytes(&own)),
         _ => target.to_path_buf(),
     };
     let mut g = Get {
@@ -85,7 +95,7 @@ pub fn get(link: &mut Link, source: &str, target: &Path, how: &How) -> Result<()
         next_job: 1,
         linked: BTreeMap::new(),
         links: vec![],
-        bar: bar(how.quiet, attr.size, "get"),
+        bar: bar(how.quiet || how.json, attr.size, "get"),
         root: rustix::process::geteuid().is_root(),
         files: 0,
         bytes: 0,
@@ -93,21 +103,29 @@ pub fn get(link: &mut Link, source: &str, target: &Path, how: &How) -> Result<()
         went_on: 0,
     };
     if attr.kind == FileKind::Dir {
+        if std::fs::symlink_metadata(&target).is_err() {
+            tree = Some(Tree::begin(&target, version)?);
+        }
         g.tree(attr, target)?;
+        tree.map_or(Ok(()), Tree::end)?;
     } else {
         g.entry(attr, target)?;
         g.drain(0)?;
     }
     g.bar.finish_and_clear();
-    if !how.quiet {
-        g.tell(begun.elapsed());
+    let secs = begun.elapsed().as_secs_f64();
+    if how.json {
+        let (files, bytes) = (g.files, g.bytes);
+        let v = json!({ "files": files, "bytes": bytes, "seconds": secs, "kept_files": g.skipped, "kept_bytes": g.went_on });
+        println!("{v}");
+    } else if !how.quiet {
+        g.tell(secs);
     }
     Ok(())
 }
 
 impl Get<'_> {
-    fn tell(&self, took: Duration) {
-        let secs = took.as_secs_f64();
+    fn tell(&self, secs: f64) {
         let rate = units::bytes((self.bytes as f64 / secs.max(0.001)) as u64);
         let mut line = format!("got {} files, {} in {secs:.1} s ({rate}/s)", self.files, units::bytes(self.bytes));
         if self.resume {

@@ -2,6 +2,7 @@
 //! small state machine that moves on with each answer. A name comes when what it names is whole and flushed.
 
 use super::partial::{self, Record};
+use super::path;
 use super::source::{self, Source};
 use crate::link::{Answer, Link};
 use anyhow::{Context, Result, bail};
@@ -21,9 +22,15 @@ const PIECE: u64 = 1 << 20;
 /// Pieces of one file under way at once, and of all.
 const PIECES: usize = 8;
 const PIECES_ALL: usize = 96;
-/// After so many files, or bytes in them, everything is flushed and they get their names.
-const BATCH: usize = 512;
-const BATCH_BYTES: u64 = 256 << 20;
+/// So many files that are whole, or bytes in them, are flushed together and get their names.
+const BATCH: usize = 64;
+const BATCH_BYTES: u64 = 8 << 20;
+/// Whole files that wait for their names; beyond it no other begins.
+const WAITING: usize = 512;
+/// What is moved of a recorded file beyond its record: so much may have to move again.
+const AHEAD: u64 = 16 << 20;
+/// How long an interrupted command tries to record how far it is.
+const SAVE: Duration = Duration::from_secs(5);
 
 /// A file to be made.
 pub struct Wanted {
@@ -93,7 +100,9 @@ struct Job {
     extents: Option<VecDeque<(u64, u64)>>,
     /// Offsets of pieces on their way.
     pieces: BTreeSet<u64>,
-    /// Recorded as flushed up to here, and a further record is on its way.
+    /// Flushes were begun for all below, have ended for all below, and that is recorded; a record is on its way.
+    flushing: u64,
+    flushed: u64,
     marked: u64,
     marking: bool,
     attributes: usize,
@@ -132,9 +141,11 @@ pub struct Incoming<'a> {
     pieces: usize,
     /// Files that wait for others to need fewer pieces.
     starved: BTreeSet<u64>,
+    /// Whole files that wait for the next flush, and those whose flush is under way, by its ticket.
     ready: Vec<u64>,
     ready_bytes: u64,
-    open: Vec<InodeId>,
+    batches: BTreeMap<u64, Vec<u64>>,
+    waiting: usize,
     /// Files that have their names, and bytes that were moved.
     pub files: u64,
     pub bytes: u64,
@@ -152,7 +163,8 @@ impl Incoming<'_> {
             starved: BTreeSet::new(),
             ready: vec![],
             ready_bytes: 0,
-            open: vec![],
+            batches: BTreeMap::new(),
+            waiting: 0,
             files: 0,
             bytes: 0,
         }
@@ -176,6 +188,7 @@ impl Incoming<'_> {
         self.make_room()?;
         let mut job = Self::job(w);
         (job.ino, job.aside, job.marked) = (left.ino, Some(left.name), left.record.upto);
+        (job.flushing, job.flushed) = (job.marked, job.marked);
         if let What::Data { record, .. } = &mut job.w.what {
             *record = Some(left.record);
         }
@@ -194,6 +207,8 @@ impl Incoming<'_> {
             aside: None,
             extents: None,
             pieces: BTreeSet::new(),
+            flushing: 0,
+            flushed: 0,
             marked: 0,
             marking: false,
             attributes: 0,
@@ -214,27 +229,42 @@ impl Incoming<'_> {
         Ok(partial::temporary(&job.w.name, host::random::nonzero_u64().context("random numbers")?))
     }
     fn make_room(&mut self) -> Result<()> {
-        if self.ready.len() >= BATCH || self.ready_bytes >= BATCH_BYTES {
-            self.flush()?;
+        if self.waiting >= WAITING {
+            self.flush_ready();
         }
-        self.drain(FILES)
-    }
-
-    /// Waits until at most `leave` files move.
-    fn drain(&mut self, leave: usize) -> Result<()> {
-        while self.jobs.len() - self.ready.len() > leave {
-            self.link.turn(Duration::from_millis(100))?;
-            for (t, a) in self.link.take() {
-                let Some((id, what)) = self.tickets.remove(&t) else { continue };
-                let Some(mut job) = self.jobs.remove(&id) else { continue };
-                let show = format!("`{}`", job.w.show);
-                if self.answer(id, &mut job, what, a).context(show)? {
-                    self.jobs.insert(id, job);
-                }
-            }
-            self.feed()?;
+        while self.moving() > FILES || self.waiting >= WAITING {
+            self.turn()?;
         }
         Ok(())
+    }
+    /// Files that are not whole yet.
+    fn moving(&self) -> usize {
+        self.jobs.len() - self.waiting
+    }
+
+    /// Takes what has come.
+    fn turn(&mut self) -> Result<()> {
+        if self.link.stopped() {
+            return self.save();
+        }
+        self.link.turn(Duration::from_millis(100))?;
+        for (t, a) in self.link.take() {
+            if let Some(batch) = self.batches.remove(&t) {
+                a.context("flush")?;
+                self.name(batch);
+                continue;
+            }
+            let Some((id, what)) = self.tickets.remove(&t) else { continue };
+            let Some(mut job) = self.jobs.remove(&id) else { continue };
+            let show = format!("`{}`", job.w.show);
+            if self.answer(id, &mut job, what, a).context(show)? {
+                self.jobs.insert(id, job);
+            }
+        }
+        if self.ready.len() >= BATCH || self.ready_bytes >= BATCH_BYTES {
+            self.flush_ready();
+        }
+        self.feed()
     }
     /// Lets files go on that waited for room.
     fn feed(&mut self) -> Result<()> {
@@ -248,26 +278,55 @@ impl Incoming<'_> {
         }
         Ok(())
     }
-    /// Waits until everything is whole, flushes it, and gives it its names.
-    pub fn flush(&mut self) -> Result<()> {
-        self.drain(0)?;
-        self.link.run(ClientOp::Flush { ino: None })?.context("flush")?;
+    /// Begins to flush files that are whole.
+    fn flush_ready(&mut self) {
         self.ready_bytes = 0;
-        for id in std::mem::take(&mut self.ready) {
+        let batch = std::mem::take(&mut self.ready);
+        if !batch.is_empty() {
+            let t = self.link.submit(ClientOp::Flush { ino: None });
+            self.batches.insert(t, batch);
+        }
+    }
+    /// Gives names to files that are flushed.
+    fn name(&mut self, batch: Vec<u64>) {
+        self.waiting -= batch.len();
+        for id in batch {
             let Some(job) = self.jobs.get_mut(&id) else { continue };
             job.step = Step::Linking;
             let op = MetaOp::Link { ino: job.ino, parent: job.w.parent, name: job.w.name.clone() };
             self.ask_group(id, Asked::Step, op);
         }
-        self.drain(0)?;
-        let mut tickets = vec![];
-        for ino in std::mem::take(&mut self.open) {
-            tickets.push(self.link.submit(ClientOp::Close { ino }));
+    }
+    /// Waits until everything is whole, flushed, and has its name.
+    pub fn flush(&mut self) -> Result<()> {
+        while self.moving() > 0 {
+            self.turn()?;
         }
-        for t in tickets {
-            self.link.wait(t)??;
+        self.flush_ready();
+        while !self.jobs.is_empty() {
+            self.turn()?;
         }
+        while self.link.outstanding() > 0 {
+            self.link.turn(Duration::from_millis(100))?;
+        }
+        self.link.take();
         Ok(())
+    }
+    /// The command is interrupted: what is there is flushed and recorded, so that nothing of it has to move again.
+    fn save(&mut self) -> Result<()> {
+        let far = |j: &Job| j.record().map(|r| (j.ino, Record { upto: j.low(), ..r.clone() }));
+        let moving = |j: &&Job| j.step == Step::Moving && j.low() > j.marked;
+        let records: Vec<_> = self.jobs.values().filter(moving).filter_map(far).collect();
+        self.link.within(SAVE, ClientOp::Flush { ino: None })??;
+        for (ino, record) in records {
+            let op = path::mark(ino, &record);
+            self.link.within(SAVE, ClientOp::Meta { op, want: LeaseKind::None })??;
+        }
+        bail!("interrupted")
+    }
+    /// Needed no more.
+    fn close(&mut self, ino: InodeId) {
+        self.link.submit(ClientOp::Close { ino });
     }
 
     /// Takes one answer of a file; false = the file is done.
@@ -290,8 +349,7 @@ impl Incoming<'_> {
             }
             Asked::MarkFlush(at) => {
                 a?;
-                let record = job.record().map(|r| Record { upto: at, ..r.clone() }).context("a marked file has a record")?;
-                self.ask_group(id, Asked::Mark(at), mark(job.ino, &record));
+                job.flushed = job.flushed.max(at);
             }
             Asked::Mark(at) => {
                 a?;
@@ -312,14 +370,13 @@ impl Incoming<'_> {
 
     fn begin_moving(&mut self, id: u64, job: &mut Job) -> Result<bool> {
         job.step = Step::Moving;
-        self.open.push(job.ino);
         let (marked, ino) = (job.marked, job.ino);
         let What::Data { source, size, record } = &job.w.what else { bail!("only data moves") };
         match source {
             Source::Local(f) => {
                 job.extents = Some(source::extents(f, marked, *size).context("look for holes")?);
                 if let (Some(r), 0) = (record, marked) {
-                    let op = mark(ino, r);
+                    let op = path::mark(ino, r);
                     job.marking = true;
                     self.ask_group(id, Asked::Mark(0), op);
                 }
@@ -338,7 +395,7 @@ impl Incoming<'_> {
                 self.more(id, job)?;
                 self.mark_more(id, job);
                 let moved = job.pieces.is_empty() && job.extents.as_ref().is_some_and(|e| e.is_empty());
-                if moved && !job.marking {
+                if moved && !job.marking && job.flushed == job.flushing {
                     return self.moved(id, job);
                 }
             }
@@ -350,6 +407,9 @@ impl Incoming<'_> {
     fn more(&mut self, id: u64, job: &mut Job) -> Result<()> {
         while job.pieces.len() < PIECES {
             let Some(&(at, end)) = job.extents.as_ref().and_then(|e| e.front()) else { break };
+            if job.record().is_some() && at >= job.marked + AHEAD {
+                break; // goes on with the next record
+            }
             if self.pieces >= PIECES_ALL {
                 self.starved.insert(id);
                 break;
@@ -377,12 +437,18 @@ impl Incoming<'_> {
         }
         Ok(())
     }
-    /// Makes durable how far it is, beside the writes that go on.
+    /// Makes durable how far it is, and records it, beside the writes that go on.
     fn mark_more(&mut self, id: u64, job: &mut Job) {
+        let Some(record) = job.record().cloned() else { return };
         let low = job.low();
-        if job.record().is_some() && !job.marking && low >= job.marked + partial::STEP && low < job.size() {
-            job.marking = true;
+        if low >= job.flushing + partial::STEP && low < job.size() {
+            job.flushing = low;
             self.ask(id, Asked::MarkFlush(low), ClientOp::Flush { ino: Some(job.ino) });
+        }
+        if job.flushed > job.marked && !job.marking && low < job.size() {
+            job.marking = true;
+            let op = path::mark(job.ino, &Record { upto: job.flushed, ..record });
+            self.ask_group(id, Asked::Mark(job.flushed), op);
         }
     }
     fn moved(&mut self, id: u64, job: &mut Job) -> Result<bool> {
@@ -395,7 +461,8 @@ impl Incoming<'_> {
             }
         }
         if let What::Data { source: Source::Cluster(from), .. } = &job.w.what {
-            self.open.push(*from);
+            let from = *from;
+            self.close(from);
         }
         self.set_attributes(id, job)
     }
@@ -451,7 +518,7 @@ impl Incoming<'_> {
             (_, Err(e)) => Err(e.into()),
             (Step::Finishing, Ok(_)) => self.finished(id, job),
             (Step::Flushing | Step::LinkingAside, Ok(_)) => self.named(id, job),
-            (Step::Linking | Step::Unmarking, Ok(_)) => self.done(),
+            (Step::Linking | Step::Unmarking, Ok(_)) => self.done(job),
             (Step::Renaming, Ok(_)) if job.record().is_some() => {
                 // Only now: had the name been refused, the record would still tell what is there.
                 job.step = Step::Unmarking;
@@ -459,7 +526,7 @@ impl Incoming<'_> {
                 self.ask_group(id, Asked::Step, op);
                 Ok(true)
             }
-            (Step::Renaming, Ok(_)) => self.done(),
+            (Step::Renaming, Ok(_)) => self.done(job),
             (Step::Moving | Step::Attributes | Step::Ready, Ok(_)) => bail!("an answer that nothing asked for"),
         }
     }
@@ -474,6 +541,7 @@ impl Incoming<'_> {
         }
         job.step = Step::Ready;
         self.ready.push(id);
+        self.waiting += 1;
         self.ready_bytes += job.size();
         // Nothing is read any more: as many files as a batch has would be too many open ones.
         if let What::Data { source, .. } = &mut job.w.what {
@@ -483,22 +551,22 @@ impl Incoming<'_> {
     }
     /// Gives it its name, if it has another one so far.
     fn named(&mut self, id: u64, job: &mut Job) -> Result<bool> {
-        let Some(name) = job.aside.clone() else { return self.done() };
+        let Some(name) = job.aside.clone() else { return self.done(job) };
         job.step = Step::Renaming;
         let (parent, to_name) = (job.w.parent, job.w.name.clone());
         let op = MetaOp::Rename { parent, name, to_parent: parent, to_name, mode: RenameMode::Replace, keep: false };
         self.ask_group(id, Asked::Step, op);
         Ok(true)
     }
-    fn done(&mut self) -> Result<bool> {
+    fn done(&mut self, job: &Job) -> Result<bool> {
+        if job.is_data() {
+            self.close(job.ino);
+        }
         self.files += 1;
         Ok(false)
     }
 }
 
-fn mark(ino: InodeId, r: &Record) -> MetaOp {
-    MetaOp::Setxattr { ino, name: partial::ATTRIBUTE.to_vec(), value: r.encode(), mode: XattrMode::Either }
-}
 /// What makes the inode: without a name while it is not whole, unless somebody is to find it again.
 fn create(job: &Job) -> MetaOp {
     let w = &job.w;

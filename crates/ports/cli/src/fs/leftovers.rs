@@ -15,6 +15,7 @@ use wire::names::{DirEntry, FileKind};
   pstorage -c dev fs leftovers /                   names, how far they came, from where
   pstorage -c dev fs leftovers --remove /share     remove them
 
+A folder whose put is not complete is listed too; --remove lets it stay as it is, and forgets that something is missing.
 The same put with --resume goes on with them. Do not remove those of a put that still runs: it would fail at its end.
 `fs get` leaves `.pstorage-get-*` in the local folder, which the same get with --resume goes on with, and you may remove.")]
 pub struct Leftovers {
@@ -34,6 +35,16 @@ pub fn leftovers(link: &mut Link, a: &Leftovers) -> Result<()> {
     let mut found = vec![];
     let mut todo = VecDeque::from([(top.ino, a.path.trim_end_matches('/').to_owned())]);
     while let Some((dir, at)) = todo.pop_front() {
+        if let Some(r) = path::record(link, dir)? {
+            let path = if at.is_empty() { "/" } else { &at };
+            if !a.json {
+                println!("{path}: the put of {} is not complete", r.of.source);
+            }
+            found.push(json!({ "path": path, "source": r.of.source, "folder": true }));
+            if a.remove {
+                path::unmark(link, dir)?;
+            }
+        }
         let mut after = vec![];
         loop {
             let (entries, end) = path::page(link, dir, after)?;

@@ -50,6 +50,9 @@ enum FsCommand {
         /// What an answered write promises for new files: `flush` or `sync`; inherited unless given.
         #[arg(long, value_name = "flush|sync")]
         durability: Option<String>,
+        /// The target is the new name itself, also if it is a folder that exists.
+        #[arg(short = 'T', long)]
+        no_target_directory: bool,
         /// Go on with the same put that was broken off; what is there and unchanged stays.
         #[arg(long)]
         resume: bool,
@@ -60,12 +63,18 @@ enum FsCommand {
         /// No progress bar.
         #[arg(short, long)]
         quiet: bool,
+        /// What was done, as JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Copy files and folders of the cluster to this host.
     Get {
         /// Folders with everything below them.
         #[arg(short, long)]
         recursive: bool,
+        /// The target is the new name itself, also if it is a folder that exists.
+        #[arg(short = 'T', long)]
+        no_target_directory: bool,
         /// Go on with the same get that was broken off; what is there and unchanged stays.
         #[arg(long)]
         resume: bool,
@@ -76,6 +85,9 @@ enum FsCommand {
         /// No progress bar.
         #[arg(short, long)]
         quiet: bool,
+        /// What was done, as JSON.
+        #[arg(long)]
+        json: bool,
     },
     Cp(copy::Cp),
     Mv(rename::Mv),
@@ -148,7 +160,7 @@ pub fn fs(at: &At, a: Fs) -> Result<()> {
         _ => "",
     };
     let done = command(&mut link, a.command);
-    let done = match link.stopped() {
+    let done = match link.was_stopped() && done.is_err() {
         true => Err(anyhow!("interrupted{hint}")),
         false => done,
     };
@@ -158,12 +170,12 @@ pub fn fs(at: &At, a: Fs) -> Result<()> {
 }
 fn command(link: &mut Link, c: FsCommand) -> Result<()> {
     match c {
-        FsCommand::Put { recursive, durability, resume, source, target, quiet } => {
+        FsCommand::Put { recursive, durability, no_target_directory: exact, resume, source, target, quiet, json } => {
             let durability = durability.as_deref().map(crate::make::parse_durability).transpose()?;
-            put::put(link, &source, &target, &put::How { recursive, durability, resume, quiet })
+            put::put(link, &source, &target, &put::How { recursive, durability, exact, resume, quiet, json })
         }
-        FsCommand::Get { recursive, resume, source, target, quiet } => {
-            get::get(link, &source, &target, &get::How { recursive, resume, quiet })
+        FsCommand::Get { recursive, no_target_directory: exact, resume, source, target, quiet, json } => {
+            get::get(link, &source, &target, &get::How { recursive, exact, resume, quiet, json })
         }
         FsCommand::Cp(a) => copy::cp(link, &a),
         FsCommand::Mv(a) => rename::mv(link, &a),

@@ -149,6 +149,30 @@ impl Part {
         }
     }
 }
+/// A folder that a get makes: beside it stands from which folder, until it is complete.
+pub struct Tree(PathBuf);
+impl Tree {
+    /// Begins the folder `target`, which does not exist.
+    pub fn begin(target: &Path, of: Version) -> Result<Tree> {
+        let (_, path) = places(target)?;
+        let state = State { version: 1, of, boot: String::new(), upto: 0, synced: 0 };
+        let bytes = serde_json::to_vec(&state).expect("numbers and texts are always JSON");
+        std::fs::write(&path, bytes).with_context(|| format!("write `{}`", path.display()))?;
+        Ok(Tree(path))
+    }
+    /// The folder `target` if a get of the same folder began it and did not end.
+    pub fn find(target: &Path, of: &Version) -> Result<Option<Tree>> {
+        let (_, path) = places(target)?;
+        let old = std::fs::read(&path).ok().and_then(|b| serde_json::from_slice::<State>(&b).ok());
+        let same = |s: &State| (&s.of.cluster, s.of.inode) == (&of.cluster, of.inode);
+        Ok(old.is_some_and(|s| same(&s)).then_some(Tree(path)))
+    }
+    /// It is complete.
+    pub fn end(self) -> Result<()> {
+        std::fs::remove_file(&self.0).with_context(|| format!("remove `{}`", self.0.display()))
+    }
+}
+
 impl Drop for Part {
     fn drop(&mut self) {
         if !self.named && self.state.is_none() {

@@ -10,8 +10,8 @@ pub const PREFIX: &[u8] = b".pstorage-put-";
 pub const ATTRIBUTE: &[u8] = b"user.pstorage.partial";
 /// Files of so many bytes are recorded while they are on their way; smaller ones begin anew.
 pub const RECORDED: u64 = 8 << 20;
-/// A record follows after so many bytes at the latest, while none is on its way.
-pub const STEP: u64 = 4 << 20;
+/// Between records.
+pub const STEP: u64 = 2 << 20;
 
 /// Which version of which local file.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -52,12 +52,15 @@ pub enum Use {
 }
 
 impl Identity {
+    /// This host and an absolute path on it.
+    pub fn source(path: &Path) -> String {
+        format!("{}:{}", rustix::system::uname().nodename().to_string_lossy(), path.display())
+    }
     /// Of the file at `path`, which is absolute.
     pub fn of(path: &Path, m: &std::fs::Metadata) -> Identity {
-        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let ns = |s: i64, n: i64| s.saturating_mul(1_000_000_000).saturating_add(n);
         Identity {
-            source: format!("{host}:{}", path.display()),
+            source: Identity::source(path),
             size: m.len(),
             mtime: ns(m.mtime(), m.mtime_nsec()),
             ctime: ns(m.ctime(), m.ctime_nsec()),

@@ -4,7 +4,7 @@ use super::partial::{self, Record};
 use crate::link::Link;
 use anyhow::{Context, Result, bail};
 use types::InodeId;
-use wire::names::{Attr, DirEntry, FileKind, MetaError, MetaOp, MetaOutcome};
+use wire::names::{Attr, DirEntry, FileKind, MetaError, MetaOp, MetaOutcome, XattrMode};
 
 const ROOT: InodeId = InodeId(1);
 
@@ -106,6 +106,17 @@ pub fn record(link: &mut Link, ino: InodeId) -> Result<Option<Record>> {
         Ok(MetaOutcome::Body(b)) => Ok(Record::decode(&b)),
         Ok(other) => bail!("the cluster answered {other:?} instead of an attribute"),
         Err(MetaError::NoAttr | MetaError::NotFound) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+/// Records how far a file is.
+pub fn mark(ino: InodeId, r: &Record) -> MetaOp {
+    MetaOp::Setxattr { ino, name: partial::ATTRIBUTE.to_vec(), value: r.encode(), mode: XattrMode::Either }
+}
+/// It is whole: the record goes, if there is one.
+pub fn unmark(link: &mut Link, ino: InodeId) -> Result<()> {
+    match link.meta(MetaOp::Removexattr { ino, name: partial::ATTRIBUTE.to_vec() })? {
+        Ok(_) | Err(MetaError::NoAttr) => Ok(()),
         Err(e) => Err(e.into()),
     }
 }

@@ -9,6 +9,7 @@ use crate::link::Link;
 use crate::units;
 use anyhow::{Context, Result, anyhow, bail};
 use client::{ClientAnswer, ClientError, ClientOp};
+use serde_json::json;
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{File, Metadata};
 use std::os::unix::ffi::OsStrExt;
@@ -23,9 +24,12 @@ use wire::names::{DirEntry, FileKind, MetaError, MetaOp, MetaOutcome, NewInode, 
 pub struct How {
     pub recursive: bool,
     pub durability: Option<Durability>,
+    /// The target is the new name itself, also if it is a folder that exists.
+    pub exact: bool,
     /// Go on with what another put of the same began.
     pub resume: bool,
     pub quiet: bool,
+    pub json: bool,
 }
 
 struct Plan {
@@ -61,7 +65,7 @@ pub fn put(link: &mut Link, source: &Path, target: &str, how: &How) -> Result<()
     let absolute = absolute(source)?;
     let own = absolute.file_name().map(|n| n.to_string_lossy().into_owned());
     let target = match path::find(link, target)? {
-        Some((a, _)) if a.kind == FileKind::Dir => {
+        Some((a, _)) if a.kind == FileKind::Dir && !how.exact && !(how.resume && begun_by(link, a.ino, &absolute)?) => {
             let own = own.with_context(|| format!("`{}` has no name of its own", source.display()))?;
             format!("{}/{own}", target.trim_end_matches('/'))
         }
@@ -79,7 +83,7 @@ pub fn put(link: &mut Link, source: &Path, target: &str, how: &How) -> Result<()
         None => None,
     };
     let mut p = Put {
-        to: Incoming::new(link, bar(how.quiet, meta.len(), "put")),
+        to: Incoming::new(link, bar(how.quiet || how.json, meta.len(), "put")),
         layout,
         resume: how.resume,
         inos: BTreeMap::new(),
@@ -99,10 +103,20 @@ pub fn put(link: &mut Link, source: &Path, target: &str, how: &How) -> Result<()
         p.to.flush()?;
     }
     p.to.bar.finish_and_clear();
-    if !how.quiet {
-        p.tell(begun.elapsed());
+    let secs = begun.elapsed().as_secs_f64();
+    if how.json {
+        let (files, bytes) = (p.to.files, p.to.bytes);
+        let v = json!({ "files": files, "bytes": bytes, "seconds": secs, "kept_files": p.skipped, "kept_bytes": p.went_on });
+        println!("{v}");
+    } else if !how.quiet {
+        p.tell(secs);
     }
     Ok(())
+}
+/// Is the folder one that a put of the folder `source` made, and has not ended?
+fn begun_by(link: &mut Link, dir: InodeId, source: &Path) -> Result<bool> {
+    let mark = path::record(link, dir)?;
+    Ok(mark.is_some_and(|r| r.of.source == Identity::source(source)))
 }
 /// Where `source` is from the root of this host; a link stays one.
 fn absolute(source: &Path) -> Result<PathBuf> {
@@ -149,8 +163,8 @@ fn plan(root: &Path) -> Result<Plan> {
 }
 
 impl Put<'_> {
-    fn tell(&self, took: Duration) {
-        let (secs, bytes) = (took.as_secs_f64(), self.to.bytes);
+    fn tell(&self, secs: f64) {
+        let bytes = self.to.bytes;
         let rate = units::bytes((bytes as f64 / secs.max(0.001)) as u64);
         let mut line =
             format!("put {} files, {} in {secs:.1} s ({rate}/s), flushed", self.to.files, units::bytes(bytes));
@@ -178,6 +192,7 @@ impl Put<'_> {
         for (path, first) in &plan.links {
             self.hard_link(path, first)?;
         }
+        path::unmark(self.to.link, root)?;
         dirs.push((PathBuf::new(), PathBuf::new()));
         self.set_times(&dirs, &base)
     }
@@ -241,20 +256,31 @@ impl Put<'_> {
         }
         Ok(())
     }
-    /// Makes or finds the folder that is to hold the tree.
+    /// Makes or finds the folder that is to hold the tree. One that is made says from its first moment on whose it is: the
+    /// same command finds it there when it goes on, and must not take it for a folder to put into.
     fn make_root(&mut self, parent: InodeId, name: &[u8], meta: &Metadata) -> Result<InodeId> {
         let show = String::from_utf8_lossy(name).into_owned();
-        match self.to.link.meta(MetaOp::Mkdir { parent, name: name.to_vec(), new: new_inode(meta) })? {
-            Ok(o) => Ok(path::attr(o)?.0.ino),
-            Err(MetaError::Exists) => {
-                let (a, _) = path::attr(self.to.link.meta(MetaOp::Lookup { parent, name: name.to_vec() })??)?;
+        let link = &mut *self.to.link;
+        match link.meta(MetaOp::Lookup { parent, name: name.to_vec() })? {
+            Ok(o) => {
+                let (a, _) = path::attr(o)?;
                 if a.kind != FileKind::Dir {
                     bail!("`{show}` exists and is no folder");
                 }
-                Ok(a.ino)
+                return Ok(a.ino);
             }
+            Err(MetaError::NotFound) => {}
             Err(e) => bail!("make folder `{show}`: {e}"),
         }
+        let aside = partial::temporary(name, host::random::nonzero_u64().context("random numbers")?);
+        let op = MetaOp::Mkdir { parent, name: aside.clone(), new: new_inode(meta) };
+        let made = path::attr(link.meta(op)?.with_context(|| format!("make folder `{show}`"))?)?.0.ino;
+        let mark = Record::new(Identity { size: 0, ..Identity::of(&self.absolute, meta) });
+        link.meta(path::mark(made, &mark))?.with_context(|| format!("mark folder `{show}`"))?;
+        let (to_name, mode) = (name.to_vec(), RenameMode::NoReplace);
+        link.meta(MetaOp::Rename { parent, name: aside, to_parent: parent, to_name, mode, keep: false })?
+            .with_context(|| format!("make folder `{show}`"))?;
+        Ok(made)
     }
     fn dirs_made(&mut self, under_way: &mut BTreeMap<u64, PathBuf>, leave: usize, base: &Path) -> Result<()> {
         while under_way.len() > leave {
@@ -362,10 +388,7 @@ impl Put<'_> {
         }
         if a.size >= partial::RECORDED {
             // A put that ended between name and record.
-            match self.to.link.meta(MetaOp::Removexattr { ino: a.ino, name: partial::ATTRIBUTE.to_vec() })? {
-                Ok(_) | Err(MetaError::NoAttr) => {}
-                Err(e) => return Err(e.into()),
-            }
+            path::unmark(self.to.link, a.ino)?;
         }
         Ok(true)
     }
