@@ -19,9 +19,9 @@ use wire::names::{FileKind, MetaError, MetaOp, MetaOutcome, NewInode, RenameMode
 const FILES: usize = 48;
 /// Bytes of one write.
 const PIECE: u64 = 1 << 20;
-/// Pieces of one file under way at once, and of all.
+/// Pieces of one file under way at once, and of all: as much as a chunk server takes in of one client.
 const PIECES: usize = 8;
-const PIECES_ALL: usize = 96;
+const PIECES_ALL: usize = 32;
 /// So many files that are whole, or bytes in them, are flushed together and get their names.
 const BATCH: usize = 64;
 const BATCH_BYTES: u64 = 8 << 20;
