@@ -40,12 +40,14 @@ pub fn run(a: &Arguments) -> Result<String> {
     story.dev.must(&["fs", "rm", "/file"], COPY_MAX)?;
     story.changed(&file)?;
     let (there, back) = story.tree()?;
+    story.inside()?;
     story.nothing_left()?;
     story.dev.stop()?;
     let line = format!(
         "{size} MiB put and got back, each killed {kills} times, stopped by Ctrl-C and cut off by a restart of the cluster: \
          {:.3} and {:.3} times the bytes moved, all equal, no half file under its name; going on began within {:.1} s; a tree \
-         of {FILES} files kept {there} of them on the way there and {back} on the way back; a file that changed began anew",
+         of {FILES} files kept {there} of them on the way there and {back} on the way back; a file that changed began anew; the \
+         tree was copied, moved, counted and looked at inside",
         put as f64 / (size << 20) as f64,
         get as f64 / (size << 20) as f64,
         story.longest.as_secs_f64(),
@@ -210,8 +212,10 @@ impl Story {
         }
         std::fs::hard_link(tree.join("d1/sub/f1"), tree.join("d2/again"))?;
         let (local, target) = (tree.to_string_lossy().into_owned(), back.to_string_lossy().into_owned());
-        let ways =
-            [vec!["fs", "put", "--json", "-r", "--resume", &local, "/tree"], vec!["fs", "get", "--json", "-r", "--resume", "/tree", &target]];
+        let ways = [
+            vec!["fs", "put", "--json", "-r", "--resume", &local, "/tree"],
+            vec!["fs", "get", "--json", "-r", "--resume", "/tree", &target],
+        ];
         let mut kept = vec![];
         for args in ways {
             self.broken_off(args[1], &args, FILES * EACH / 3, End::Kill)?;
@@ -226,9 +230,51 @@ impl Story {
         if kept.contains(&0) {
             bail!("of the tree nothing was kept: {kept:?}");
         }
-        self.dev.must(&["fs", "rm", "-r", "/tree"], COPY_MAX)?;
         self.dev.must(&["fs", "rm", "/file"], COPY_MAX)?;
         Ok((kept[0], kept[1]))
+    }
+    /// What is in the cluster is copied, moved, counted and looked at without leaving it.
+    fn inside(&self) -> Result<()> {
+        let must = |args: &[&str]| self.dev.must(args, COPY_MAX);
+        let json = |args: &[&str]| -> Result<Value> { Ok(serde_json::from_str(must(args)?.out.trim())?) };
+        let tree = self.dir.join("tree");
+        must(&["fs", "cp", "-q", "-r", "/tree", "/copy"])?;
+        must(&["fs", "mkdir", "/folder"])?;
+        must(&["fs", "mv", "/copy", "/folder"])?;
+        must(&["fs", "mv", "/folder/copy/d2/again", "/folder/copy/d3/moved"])?;
+        for (args, why) in [
+            (vec!["fs", "mv", "/folder", "/folder/copy"], "into itself"),
+            (vec!["fs", "mv", "/folder/copy/d1", "/folder/copy/d3/moved"], "is no folder"),
+            (vec!["fs", "mv", "-n", "/folder/copy/d3/moved", "/folder/copy/d2/sub/f2"], "exists already"),
+            (vec!["fs", "cp", "-r", "/folder", "/folder/copy/d1"], "into itself"),
+            (vec!["fs", "cp", "/folder", "/x"], "use -r"),
+            (vec!["fs", "cp", "/tree/d0/sub/f0", "/tree/d0/sub/f0"], "same file"),
+        ] {
+            match must(&args) {
+                Ok(_) => bail!("`{}` did what must not be", args.join(" ")),
+                Err(e) if !e.to_string().contains(why) => bail!("`{}`: {e}", args.join(" ")),
+                Err(_) => {}
+            }
+        }
+        let sums = json(&["fs", "du", "-s", "-a", "--json", "/tree", "/folder/copy"])?;
+        let figures = |i: usize| (sums[i]["bytes"].as_u64(), sums[i]["files"].as_u64(), sums[i]["allocated"].as_u64());
+        let bytes: u64 = (0..FILES).map(|i| EACH / (1 + i % 3)).sum();
+        if figures(0) != figures(1) || (figures(0).0, figures(0).1) != (Some(bytes), Some(FILES)) {
+            bail!("a copy is as large as what it is a copy of, {bytes} bytes: {sums}");
+        }
+        let look = json(&["scrub", "--json", "/folder"])?;
+        let (copies, found) = (look["all"]["copies"].as_u64(), look["all"]["found"].as_u64());
+        if look["complete"] != true || copies != Some(3 * FILES) || found != Some(0) {
+            bail!("a look at a healthy folder: {look}");
+        }
+        let moved = self.dir.join("moved");
+        must(&["fs", "get", "-q", "-r", "/folder/copy", &moved.to_string_lossy()])?;
+        std::fs::rename(moved.join("d3/moved"), moved.join("d2/again"))?;
+        let diff = Command::new("diff").arg("-r").args([&tree, &moved]).output().context("diff")?;
+        if !diff.status.success() {
+            bail!("the copy differs: {}", String::from_utf8_lossy(&diff.stdout));
+        }
+        must(&["fs", "rm", "-r", "/folder", "/tree"]).map(drop)
     }
     /// Neither in the cluster nor here is anything left of commands that ended well.
     fn nothing_left(&self) -> Result<()> {

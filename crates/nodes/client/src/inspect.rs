@@ -39,7 +39,8 @@ impl Inspecting {
             self.before.mended += self.look.mended;
             self.before.overtaken += self.look.overtaken;
         }
-        let moved = look.queued || (look.checked, look.mended, look.compared) != (self.look.checked, self.look.mended, self.look.compared);
+        let moved = look.queued
+            || (look.checked, look.mended, look.compared) != (self.look.checked, self.look.mended, self.look.compared);
         if moved || look.life != self.look.life {
             self.moved = now;
         }

@@ -92,8 +92,7 @@ struct Inspection<'a> {
 pub fn inspect(link: &mut Link, path: &str, as_json: bool) -> Result<ExitCode> {
     let top = attributes(link, path)?;
     let bar = progress_bar(as_json, "looking");
-    let mut i =
-        Inspection { link, bar, total: Total::default(), missing: BTreeMap::new(), seen: BTreeSet::new() };
+    let mut i = Inspection { link, bar, total: Total::default(), missing: BTreeMap::new(), seen: BTreeSet::new() };
     if top.kind == FileKind::Dir {
         i.tree(top.ino)?;
     } else {
@@ -155,9 +154,8 @@ impl Inspection<'_> {
     }
     /// Asks for the chunks of `files` and their members; files that are gone, or have no chunks, leave the list.
     fn locate(&mut self, files: &mut Vec<InodeId>, known: &mut BTreeMap<ChunkId, Chunk>) -> Result<u64> {
-        let ask = |link: &mut Link, ino| {
-            link.submit(ClientOp::Meta { op: MetaOp::Info { ino }, want: LeaseKind::None })
-        };
+        let ask =
+            |link: &mut Link, ino| link.submit(ClientOp::Meta { op: MetaOp::Info { ino }, want: LeaseKind::None });
         let asked: Vec<(InodeId, u64)> = files.drain(..).map(|ino| (ino, ask(self.link, ino))).collect();
         let (mut gone, mut found) = (0, BTreeSet::new());
         for (ino, t) in asked {
@@ -237,7 +235,10 @@ impl Inspection<'_> {
         } else {
             print(path, t);
             for (cs, n) in &self.missing {
-                println!("  NOT LOOKED AT              {n} chunks on chunk server {cs} at {}: it does not answer", addr(*cs));
+                println!(
+                    "  NOT LOOKED AT              {n} chunks on chunk server {cs} at {}: it does not answer",
+                    addr(*cs)
+                );
             }
         }
         Ok(if whole && well { ExitCode::SUCCESS } else { ExitCode::from(3) })
@@ -253,7 +254,7 @@ fn print(path: &str, t: &Total) {
     println!("    LOST                     {}", t.lost);
     println!("  chunks compared            {} ({} differed)", t.compared, t.differing);
     if t.not_compared > 0 {
-        println!("  chunks being written       {}: not compared", t.not_compared);
+        println!("  chunks NOT COMPARED        {}: written meanwhile, or a member is silent", t.not_compared);
     }
     println!("  copies given up            {}", t.given_up);
 }

@@ -69,7 +69,16 @@ impl Link {
         });
         let inner = Loop::new(node, config).map_err(|e| anyhow::anyhow!("{e}"))?;
         let cluster = group.cluster;
-        let mut link = Link { inner, next: 1, done: BTreeMap::new(), outstanding: 0, patience, stop: None, ending: false, cluster };
+        let mut link = Link {
+            inner,
+            next: 1,
+            done: BTreeMap::new(),
+            outstanding: 0,
+            patience,
+            stop: None,
+            ending: false,
+            cluster,
+        };
         while !link.inner.node().attached() {
             if begun.elapsed() > patience {
                 bail!(

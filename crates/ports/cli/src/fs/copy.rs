@@ -60,13 +60,8 @@ pub fn cp(link: &mut Link, a: &Cp) -> Result<()> {
     let Some((target, sources)) = a.paths.split_last() else { bail!("name a source and a target") };
     let begun = Instant::now();
     let bar = bar(a.quiet || a.json, 0, "cp");
-    let mut c = Copy {
-        to: Incoming::new(link, bar),
-        archive: a.archive,
-        first: BTreeMap::new(),
-        links: vec![],
-        dirs: vec![],
-    };
+    let mut c =
+        Copy { to: Incoming::new(link, bar), archive: a.archive, first: BTreeMap::new(), links: vec![], dirs: vec![] };
     for source in sources {
         let from = match path::names(source)?.is_empty() {
             true => bail!("`{source}` is the root: copy what is in it"),
@@ -227,14 +222,7 @@ impl Copy<'_> {
         Ok(out)
     }
 
-    fn file(
-        &mut self,
-        attr: Attr,
-        body: Option<Vec<u8>>,
-        parent: InodeId,
-        name: Vec<u8>,
-        show: String,
-    ) -> Result<()> {
+    fn file(&mut self, attr: Attr, body: Option<Vec<u8>>, parent: InodeId, name: Vec<u8>, show: String) -> Result<()> {
         if attr.nlink > 1 {
             if self.first.contains_key(&attr.ino) {
                 self.links.push((attr.ino, parent, name));

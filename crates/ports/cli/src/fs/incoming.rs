@@ -55,7 +55,11 @@ pub enum What {
     /// Device, pipe or socket.
     Special(FileKind, u64),
     /// A file with `size` bytes.
-    Data { source: Source, size: u64, record: Option<Record> },
+    Data {
+        source: Source,
+        size: u64,
+        record: Option<Record>,
+    },
 }
 /// A leftover to go on with: its temporary name (this process's already), its inode, and its record.
 pub struct Leftover {
@@ -455,7 +459,8 @@ impl Incoming<'_> {
         if job.marked > 0
             && let What::Data { source: Source::Local(f), record: Some(r), .. } = &job.w.what
         {
-            let now = partial::Identity { source: r.of.source.clone(), ..partial::Identity::of("".as_ref(), &f.metadata()?) };
+            let now =
+                partial::Identity { source: r.of.source.clone(), ..partial::Identity::of("".as_ref(), &f.metadata()?) };
             if now != r.of {
                 bail!("it changed while it was put; run the same command again, which then begins it anew");
             }

@@ -144,7 +144,9 @@ impl Part {
         self.named = true;
         let (_, state) = places(&self.target)?;
         match std::fs::remove_file(&state) {
-            Err(e) if e.kind() != ErrorKind::NotFound => Err(e).with_context(|| format!("remove `{}`", state.display())),
+            Err(e) if e.kind() != ErrorKind::NotFound => {
+                Err(e).with_context(|| format!("remove `{}`", state.display()))
+            }
             _ => Ok(()),
         }
     }

@@ -382,8 +382,7 @@ impl Put<'_> {
         }
         let new = new_inode(m);
         if (a.mode, a.uid, a.gid) != (new.mode, new.uid, new.gid) {
-            let set =
-                SetAttr { mode: Some(new.mode), uid: Some(new.uid), gid: Some(new.gid), ..SetAttr::default() };
+            let set = SetAttr { mode: Some(new.mode), uid: Some(new.uid), gid: Some(new.gid), ..SetAttr::default() };
             self.to.link.meta(MetaOp::Setattr { ino: a.ino, set })??;
         }
         if a.size >= partial::RECORDED {

@@ -18,14 +18,17 @@ const ASKED: usize = 64;
 
 /// How much is below paths of the cluster. Files with several names count once.
 #[derive(clap::Args)]
-#[command(disable_help_flag = true, after_help = "Examples:
+#[command(
+    disable_help_flag = true,
+    after_help = "Examples:
   pstorage -c dev fs du -h /share            each folder: bytes, files
   pstorage -c dev fs du -sh /share /home     a line for each
   pstorage -c dev fs du -s -a /images        also what chunk servers keep of it, all copies
   pstorage -c dev fs du -d 1 --json /
 
 SIZE is what files are long, holes included. ALLOCATED (-a) is what chunk servers hold of them, each copy counted; content
-of up to 2 KiB may stand with the metadata and takes nothing there. It asks chunk servers about every file.")]
+of up to 2 KiB may stand with the metadata and takes nothing there. It asks chunk servers about every file."
+)]
 pub struct Du {
     /// One line for each path.
     #[arg(short, long, conflicts_with = "depth")]
@@ -182,7 +185,10 @@ impl Counting<'_> {
             let (info, runs) = (self.link.wait(info)?, self.link.wait(runs)?);
             self.link.submit(ClientOp::Close { ino });
             match (info, runs) {
-                (Ok(ClientAnswer::Meta(MetaOutcome::Info { layout, inline: false, chunks, .. })), Ok(ClientAnswer::Extents(r))) => {
+                (
+                    Ok(ClientAnswer::Meta(MetaOutcome::Info { layout, inline: false, chunks, .. })),
+                    Ok(ClientAnswer::Extents(r)),
+                ) => {
                     sum += copies(layout.chunk_bytes(), &chunks, &r);
                 }
                 (Ok(_), Ok(_)) => {}
