@@ -330,7 +330,7 @@ fn a_look_at_what_is_not_here_ends_and_too_many_are_told_to_ask_again() {
     }
     w.pump();
     let queued = |m: &Msg| matches!(m, Msg::Care(Care::Inspected { look, .. }) if look.queued && !look.ended);
-    assert_eq!(w.take().iter().filter(|x| queued(&x.2)).count(), 300 - 256);
+    assert_eq!(w.take().iter().filter(|x| queued(&x.2)).count(), 300 - 64);
     w.hold_disks = false;
     w.run(ms(15_000));
     assert_eq!(inspect(&mut w, 1, 1000).found, 0);

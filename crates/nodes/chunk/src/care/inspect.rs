@@ -9,7 +9,7 @@ use wire::Msg;
 use wire::integrity::{Care as CareMsg, ChunkLook, Compared};
 
 /// Looks at the same time; who asks for more is told to ask again.
-const LOOKS_MAX: usize = 256;
+const LOOKS_MAX: usize = 64;
 /// A look that nobody has asked for so long is forgotten.
 const FORGOTTEN: Nanos = Nanos::from_secs(10);
 /// Units read at a time.

@@ -160,13 +160,19 @@ pub fn fs(at: &At, a: Fs) -> Result<()> {
         _ => "",
     };
     let done = command(&mut link, a.command);
-    let done = match link.was_stopped() && done.is_err() {
-        true => Err(anyhow!("interrupted{hint}")),
-        false => done,
+    let done = match done {
+        Err(_) if link.was_stopped() => Err(anyhow!("interrupted{hint}")),
+        Err(e) if broken_off(&e) => Err(anyhow!("{e:#}{hint}")),
+        done => done,
     };
     // The session ends in order even when the command failed; its own error is the one to tell.
     let closed = link.close();
     done.and(closed)
+}
+/// Is it an error that says nothing against the command itself?
+fn broken_off(e: &anyhow::Error) -> bool {
+    use client::ClientError::{LeaseLost, SessionLost, WritesLost};
+    e.chain().any(|c| matches!(c.downcast_ref(), Some(LeaseLost | SessionLost | WritesLost)))
 }
 fn command(link: &mut Link, c: FsCommand) -> Result<()> {
     match c {

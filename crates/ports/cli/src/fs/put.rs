@@ -69,6 +69,9 @@ pub fn put(link: &mut Link, source: &Path, target: &str, how: &How) -> Result<()
             let own = own.with_context(|| format!("`{}` has no name of its own", source.display()))?;
             format!("{}/{own}", target.trim_end_matches('/'))
         }
+        Some((a, _)) if a.kind == FileKind::Dir && !meta.is_dir() => {
+            bail!("`{target}` is a folder and cannot be replaced by `{}`", source.display())
+        }
         _ => target.to_string(),
     };
     let (parent, name) = path::parent(link, &target)?;
