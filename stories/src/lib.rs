@@ -28,6 +28,7 @@ pub mod proc;
 pub mod process;
 pub mod product;
 pub mod ready;
+pub mod resume;
 pub mod rot;
 pub mod share;
 pub mod small;

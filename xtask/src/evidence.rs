@@ -193,6 +193,13 @@ const SURVIVE: &[Line] = &[
         minutes: 120.0,
     },
     Line {
+        id: "resume",
+        what: "puts and gets that are killed, interrupted or cut off go on; at most 1.15 times the bytes are moved",
+        cargo: &["run", "--release", "-p", "stories", "--", "resume"],
+        figure: Figure::After("resume:"),
+        minutes: 60.0,
+    },
+    Line {
         id: "bench",
         what: "throughput and latency on this machine",
         cargo: &["run", "--release", "-p", "stories", "--", "bench"],

@@ -51,6 +51,50 @@ pub struct Standing {
     pub last: Seq,
 }
 
+/// What a look at the copy of one chunk that a client asked for has come to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ChunkLook {
+    /// Life of the server. The next one begins the look anew.
+    pub life: Incarnation,
+    /// Which copy stands here; NONE = none.
+    pub copy: CopyId,
+    /// The server looks at many already: ask again.
+    pub queued: bool,
+    /// Everything was read, and it is known what becomes of all that was found.
+    pub ended: bool,
+    /// The copy does not count (unclean, damaged, being filled), or is gone.
+    pub given_up: bool,
+    /// Blocks read and compared.
+    pub checked: u64,
+    /// Damaged blocks of the data area and the journal.
+    pub found: u64,
+    /// Of these, put right with content from another server.
+    pub mended: u64,
+    /// Of these, overwritten or dropped before that.
+    pub overtaken: u64,
+    /// Of these, had by nobody.
+    pub lost: u64,
+    /// Of these, being looked for.
+    pub pending: u64,
+    /// Compared with the other members by digest.
+    pub compared: Compared,
+}
+/// Whether copies of one chunk hold the same.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum Compared {
+    /// Not yet known.
+    #[default]
+    Open,
+    /// They do.
+    Same,
+    /// They do not; what follows is an event.
+    Differ,
+    /// Another member compares, or there is none.
+    Elsewhere,
+    /// Somebody writes, or a member did not answer.
+    NotNow,
+}
+
 /// About damage, without bytes.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Care {
@@ -153,6 +197,23 @@ pub enum Care {
         stands: Standing,
         /// Its digest then.
         digest: u64,
+    },
+    /// Client → CS: look at the copy of this chunk now, mend what is damaged, compare it with the others. The same again
+    /// begins nothing; a look that nobody asks for any more ends after a while. Answer: Inspected.
+    Inspect {
+        /// Which chunk.
+        chunk: ChunkId,
+        /// Echoed; the client's own for each look.
+        id: u64,
+    },
+    /// CS → client: how far it is.
+    Inspected {
+        /// Which chunk.
+        chunk: ChunkId,
+        /// The request's.
+        id: u64,
+        /// What it has come to.
+        look: ChunkLook,
     },
 }
 

@@ -246,3 +246,92 @@ fn a_failed_flush_ends_one_server_with_its_cause_and_the_others_go_on() {
         assert_eq!(w.bytes(cs, req(cs, 1, 4), 9, 1), [70]);
     }
 }
+
+/// Asks server `cs` for a look at [`CHUNK`] until it ended.
+fn inspect(w: &mut World, cs: u32, id: u64) -> integrity::ChunkLook {
+    for _ in 0..100 {
+        w.tell(HOLDER, cs, Msg::Care(Care::Inspect { chunk: CHUNK, id }));
+        let said = |x: (CsId, NodeId, Msg)| match x.2 {
+            Msg::Care(Care::Inspected { id: i, look, .. }) if i == id => Some(look),
+            _ => None,
+        };
+        let look = w.take().into_iter().find_map(said).expect("every question is answered");
+        if look.ended {
+            return look;
+        }
+        w.run(ms(200));
+    }
+    panic!("the look does not end");
+}
+
+#[test]
+fn a_look_at_one_chunk_counts_what_it_found_and_mended_alone() {
+    use integrity::Compared::{Elsewhere, Same};
+    let mut w = filled(40);
+    flip(&mut w, 2, 30);
+    assert_eq!(inspect(&mut w, 2, 1).found, 1, "an earlier look, which the next one does not count");
+    for byte in [3, 4, 39] {
+        flip(&mut w, 1, byte);
+    }
+    flip(&mut w, 2, 5);
+    let looks: Vec<_> = (1..=3).map(|cs| inspect(&mut w, cs, 7)).collect();
+    let counts: Vec<_> = looks.iter().map(|l| (l.found, l.mended, l.lost, l.pending, l.given_up)).collect();
+    assert_eq!(counts, [(3, 3, 0, 0, false), (1, 1, 0, 0, false), (0, 0, 0, 0, false)]);
+    assert!(looks.iter().all(|l| l.checked >= 36), "what was mended before stands in the journal: {looks:?}");
+    assert_eq!(looks.iter().map(|l| l.compared).collect::<Vec<_>>(), [Same, Elsewhere, Elsewhere]);
+    assert_eq!(w.bytes(1, req(1, 1, 40), 0, 40), (1..=40).collect::<Vec<u8>>());
+    // Nobody asks any more: nothing of it is left to do, and the number means another look.
+    w.run(ms(60_000));
+    assert_eq!(inspect(&mut w, 1, 7).found, 0);
+}
+
+#[test]
+fn a_look_at_one_chunk_says_what_is_lost_and_waits_for_members_that_are_silent() {
+    let mut w = filled(20);
+    flip(&mut w, 1, 9);
+    w.cut = vec![CsId(2), CsId(3)];
+    w.tell(HOLDER, 1, Msg::Care(Care::Inspect { chunk: CHUNK, id: 1 }));
+    for _ in 0..32 {
+        w.run(ms(500));
+        w.tell(HOLDER, 1, Msg::Care(Care::Inspect { chunk: CHUNK, id: 1 }));
+    }
+    let open = w.take().into_iter().rev().find_map(|x| match x.2 {
+        Msg::Care(Care::Inspected { look, .. }) => Some(look),
+        _ => None,
+    });
+    let open = open.unwrap();
+    assert_eq!((open.found, open.pending, open.lost, open.ended), (1, 1, 0, false));
+    assert_eq!(open.compared, integrity::Compared::NotNow);
+    w.cut.clear();
+    assert_eq!(inspect(&mut w, 1, 1).mended, 1);
+    for cs in 1..=3 {
+        flip(&mut w, cs, 10);
+    }
+    let all: Vec<_> = (1..=3).map(|cs| inspect(&mut w, cs, 2)).map(|l| (l.found, l.mended, l.lost)).collect();
+    assert_eq!(all, [(1, 0, 1); 3]);
+}
+
+#[test]
+fn a_look_at_what_is_not_here_ends_and_too_many_are_told_to_ask_again() {
+    let mut w = filled(4);
+    let mut ask = |chunk, id| {
+        w.send(HOLDER, 1, Msg::Care(Care::Inspect { chunk, id }));
+        w.pump();
+        w.take().into_iter().find_map(|x| match x.2 {
+            Msg::Care(Care::Inspected { look, .. }) => Some(look),
+            _ => None,
+        })
+    };
+    let absent = ask(ChunkId(999), 1).unwrap();
+    assert!(absent.ended && absent.given_up && absent.copy == CopyId::NONE);
+    w.hold_disks = true;
+    for id in 0..300 {
+        w.send(HOLDER, 1, Msg::Care(Care::Inspect { chunk: CHUNK, id }));
+    }
+    w.pump();
+    let queued = |m: &Msg| matches!(m, Msg::Care(Care::Inspected { look, .. }) if look.queued && !look.ended);
+    assert_eq!(w.take().iter().filter(|x| queued(&x.2)).count(), 300 - 64);
+    w.hold_disks = false;
+    w.run(ms(15_000));
+    assert_eq!(inspect(&mut w, 1, 1000).found, 0);
+}

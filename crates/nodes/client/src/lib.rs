@@ -15,6 +15,7 @@ mod events;
 mod extents;
 mod file;
 mod flush;
+mod inspect;
 mod lease;
 mod op;
 mod read;
@@ -36,6 +37,7 @@ use replica::rules::Rules;
 use replica::sequencer::SeqOut;
 use std::collections::{BTreeMap, BTreeSet};
 use types::{ChunkId, CsId, Incarnation, InodeId, LeaseEpoch, MdsId, Nanos, NodeId};
+use wire::integrity::Care;
 use wire::meta::ViewWish;
 use wire::{CopyAns, DataCtl, Msg, ToMds};
 
@@ -103,6 +105,7 @@ pub struct Client {
     tokens: BTreeMap<u64, write::Token>,
     reads: BTreeMap<u64, read::Reading>,
     flushes: Vec<flush::Flushing>,
+    inspections: inspect::Inspections,
     next_id: u64,
     finished: Vec<(u64, Result<ClientAnswer, ClientError>)>,
     /// Files to be looked at.
@@ -173,6 +176,7 @@ impl Client {
             tokens: BTreeMap::new(),
             reads: BTreeMap::new(),
             flushes: Vec::new(),
+            inspections: inspect::Inspections::new(),
             next_id: 1,
             finished: Vec::new(),
             dirty: BTreeSet::new(),
@@ -337,6 +341,7 @@ impl Client {
                     self.carry_out(ino, ans.chunk, out, fx);
                 }
             }
+            (NodeId::Cs(cs), Msg::Care(Care::Inspected { chunk, id, look })) => self.inspected(cs, chunk, id, look),
             _ => {} // not for us: a peer of another role, or a message of a newer version
         }
     }
@@ -400,6 +405,7 @@ impl Client {
         self.tick_reads(fx);
         self.tick_flushes(fx);
         self.tick_buffers();
+        self.tick_inspections(fx);
         self.wake = now + Nanos::from_millis(if self.idle() { 500 } else { 20 });
         if let Some((due, _)) = self.ages.first() {
             self.wake = self.wake.min(*due);

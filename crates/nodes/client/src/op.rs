@@ -5,8 +5,9 @@ use crate::calls::For;
 use crate::change::{Change, Waiting};
 use bytes::Bytes;
 use host::node::Effects;
-use types::{Incarnation, InodeId, LeaseEpoch, Nanos, NodeId};
+use types::{ChunkId, CsId, Incarnation, InodeId, LeaseEpoch, Nanos, NodeId};
 use wire::LeaseKind;
+use wire::integrity::ChunkLook;
 use wire::names::{MetaError, MetaOp, MetaOutcome, SetTime};
 use wire::status::ClusterReport;
 
@@ -115,6 +116,14 @@ pub enum ClientOp {
     Status,
     /// Look at everything that is stored, now. Answer: Scrubbing.
     Scrub,
+    /// Look at what the server `cs` holds of `chunk`, now, mend what is damaged, compare it with other copies. Answer:
+    /// Inspected.
+    Inspect {
+        /// Whose copy.
+        cs: CsId,
+        /// Of which chunk.
+        chunk: ChunkId,
+    },
     /// The process of `node` has ended, as its parent knows from wait().
     Death {
         /// Who.
@@ -143,6 +152,13 @@ pub enum ClientAnswer {
     Status(Box<ClusterReport>),
     /// Number of the look that begins.
     Scrubbing(u64),
+    /// What a look at one copy has come to.
+    Inspected {
+        /// As the server said last; its earlier lives are counted.
+        look: ChunkLook,
+        /// It does not answer, or no more.
+        silent: bool,
+    },
 }
 
 /// A run of bytes of a file.
@@ -386,6 +402,10 @@ impl Client {
                 self.link.scrubs.insert(ticket, types::Nanos::ZERO);
                 self.wake = types::Nanos::ZERO;
                 self.tick_session(fx);
+            }
+            ClientOp::Inspect { cs, chunk } => {
+                self.ops.insert(ticket, Op { left: 1, kind: OpKind::Call, error: None });
+                self.start_inspect(ticket, cs, chunk);
             }
             ClientOp::Death { node, incarnation } => {
                 self.ops.insert(ticket, Op { left: 1, kind: OpKind::Call, error: None });

@@ -5,7 +5,7 @@ use crate::probe;
 use anyhow::{Context, Result, bail};
 use client::{Client, ClientAnswer, ClientConfig, ClientError, ClientOp};
 use host::node::Effects;
-use net::{Loop, LoopConfig};
+use net::{Loop, LoopConfig, SignalFlag};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use types::{ClusterId, Incarnation, MdsId, NodeId};
@@ -23,6 +23,9 @@ pub struct Link {
     done: BTreeMap<u64, Answer>,
     outstanding: usize,
     patience: Duration,
+    stop: Option<SignalFlag>,
+    /// A signal has stopped the command: what is done now is done to end it.
+    ending: bool,
     pub cluster: ClusterId,
 }
 
@@ -66,7 +69,16 @@ impl Link {
         });
         let inner = Loop::new(node, config).map_err(|e| anyhow::anyhow!("{e}"))?;
         let cluster = group.cluster;
-        let mut link = Link { inner, next: 1, done: BTreeMap::new(), outstanding: 0, patience, cluster };
+        let mut link = Link {
+            inner,
+            next: 1,
+            done: BTreeMap::new(),
+            outstanding: 0,
+            patience,
+            stop: None,
+            ending: false,
+            cluster,
+        };
         while !link.inner.node().attached() {
             if begun.elapsed() > patience {
                 bail!(
@@ -77,6 +89,21 @@ impl Link {
             link.turn(Duration::from_millis(50))?;
         }
         Ok(link)
+    }
+
+    /// From now on SIGINT and SIGTERM make [`Self::turn`] fail, so that the command ends in order; the second of them
+    /// ends the process.
+    pub fn stop_on_signals(&mut self) -> Result<()> {
+        self.stop = Some(SignalFlag::install().context("watch for signals")?);
+        Ok(())
+    }
+    /// One of them came, and nothing was begun because of it.
+    pub fn stopped(&self) -> bool {
+        !self.ending && self.was_stopped()
+    }
+    /// One of them came.
+    pub fn was_stopped(&self) -> bool {
+        self.stop.as_ref().is_some_and(SignalFlag::is_set)
     }
 
     /// Begins an operation.
@@ -92,6 +119,9 @@ impl Link {
     }
     /// One turn of the loop, at most this long.
     pub fn turn(&mut self, limit: Duration) -> Result<()> {
+        if self.stopped() {
+            bail!("interrupted");
+        }
         self.inner.turn(Some(limit)).map_err(|e| anyhow::anyhow!("{e}"))?;
         for (t, a) in self.inner.node_mut().finished() {
             self.outstanding -= 1;
@@ -124,6 +154,18 @@ impl Link {
             }
         }
     }
+    /// Carries out one operation if that takes no longer than `limit`, also when a signal came.
+    pub fn within(&mut self, limit: Duration, op: ClientOp) -> Result<Answer> {
+        self.ending = true;
+        let (t, begun) = (self.submit(op), Instant::now());
+        while begun.elapsed() < limit {
+            self.turn(Duration::from_millis(100))?;
+            if let Some(a) = self.done.remove(&t) {
+                return Ok(a);
+            }
+        }
+        bail!("the cluster does not answer")
+    }
     /// Carries out one operation.
     pub fn run(&mut self, op: ClientOp) -> Result<Answer> {
         let t = self.submit(op);
@@ -144,6 +186,7 @@ impl Link {
     }
     /// Ends the session in order.
     pub fn close(mut self) -> Result<()> {
+        self.ending = true;
         let t = self.submit(ClientOp::Detach);
         let begun = Instant::now();
         while !self.done.contains_key(&t) && begun.elapsed() < Duration::from_secs(2) {

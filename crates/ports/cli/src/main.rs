@@ -8,6 +8,7 @@ mod cluster;
 mod daemon;
 mod dev;
 mod fs;
+mod inspect;
 mod link;
 mod make;
 mod mount;
@@ -41,6 +42,7 @@ const EXAMPLES: &str = "Examples:
   pstorage -c dev mount /mnt                     use it as a file system of this host
   pstorage -c dev status                         is my data safe, is it available, what next
   pstorage -c dev scrub --now --wait             look at every block, mend what is damaged
+  pstorage -c dev scrub /share                   the same for one folder
   pstorage -c mycl make-mds -I -a 10.0.0.1 -r /var/lib/pstorage/mds
   pstorage -c mycl make-cs -r /var/lib/pstorage/cs
 
@@ -58,7 +60,7 @@ enum Command {
     Csd(daemon::Daemon),
     /// Run a whole cluster of real processes on this host.
     Dev(dev::Dev),
-    /// Files of the cluster: put, get, ls, cat, rm, mkdir, info.
+    /// Files of the cluster: put, get, cp, mv, du, ls, cat, rm, mkdir, info, leftovers.
     Fs(fs::Fs),
     /// Is my data safe, is it available, what next.
     Status(status::Status),

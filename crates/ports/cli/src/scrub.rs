@@ -16,9 +16,12 @@ use wire::status::ClusterReport;
 #[command(after_help = "Examples:
   pstorage -c mycl scrub                what the looks have found so far
   pstorage -c mycl scrub --now --wait   look at everything, mend what can be mended, wait for the end
+  pstorage -c mycl scrub /share /vm.img look at these now, all copies, and wait for the end
 
 Every chunk server reads all its blocks and structures and compares them with their checksums, and compares its copies with
-those of other servers. What is damaged is replaced from another copy. Exit code 3: something is lost, or waits.")]
+those of other servers. What is damaged is replaced from another copy. With paths, the figures are those
+of this look alone, and a server that does not answer is named. Exit code 3: something is lost, or waits, or was not
+looked at.")]
 pub struct Scrub {
     /// Begin a look at everything.
     #[arg(long)]
@@ -26,9 +29,11 @@ pub struct Scrub {
     /// Wait until it is complete.
     #[arg(long, requires = "now")]
     wait: bool,
-    /// As JSON.
+    /// As JSON; a line for each path.
     #[arg(long)]
     json: bool,
+    /// Files and folders of the cluster: these alone are looked at, at once, with everything below them.
+    paths: Vec<String>,
 }
 
 /// Between looks at how far it is.
@@ -69,6 +74,11 @@ fn sum(r: &ClusterReport) -> Integrity {
 
 pub fn scrub(at: &At, a: &Scrub) -> Result<ExitCode> {
     let mut link = Link::open(at, Duration::from_secs(5))?;
+    if !a.paths.is_empty() {
+        let done = paths(&mut link, a);
+        let closed = link.close();
+        return done.and_then(|code| closed.map(|()| code));
+    }
     let mut report = status(&mut link)?;
     let mut run = report.scrub;
     if a.now {
@@ -89,6 +99,16 @@ pub fn scrub(at: &At, a: &Scrub) -> Result<ExitCode> {
         print(run, whole, &all);
     }
     Ok(if well { ExitCode::SUCCESS } else { ExitCode::from(3) })
+}
+fn paths(link: &mut Link, a: &Scrub) -> Result<ExitCode> {
+    let mut code = ExitCode::SUCCESS;
+    for p in &a.paths {
+        let one = crate::inspect::inspect(link, p, a.json)?;
+        if one != ExitCode::SUCCESS {
+            code = one;
+        }
+    }
+    Ok(code)
 }
 /// Waits until the look `run` is complete; `bar` = shows how far it is.
 fn follow(link: &mut Link, run: u64, bar: bool) -> Result<Box<ClusterReport>> {

@@ -7,12 +7,12 @@ use host::node::Effects;
 use std::collections::BTreeMap;
 use types::{ChunkId, CsId, Member, Nanos, NodeId};
 use wire::Msg;
-use wire::integrity::{Care as CareMsg, Standing};
+use wire::integrity::{Care as CareMsg, Compared, Standing};
 
 /// Chunks asked about at a time.
 const BATCH: usize = 64;
 /// An answer that has not come by then does not come.
-const SILENT: Nanos = Nanos::from_secs(3);
+pub(crate) const SILENT: Nanos = Nanos::from_secs(3);
 /// Between batches at the most.
 const STEP_MAX: Nanos = Nanos::from_secs(3600);
 /// Chunks whose difference was told and need not be told again.
@@ -108,6 +108,13 @@ impl ChunkServer {
         let ask = CareMsg::Whereabouts { cs: self.cfg.cs, incarnation: self.cfg.incarnation, chunks };
         fx.send.push((NodeId::Mds(leader), Msg::Care(ask)));
     }
+    /// Has these chunks compared, besides the turn that each takes.
+    pub(crate) fn compare_now(&mut self, now: Nanos, chunks: Vec<ChunkId>, fx: &mut Effects) {
+        let Some(leader) = self.group.leader else { return };
+        self.care.light.located.extend(chunks.iter().map(|c| (*c, now + SILENT)));
+        let ask = CareMsg::Whereabouts { cs: self.cfg.cs, incarnation: self.cfg.incarnation, chunks };
+        fx.send.push((NodeId::Mds(leader), Msg::Care(ask)));
+    }
     pub(crate) fn light_located(&mut self, now: Nanos, chunk: ChunkId, members: &[Member], fx: &mut Effects) {
         if self.care.light.located.remove(&chunk).is_none() {
             return;
@@ -117,7 +124,7 @@ impl ChunkServer {
         let own = members.iter().any(|m| m.cs == me && Some(m.copy) == copy);
         let first = members.iter().map(|m| m.cs).min() == Some(me);
         if !own || !first || members.len() < 2 {
-            return;
+            return self.look_compared(now, chunk, Compared::Elsewhere);
         }
         let id = self.care.id();
         for m in members.iter().filter(|m| m.cs != me) {
@@ -150,8 +157,14 @@ impl ChunkServer {
         let all: Vec<Held> = others.chain([mine]).collect();
         self.compared(now, chunk, &all, fx);
     }
-    fn compared(&mut self, _now: Nanos, chunk: ChunkId, all: &[Held], fx: &mut Effects) {
+    fn compared(&mut self, now: Nanos, chunk: ChunkId, all: &[Held], fx: &mut Effects) {
         let verdict = judge(all);
+        let said = match verdict {
+            Verdict::Same => Compared::Same,
+            Verdict::Later => Compared::NotNow,
+            Verdict::Odd(_) | Verdict::Unclear => Compared::Differ,
+        };
+        self.look_compared(now, chunk, said);
         if verdict != Verdict::Later {
             self.care.counts.compared += 1;
         }

@@ -5,6 +5,7 @@
 
 mod compare;
 mod give;
+mod inspect;
 mod light;
 mod mend;
 mod mending;
@@ -16,6 +17,7 @@ use crate::server::{ChunkServer, Work, as_cs};
 use chunk_store::{Done, Structure};
 use give::Giving;
 use host::node::Effects;
+use inspect::Looks;
 use light::Light;
 use mending::Mends;
 use news::News;
@@ -92,6 +94,7 @@ pub(crate) struct Care {
     next_id: u64,
     giving: BTreeMap<u64, Giving>,
     pub light: Light,
+    pub looks: Looks,
     pub news: News,
     report_at: Nanos,
     told: Integrity,
@@ -115,6 +118,7 @@ impl Care {
             next_id: 0,
             giving: BTreeMap::new(),
             light: Light::new(now),
+            looks: Looks::default(),
             news: News::default(),
             report_at: now,
             told: Integrity::default(),
@@ -131,6 +135,7 @@ impl Care {
             Stage::Compare | Stage::Settle => Nanos::NEVER,
             _ => self.clock.deadline(now),
         };
+        let look = if self.looking { look } else { look.min(self.looks.deadline()) };
         look.min(self.mends_due).min(self.light.deadline()).min(self.report_at).min(self.news.deadline())
     }
 }
@@ -143,6 +148,7 @@ impl ChunkServer {
         }
         self.step_pass(now, fx);
         self.step_mends(now, fx);
+        self.step_compares(now, fx);
         self.step_light(now, fx);
         self.report_care(now, fx);
     }
@@ -169,6 +175,7 @@ impl ChunkServer {
                     self.doubt(chunk, unit, false);
                 }
             }
+            (CareMsg::Inspect { chunk, id }, _) => self.inspect(now, from, chunk, id, fx),
             (CareMsg::Mend { chunk, id, blocks }, Some(_)) => self.give(from, chunk, id, &blocks, fx),
             (CareMsg::Digest { chunk, id }, Some(_)) => {
                 let (stands, digest) = self.digest(chunk);

@@ -26,6 +26,9 @@ impl ChunkServer {
         if let Some(((chunk, unit), seen)) = self.care.doubts.pop_first() {
             return self.look(chunk, unit, 1, true, seen);
         }
+        if self.step_looks(now) {
+            return;
+        }
         match self.care.stage {
             Stage::Compare => {
                 if self.care.light.idle() {
@@ -104,7 +107,7 @@ impl ChunkServer {
             }
         }
     }
-    fn look(&mut self, chunk: ChunkId, unit: u32, units: u32, each: bool, seen: bool) {
+    pub(crate) fn look(&mut self, chunk: ChunkId, unit: u32, units: u32, each: bool, seen: bool) {
         let t = self.ticket();
         match self.store.examine(Ticket(t), chunk, unit, units, each, &mut self.sfx) {
             Ok(()) => {
@@ -119,6 +122,7 @@ impl ChunkServer {
         self.care.looking = false;
         let Done::Inspected { blocks, bad, from_memory } = done else { return };
         let (each, seen) = how;
+        self.look_went_on(now, chunk, if each { 0 } else { blocks }, if each { &bad } else { &[] });
         self.care.counts.rewritten += u64::from(from_memory);
         if from_memory > 0 {
             self.care.news.rewritten(now, vec![format!("{from_memory} journal blocks of chunk {chunk}")]);

@@ -1,9 +1,10 @@
 //! Paths of the cluster: absolute, separated by `/`, names are bytes.
 
+use super::partial::{self, Record};
 use crate::link::Link;
 use anyhow::{Context, Result, bail};
 use types::InodeId;
-use wire::names::{Attr, DirEntry, FileKind, MetaError, MetaOp, MetaOutcome};
+use wire::names::{Attr, DirEntry, FileKind, MetaError, MetaOp, MetaOutcome, XattrMode};
 
 const ROOT: InodeId = InodeId(1);
 
@@ -63,21 +64,66 @@ pub fn parent<'a>(link: &mut Link, path: &'a str) -> Result<(InodeId, &'a [u8])>
     }
     Ok((at, last))
 }
+/// The next entries of a folder behind the name `after`, and whether these are the last.
+pub fn page(link: &mut Link, dir: InodeId, after: Vec<u8>) -> Result<(Vec<DirEntry>, bool)> {
+    match link.meta(MetaOp::Readdir { ino: dir, after, limit: 1024 })? {
+        Ok(MetaOutcome::Names { entries, end }) => {
+            let end = end || entries.is_empty();
+            Ok((entries, end))
+        }
+        Ok(other) => bail!("the cluster answered {other:?} instead of names"),
+        Err(e) => bail!("folder {dir}: {e}"),
+    }
+}
 /// All entries of a folder.
 pub fn list(link: &mut Link, dir: InodeId) -> Result<Vec<DirEntry>> {
     let mut out: Vec<DirEntry> = vec![];
     loop {
         let after = out.last().map(|e| e.name.clone()).unwrap_or_default();
-        match link.meta(MetaOp::Readdir { ino: dir, after, limit: 1024 })? {
-            Ok(MetaOutcome::Names { entries, end }) => {
-                let stuck = entries.is_empty();
-                out.extend(entries);
-                if end || stuck {
-                    return Ok(out);
-                }
-            }
-            Ok(other) => bail!("the cluster answered {other:?} instead of names"),
-            Err(e) => bail!("folder {dir}: {e}"),
+        let (entries, end) = page(link, dir, after)?;
+        out.extend(entries);
+        if end {
+            return Ok(out);
         }
+    }
+}
+/// Entries of a folder that begin with `prefix`, which is longer than it.
+pub fn after(link: &mut Link, dir: InodeId, prefix: &[u8]) -> Result<Vec<DirEntry>> {
+    let mut out: Vec<DirEntry> = vec![];
+    loop {
+        let from = out.last().map_or(prefix.to_vec(), |e| e.name.clone());
+        let (entries, end) = page(link, dir, from)?;
+        let all = out.len() + entries.len();
+        out.extend(entries.into_iter().take_while(|e| e.name.starts_with(prefix)));
+        if end || out.len() < all {
+            return Ok(out);
+        }
+    }
+}
+/// The record of a file that is not whole; None if it has none that is understood.
+pub fn record(link: &mut Link, ino: InodeId) -> Result<Option<Record>> {
+    match link.meta(MetaOp::Getxattr { ino, name: partial::ATTRIBUTE.to_vec() })? {
+        Ok(MetaOutcome::Body(b)) => Ok(Record::decode(&b)),
+        Ok(other) => bail!("the cluster answered {other:?} instead of an attribute"),
+        Err(MetaError::NoAttr | MetaError::NotFound) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+/// Records how far a file is.
+pub fn mark(ino: InodeId, r: &Record) -> MetaOp {
+    MetaOp::Setxattr { ino, name: partial::ATTRIBUTE.to_vec(), value: r.encode(), mode: XattrMode::Either }
+}
+/// It is whole: the record goes, if there is one.
+pub fn unmark(link: &mut Link, ino: InodeId) -> Result<()> {
+    match link.meta(MetaOp::Removexattr { ino, name: partial::ATTRIBUTE.to_vec() })? {
+        Ok(_) | Err(MetaError::NoAttr) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+/// Removes a name; one that is gone already is fine.
+pub fn unlink(link: &mut Link, parent: InodeId, name: Vec<u8>) -> Result<()> {
+    match link.meta(MetaOp::Unlink { parent, name, keep: false })? {
+        Ok(_) | Err(MetaError::NotFound) => Ok(()),
+        Err(e) => Err(e.into()),
     }
 }

@@ -1,33 +1,36 @@
-//! `fs put`: local files into the cluster. Many files are under way at once; every file is a small state machine that
-//! moves on with each answer.
+//! `fs put`: local files into the cluster.
 
+use super::incoming::{Incoming, Leftover, Wanted, What};
+use super::partial::{self, Identity, Record, Use};
 use super::path;
 use super::progress::bar;
-use crate::link::{Answer, Link};
+use super::source::Source;
+use crate::link::Link;
 use crate::units;
 use anyhow::{Context, Result, anyhow, bail};
-use bytes::Bytes;
 use client::{ClientAnswer, ClientError, ClientOp};
-use host::buffer::AlignedBuf;
-use indicatif::ProgressBar;
+use serde_json::json;
 use std::collections::{BTreeMap, VecDeque};
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use types::{Durability, INLINE_MAX, InodeId, Layout};
 use wire::LeaseKind;
-use wire::names::{FileKind, MetaError, MetaOp, MetaOutcome, NewInode, RenameMode, SetAttr, SetTime};
+use wire::names::{DirEntry, FileKind, MetaError, MetaOp, MetaOutcome, NewInode, RenameMode, SetAttr, SetTime};
 
-/// Files under way at once.
-const FILES: usize = 48;
-/// Bytes of one write.
-const PIECE: usize = 1 << 20;
-/// Writes of one file under way at once.
-const PIECES: usize = 8;
-/// After so many files everything is flushed and their leases go back.
-const BATCH: usize = 512;
+/// How to put.
+pub struct How {
+    pub recursive: bool,
+    pub durability: Option<Durability>,
+    /// The target is the new name itself, also if it is a folder that exists.
+    pub exact: bool,
+    /// Go on with what another put of the same began.
+    pub resume: bool,
+    pub quiet: bool,
+    pub json: bool,
+}
 
 struct Plan {
     dirs: Vec<(PathBuf, PathBuf)>,
@@ -36,70 +39,44 @@ struct Plan {
     bytes: u64,
 }
 
-/// One file under way.
-struct Job {
-    source: PathBuf,
-    parent: InodeId,
-    name: Vec<u8>,
-    meta: std::fs::Metadata,
-    file: Option<File>,
-    ino: InodeId,
-    step: Step,
-    /// (offset, end) of data still to be read.
-    extents: VecDeque<(u64, u64)>,
-    writes: usize,
-    temporary: Option<Vec<u8>>,
-}
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Step {
-    Creating,
-    Writing,
-    Finishing,
-    Renaming,
-}
-
 struct Put<'a> {
-    link: &'a mut Link,
+    to: Incoming<'a>,
     layout: Option<Layout>,
-    jobs: BTreeMap<u64, Job>,
-    tickets: BTreeMap<u64, u64>,
-    next_job: u64,
+    resume: bool,
     inos: BTreeMap<PathBuf, InodeId>,
-    bar: ProgressBar,
-    open: Vec<InodeId>,
-    /// The local tree.
+    /// The local tree, and where that is from the root of this host.
     root: PathBuf,
+    absolute: PathBuf,
     /// Folders that exist already, to be looked up.
     existing: Vec<(InodeId, PathBuf)>,
-    files: u64,
-    bytes: u64,
+    /// What stood in the folder that is being filled.
+    there: Option<(InodeId, BTreeMap<Vec<u8>, DirEntry>)>,
+    skipped: u64,
+    went_on: u64,
 }
 
-pub fn put(
-    link: &mut Link,
-    source: &Path,
-    target: &str,
-    recursive: bool,
-    durability: Option<Durability>,
-    quiet: bool,
-) -> Result<()> {
+pub fn put(link: &mut Link, source: &Path, target: &str, how: &How) -> Result<()> {
     let meta = std::fs::symlink_metadata(source).with_context(|| format!("`{}`", source.display()))?;
-    if meta.is_dir() && !recursive {
+    if meta.is_dir() && !how.recursive {
         bail!("`{}` is a folder: use -r", source.display());
     }
     let begun = Instant::now();
     // An existing folder takes the source under its own name.
-    let own = source.canonicalize().ok().and_then(|p| p.file_name().map(|n| n.to_string_lossy().into_owned()));
+    let absolute = absolute(source)?;
+    let own = absolute.file_name().map(|n| n.to_string_lossy().into_owned());
     let target = match path::find(link, target)? {
-        Some((a, _)) if a.kind == FileKind::Dir => {
+        Some((a, _)) if a.kind == FileKind::Dir && !how.exact && !(how.resume && begun_by(link, a.ino, &absolute)?) => {
             let own = own.with_context(|| format!("`{}` has no name of its own", source.display()))?;
             format!("{}/{own}", target.trim_end_matches('/'))
+        }
+        Some((a, _)) if a.kind == FileKind::Dir && !meta.is_dir() => {
+            bail!("`{target}` is a folder and cannot be replaced by `{}`", source.display())
         }
         _ => target.to_string(),
     };
     let (parent, name) = path::parent(link, &target)?;
     let name = name.to_vec();
-    let layout = match durability {
+    let layout = match how.durability {
         Some(d) => {
             let MetaOutcome::Attr { layout, .. } = link.meta(MetaOp::Getattr { ino: parent })?? else {
                 bail!("the cluster gives no layout for `{target}`")
@@ -109,36 +86,51 @@ pub fn put(
         None => None,
     };
     let mut p = Put {
-        link,
+        to: Incoming::new(link, bar(how.quiet || how.json, meta.len(), "put")),
         layout,
-        jobs: BTreeMap::new(),
-        tickets: BTreeMap::new(),
-        next_job: 1,
+        resume: how.resume,
         inos: BTreeMap::new(),
-        bar: bar(quiet, 0, "put"),
-        open: vec![],
         root: source.to_path_buf(),
+        absolute,
         existing: vec![],
-        files: 0,
-        bytes: 0,
+        there: None,
+        skipped: 0,
+        went_on: 0,
     };
     if meta.is_dir() {
         let plan = plan(source)?;
-        p.bar.set_length(plan.bytes);
+        p.to.bar.set_length(plan.bytes);
         p.tree(parent, &name, &meta, plan)?;
     } else {
-        p.bar.set_length(meta.len());
-        p.begin(source.to_path_buf(), parent, name, meta)?;
-        p.drain(0)?;
+        p.begin(source.to_path_buf(), p.absolute.clone(), parent, name, meta)?;
+        p.to.flush()?;
     }
-    p.flush()?;
-    p.bar.finish_and_clear();
+    p.to.bar.finish_and_clear();
     let secs = begun.elapsed().as_secs_f64();
-    if !quiet {
-        let rate = units::bytes((p.bytes as f64 / secs.max(0.001)) as u64);
-        println!("put {} files, {} in {secs:.1} s ({rate}/s), flushed", p.files, units::bytes(p.bytes));
+    if how.json {
+        let (files, bytes) = (p.to.files, p.to.bytes);
+        let v = json!({ "files": files, "bytes": bytes, "seconds": secs, "kept_files": p.skipped, "kept_bytes": p.went_on });
+        println!("{v}");
+    } else if !how.quiet {
+        p.tell(secs);
     }
     Ok(())
+}
+/// Is the folder one that a put of the folder `source` made, and has not ended?
+fn begun_by(link: &mut Link, dir: InodeId, source: &Path) -> Result<bool> {
+    let mark = path::record(link, dir)?;
+    Ok(mark.is_some_and(|r| r.of.source == Identity::source(source)))
+}
+/// Where `source` is from the root of this host; a link stays one.
+fn absolute(source: &Path) -> Result<PathBuf> {
+    let show = || format!("`{}`", source.display());
+    match (source.parent(), source.file_name()) {
+        (Some(above), Some(name)) => {
+            let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
+            Ok(above.canonicalize().with_context(show)?.join(name))
+        }
+        _ => source.canonicalize().with_context(show),
+    }
 }
 
 /// Walks the local tree: folders parents first, hard links after the first name of their file.
@@ -174,13 +166,40 @@ fn plan(root: &Path) -> Result<Plan> {
 }
 
 impl Put<'_> {
-    fn tree(&mut self, parent: InodeId, name: &[u8], meta: &std::fs::Metadata, plan: Plan) -> Result<()> {
+    fn tell(&self, secs: f64) {
+        let bytes = self.to.bytes;
+        let rate = units::bytes((bytes as f64 / secs.max(0.001)) as u64);
+        let mut line =
+            format!("put {} files, {} in {secs:.1} s ({rate}/s), flushed", self.to.files, units::bytes(bytes));
+        if self.resume {
+            line += &format!("; {} files and {} were there already", self.skipped, units::bytes(self.went_on));
+        }
+        println!("{line}");
+    }
+
+    fn tree(&mut self, parent: InodeId, name: &[u8], meta: &Metadata, plan: Plan) -> Result<()> {
         let root = self.make_root(parent, name, meta)?;
         self.inos.insert(PathBuf::new(), root);
         let base = self.root.clone();
         // Folders of one depth at a time: their parents exist by then.
         let mut dirs = plan.dirs;
         dirs.sort_by_key(|(p, _)| p.components().count());
+        self.make_dirs(&dirs, &base)?;
+        for (path, above) in plan.files {
+            let source = base.join(&path);
+            let m = std::fs::symlink_metadata(&source).with_context(|| format!("`{}`", source.display()))?;
+            let (parent, absolute) = (self.inos[&above], self.absolute.join(&path));
+            self.begin(source, absolute, parent, last(&path), m)?;
+        }
+        self.to.flush()?;
+        for (path, first) in &plan.links {
+            self.hard_link(path, first)?;
+        }
+        path::unmark(self.to.link, root)?;
+        dirs.push((PathBuf::new(), PathBuf::new()));
+        self.set_times(&dirs, &base)
+    }
+    fn make_dirs(&mut self, dirs: &[(PathBuf, PathBuf)], base: &Path) -> Result<()> {
         let mut i = 0;
         while i < dirs.len() {
             let depth = dirs[i].0.components().count();
@@ -190,83 +209,86 @@ impl Put<'_> {
                 let m = std::fs::symlink_metadata(base.join(path))
                     .with_context(|| format!("`{}`", base.join(path).display()))?;
                 let op = MetaOp::Mkdir { parent: self.inos[above], name: last(path), new: new_inode(&m) };
-                let t = self.link.submit(ClientOp::Meta { op, want: LeaseKind::None });
+                let t = self.to.link.submit(ClientOp::Meta { op, want: LeaseKind::None });
                 under_way.insert(t, path.clone());
                 i += 1;
-                if self.link.outstanding() >= 512 {
-                    self.dirs_made(&mut under_way, 256, &base)?;
+                if self.to.link.outstanding() >= 512 {
+                    self.dirs_made(&mut under_way, 256, base)?;
                 }
             }
-            self.dirs_made(&mut under_way, 0, &base)?;
+            self.dirs_made(&mut under_way, 0, base)?;
         }
-        for (n, (path, above)) in plan.files.into_iter().enumerate() {
-            let source = base.join(&path);
-            let m = match std::fs::symlink_metadata(&source) {
-                Ok(m) => m,
-                Err(e) => return Err(e).with_context(|| format!("`{}`", source.display())),
-            };
-            self.drain(FILES)?;
-            let parent = self.inos[&above];
-            self.begin(source, parent, last(&path), m)?;
-            if n % BATCH == BATCH - 1 {
-                self.drain(0)?;
-                self.flush()?;
-            }
-        }
-        self.drain(0)?;
-        for (path, first) in plan.links {
-            let parent = self.inos[path.parent().unwrap_or(Path::new(""))];
-            let (dir, name) = (self.inos[first.parent().unwrap_or(Path::new(""))], last(&first));
-            let (a, _) = path::attr(self.link.meta(MetaOp::Lookup { parent: dir, name })??)?;
-            let op = MetaOp::Link { ino: a.ino, parent, name: last(&path) };
-            match self.link.meta(op)? {
-                Ok(_) => {}
-                Err(MetaError::Exists) => {
-                    self.link.meta(MetaOp::Unlink { parent, name: last(&path), keep: false })??;
-                    self.link.meta(MetaOp::Link { ino: a.ino, parent, name: last(&path) })??;
+        Ok(())
+    }
+    fn hard_link(&mut self, path: &Path, first: &Path) -> Result<()> {
+        let link = &mut *self.to.link;
+        let parent = self.inos[path.parent().unwrap_or(Path::new(""))];
+        let (dir, name) = (self.inos[first.parent().unwrap_or(Path::new(""))], last(first));
+        let (a, _) = path::attr(link.meta(MetaOp::Lookup { parent: dir, name })??)?;
+        match link.meta(MetaOp::Link { ino: a.ino, parent, name: last(path) })? {
+            Ok(_) => {}
+            Err(MetaError::Exists) => {
+                let (there, _) = path::attr(link.meta(MetaOp::Lookup { parent, name: last(path) })??)?;
+                if there.ino == a.ino {
+                    return Ok(());
                 }
-                Err(e) => bail!("link `{}`: {e}", path.display()),
+                link.meta(MetaOp::Unlink { parent, name: last(path), keep: false })??;
+                link.meta(MetaOp::Link { ino: a.ino, parent, name: last(path) })??;
             }
-            self.files += 1;
+            Err(e) => bail!("link `{}`: {e}", path.display()),
         }
-        // Times of folders last: every entry made in them changed them.
-        dirs.push((PathBuf::new(), PathBuf::new()));
+        self.to.files += 1;
+        Ok(())
+    }
+    /// Times of folders last: every entry made in them changed them.
+    fn set_times(&mut self, dirs: &[(PathBuf, PathBuf)], base: &Path) -> Result<()> {
         for (path, _) in dirs.iter().rev() {
             let m = std::fs::symlink_metadata(base.join(path))?;
             let set = SetAttr { mtime: Some(SetTime::At(mtime(&m))), ..SetAttr::default() };
             let op = MetaOp::Setattr { ino: self.inos[path], set };
-            let t = self.link.submit(ClientOp::Meta { op, want: LeaseKind::None });
-            if self.link.outstanding() >= 256 {
-                self.link.wait(t)??;
+            let t = self.to.link.submit(ClientOp::Meta { op, want: LeaseKind::None });
+            if self.to.link.outstanding() >= 256 {
+                self.to.link.wait(t)??;
             }
         }
-        while self.link.outstanding() > 0 {
-            self.link.turn(Duration::from_millis(100))?;
+        while self.to.link.outstanding() > 0 {
+            self.to.link.turn(Duration::from_millis(100))?;
         }
-        for (_, a) in self.link.take() {
+        for (_, a) in self.to.link.take() {
             a?;
         }
         Ok(())
     }
-    /// Makes or finds the folder that is to hold the tree.
-    fn make_root(&mut self, parent: InodeId, name: &[u8], meta: &std::fs::Metadata) -> Result<InodeId> {
+    /// Makes or finds the folder that is to hold the tree. One that is made says from its first moment on whose it is: the
+    /// same command finds it there when it goes on, and must not take it for a folder to put into.
+    fn make_root(&mut self, parent: InodeId, name: &[u8], meta: &Metadata) -> Result<InodeId> {
         let show = String::from_utf8_lossy(name).into_owned();
-        match self.link.meta(MetaOp::Mkdir { parent, name: name.to_vec(), new: new_inode(meta) })? {
-            Ok(o) => Ok(path::attr(o)?.0.ino),
-            Err(MetaError::Exists) => {
-                let (a, _) = path::attr(self.link.meta(MetaOp::Lookup { parent, name: name.to_vec() })??)?;
+        let link = &mut *self.to.link;
+        match link.meta(MetaOp::Lookup { parent, name: name.to_vec() })? {
+            Ok(o) => {
+                let (a, _) = path::attr(o)?;
                 if a.kind != FileKind::Dir {
                     bail!("`{show}` exists and is no folder");
                 }
-                Ok(a.ino)
+                return Ok(a.ino);
             }
+            Err(MetaError::NotFound) => {}
             Err(e) => bail!("make folder `{show}`: {e}"),
         }
+        let aside = partial::temporary(name, host::random::nonzero_u64().context("random numbers")?);
+        let op = MetaOp::Mkdir { parent, name: aside.clone(), new: new_inode(meta) };
+        let made = path::attr(link.meta(op)?.with_context(|| format!("make folder `{show}`"))?)?.0.ino;
+        let mark = Record::new(Identity { size: 0, ..Identity::of(&self.absolute, meta) });
+        link.meta(path::mark(made, &mark))?.with_context(|| format!("mark folder `{show}`"))?;
+        let (to_name, mode) = (name.to_vec(), RenameMode::NoReplace);
+        link.meta(MetaOp::Rename { parent, name: aside, to_parent: parent, to_name, mode, keep: false })?
+            .with_context(|| format!("make folder `{show}`"))?;
+        Ok(made)
     }
     fn dirs_made(&mut self, under_way: &mut BTreeMap<u64, PathBuf>, leave: usize, base: &Path) -> Result<()> {
         while under_way.len() > leave {
-            self.link.turn(Duration::from_millis(100))?;
-            for (t, a) in self.link.take() {
+            self.to.link.turn(Duration::from_millis(100))?;
+            for (t, a) in self.to.link.take() {
                 let Some(path) = under_way.remove(&t) else { continue };
                 let show = base.join(&path);
                 match a {
@@ -285,7 +307,7 @@ impl Put<'_> {
         // Those that exist are looked up when no other answer can get lost.
         if leave == 0 {
             for (parent, path) in std::mem::take(&mut self.existing) {
-                let (a, _) = path::attr(self.link.meta(MetaOp::Lookup { parent, name: last(&path) })??)?;
+                let (a, _) = path::attr(self.to.link.meta(MetaOp::Lookup { parent, name: last(&path) })??)?;
                 if a.kind != FileKind::Dir {
                     bail!("`{}` exists in the cluster and is no folder", path.display());
                 }
@@ -296,226 +318,122 @@ impl Put<'_> {
     }
 
     /// Begins a file or symlink; special files are left out, and said so.
-    fn begin(&mut self, source: PathBuf, parent: InodeId, name: Vec<u8>, meta: std::fs::Metadata) -> Result<()> {
+    fn begin(
+        &mut self,
+        source: PathBuf,
+        absolute: PathBuf,
+        parent: InodeId,
+        name: Vec<u8>,
+        meta: Metadata,
+    ) -> Result<()> {
         let kind = meta.file_type();
         let show = source.display().to_string();
-        let new = new_inode(&meta);
-        let mut job = Job {
-            source,
-            parent,
-            name: name.clone(),
-            file: None,
-            ino: InodeId::NONE,
-            step: Step::Creating,
-            extents: VecDeque::new(),
-            writes: 0,
-            temporary: None,
-            meta,
-        };
-        let op = if kind.is_symlink() {
-            let to = std::fs::read_link(&job.source).with_context(|| format!("`{show}`"))?;
-            MetaOp::Symlink { parent, name, new, target: to.as_os_str().as_bytes().to_vec() }
+        let mut left = None;
+        let what = if kind.is_symlink() {
+            let to = std::fs::read_link(&source).with_context(|| format!("`{show}`"))?;
+            What::Symlink(to.as_os_str().as_bytes().to_vec())
         } else if kind.is_file() {
-            let f = File::open(&job.source).with_context(|| format!("open `{show}`"))?;
-            let len = job.meta.len();
-            let body = if len <= INLINE_MAX as u64 {
-                let mut b = vec![0; len as usize];
+            if self.resume && self.is_there(parent, &name, &meta)? {
+                self.skipped += 1;
+                self.went_on += meta.len();
+                self.to.bar.inc(meta.len());
+                return Ok(());
+            }
+            let f = File::open(&source).with_context(|| format!("open `{show}`"))?;
+            let size = meta.len();
+            if size <= INLINE_MAX as u64 {
+                let mut b = vec![0; size as usize];
                 f.read_exact_at(&mut b, 0).with_context(|| format!("read `{show}`"))?;
-                Some(b)
+                What::Body(b)
             } else {
-                job.extents = extents(&f, len).with_context(|| format!("read `{show}`"))?;
-                job.file = Some(f);
-                None
-            };
-            MetaOp::Create { parent, name, new, body, layout: self.layout, exclusive: true }
+                let record = (size >= partial::RECORDED).then(|| Record::new(Identity::of(&absolute, &meta)));
+                if let (true, Some(r)) = (self.resume, &record) {
+                    left = self.leftover(parent, &name, &r.of).with_context(|| format!("`{show}`"))?;
+                }
+                What::Data { source: Source::Local(f), size, record }
+            }
         } else if kind.is_fifo() || kind.is_socket() || kind.is_block_device() || kind.is_char_device() {
             eprintln!("pstorage: `{show}` is a special file; left out");
             return Ok(());
         } else {
             bail!("`{show}` is of a kind that cannot be copied");
         };
-        let want = if job.file.is_some() { LeaseKind::Write } else { LeaseKind::None };
-        let id = self.next_job;
-        self.next_job += 1;
-        let t = self.link.submit(ClientOp::Meta { op, want });
-        self.tickets.insert(t, id);
-        self.jobs.insert(id, job);
-        Ok(())
-    }
-
-    /// Waits until at most `leave` files are under way.
-    fn drain(&mut self, leave: usize) -> Result<()> {
-        while self.jobs.len() > leave {
-            self.link.turn(Duration::from_millis(100))?;
-            for (t, a) in self.link.take() {
-                let Some(id) = self.tickets.remove(&t) else { continue };
-                let Some(mut job) = self.jobs.remove(&id) else { continue };
-                let more = self.answer(id, &mut job, a).with_context(|| format!("`{}`", job.source.display()))?;
-                if more {
-                    self.jobs.insert(id, job);
-                }
+        let new = new_inode(&meta);
+        let w = Wanted { show, parent, name, new, atime: None, xattrs: vec![], layout: self.layout, what };
+        match left {
+            Some(left) => {
+                self.went_on += left.record.upto;
+                self.to.go_on(w, left)
             }
-        }
-        Ok(())
-    }
-
-    /// Takes one answer of a file; false = the file is done.
-    fn answer(&mut self, id: u64, job: &mut Job, a: Answer) -> Result<bool> {
-        match job.step {
-            Step::Creating => match a {
-                Ok(ClientAnswer::Meta(MetaOutcome::Attr { attr, .. })) => {
-                    job.ino = attr.ino;
-                    job.step = Step::Writing;
-                    if job.file.is_none() {
-                        let n = if job.meta.is_file() { job.meta.len() } else { 0 };
-                        self.bar.inc(n);
-                        self.bytes += n;
-                        return self.last_step(id, job);
-                    }
-                    self.open.push(job.ino);
-                    self.write_more(id, job)
-                }
-                Err(ClientError::Meta(MetaError::Exists)) if job.temporary.is_none() => {
-                    // The old file stays until the new one is whole; then it is replaced in one step.
-                    let mut tmp = b".pstorage-put-".to_vec();
-                    tmp.extend_from_slice(format!("{:016x}", host::random::nonzero_u64()?).as_bytes());
-                    job.temporary = Some(tmp.clone());
-                    let new = new_inode(&job.meta);
-                    let op = if job.meta.is_symlink() {
-                        let to = std::fs::read_link(&job.source)?;
-                        MetaOp::Symlink {
-                            parent: job.parent,
-                            name: tmp,
-                            new,
-                            target: to.as_os_str().as_bytes().to_vec(),
-                        }
-                    } else {
-                        let body = match &job.file {
-                            Some(_) => None,
-                            None => Some(std::fs::read(&job.source)?),
-                        };
-                        MetaOp::Create {
-                            parent: job.parent,
-                            name: tmp,
-                            new,
-                            body,
-                            layout: self.layout,
-                            exclusive: true,
-                        }
-                    };
-                    let want = if job.file.is_some() { LeaseKind::Write } else { LeaseKind::None };
-                    let t = self.link.submit(ClientOp::Meta { op, want });
-                    self.tickets.insert(t, id);
-                    Ok(true)
-                }
-                Err(e) => Err(e.into()),
-                Ok(o) => bail!("the cluster answered {o:?} to a creation"),
-            },
-            Step::Writing => {
-                a?;
-                job.writes -= 1;
-                self.write_more(id, job)
-            }
-            Step::Finishing => {
-                a?;
-                self.last_step(id, job)
-            }
-            Step::Renaming => {
-                a?;
-                self.files += 1;
-                Ok(false)
-            }
+            None => self.to.begin(w),
         }
     }
-
-    fn write_more(&mut self, id: u64, job: &mut Job) -> Result<bool> {
-        while job.writes < PIECES {
-            let Some((at, end)) = job.extents.pop_front() else { break };
-            let n = (end - at).min((PIECE as u64) - at % PIECE as u64) as usize;
-            let data = read_piece(job.file.as_ref().context("a file being written is open")?, at, n)?;
-            if at + (n as u64) < end {
-                job.extents.push_front((at + n as u64, end));
-            }
-            let t = self.link.submit(ClientOp::Write { ino: job.ino, offset: at, data, buffered: false });
-            self.tickets.insert(t, id);
-            job.writes += 1;
-            self.bar.inc(n as u64);
-            self.bytes += n as u64;
+    /// Is exactly this file in the cluster already? It gets its name only when it is whole, and its time with that.
+    fn is_there(&mut self, parent: InodeId, name: &[u8], m: &Metadata) -> Result<bool> {
+        if self.there.as_ref().is_none_or(|t| t.0 != parent) {
+            let all = path::list(self.to.link, parent)?;
+            let files = all.into_iter().filter(|e| e.attr.kind == FileKind::File);
+            self.there = Some((parent, files.map(|e| (e.name.clone(), e)).collect()));
         }
-        if job.writes > 0 {
-            return Ok(true);
-        }
-        job.file = None;
-        job.step = Step::Finishing;
-        let len = job.meta.len();
-        let set = SetAttr { mtime: Some(SetTime::At(mtime(&job.meta))), size: Some(len), ..SetAttr::default() };
-        let t = self.link.submit(ClientOp::Meta { op: MetaOp::Setattr { ino: job.ino, set }, want: LeaseKind::None });
-        self.tickets.insert(t, id);
-        Ok(true)
-    }
-    fn last_step(&mut self, id: u64, job: &mut Job) -> Result<bool> {
-        let Some(tmp) = job.temporary.clone() else {
-            self.files += 1;
-            return Ok(false);
+        let Some(e) = self.there.as_ref().and_then(|t| t.1.get(name)).cloned() else { return Ok(false) };
+        let a = match e.certain {
+            true => e.attr,
+            false => path::attr(self.to.link.meta(MetaOp::Getattr { ino: e.attr.ino })??)?.0,
         };
-        job.step = Step::Renaming;
-        let (parent, to_name) = (job.parent, job.name.clone());
-        let op =
-            MetaOp::Rename { parent, name: tmp, to_parent: parent, to_name, mode: RenameMode::Replace, keep: false };
-        let t = self.link.submit(ClientOp::Meta { op, want: LeaseKind::None });
-        self.tickets.insert(t, id);
+        if (a.size, a.mtime) != (m.len(), mtime(m)) {
+            return Ok(false);
+        }
+        let new = new_inode(m);
+        if (a.mode, a.uid, a.gid) != (new.mode, new.uid, new.gid) {
+            let set = SetAttr { mode: Some(new.mode), uid: Some(new.uid), gid: Some(new.gid), ..SetAttr::default() };
+            self.to.link.meta(MetaOp::Setattr { ino: a.ino, set })??;
+        }
+        if a.size >= partial::RECORDED {
+            // A put that ended between name and record.
+            path::unmark(self.to.link, a.ino)?;
+        }
         Ok(true)
     }
 
-    /// Makes everything so far durable and gives the leases back.
-    fn flush(&mut self) -> Result<()> {
-        self.link.run(ClientOp::Flush { ino: None })?.context("flush")?;
-        let mut tickets = vec![];
-        for ino in std::mem::take(&mut self.open) {
-            tickets.push(self.link.submit(ClientOp::Close { ino }));
+    /// What a put of the same file left, taken over by another name: whoever still writes under the old one gets it no
+    /// more. What is left of the file before it changed goes.
+    fn leftover(&mut self, parent: InodeId, name: &[u8], of: &Identity) -> Result<Option<Leftover>> {
+        let mut best: Option<Leftover> = None;
+        let prefix = partial::prefix(name);
+        let link = &mut *self.to.link;
+        for e in path::after(link, parent, &prefix)? {
+            let Some(r) = path::record(link, e.attr.ino)? else { continue };
+            match r.worth(of) {
+                Use::Foreign => {}
+                Use::Changed => {
+                    eprintln!("pstorage: `{}` changed since it was put in part; it begins anew", of.source);
+                    path::unlink(link, parent, e.name)?;
+                }
+                Use::From(upto) if best.as_ref().is_none_or(|b| b.record.upto < upto) => {
+                    best = Some(Leftover { name: e.name, ino: e.attr.ino, record: r });
+                }
+                Use::From(_) => {}
+            }
         }
-        for t in tickets {
-            self.link.wait(t)??;
+        let Some(mut left) = best else { return Ok(None) };
+        let to_name = partial::temporary(name, host::random::nonzero_u64().context("random numbers")?);
+        let from = std::mem::replace(&mut left.name, to_name.clone());
+        let mode = RenameMode::NoReplace;
+        match link.meta(MetaOp::Rename { parent, name: from, to_parent: parent, to_name, mode, keep: false })? {
+            Ok(_) => Ok(Some(left)),
+            // Another one was faster.
+            Err(MetaError::NotFound) => Ok(None),
+            Err(e) => Err(e.into()),
         }
-        Ok(())
     }
 }
 
 fn last(p: &Path) -> Vec<u8> {
     p.file_name().map(|n| n.as_bytes().to_vec()).unwrap_or_default()
 }
-fn mtime(m: &std::fs::Metadata) -> i64 {
+fn mtime(m: &Metadata) -> i64 {
     m.mtime().saturating_mul(1_000_000_000).saturating_add(m.mtime_nsec())
 }
-fn new_inode(m: &std::fs::Metadata) -> NewInode {
+fn new_inode(m: &Metadata) -> NewInode {
     NewInode { mode: (m.mode() & 0o7777) as u16, uid: m.uid(), gid: m.gid(), mtime: Some(mtime(m)), exact: true }
-}
-/// Where a file has data; holes are left out.
-fn extents(f: &File, len: u64) -> std::io::Result<VecDeque<(u64, u64)>> {
-    use rustix::fs::{SeekFrom, seek};
-    let mut out = VecDeque::new();
-    let mut at = 0;
-    while at < len {
-        let data = match seek(f, SeekFrom::Data(at)) {
-            Ok(d) => d,
-            Err(rustix::io::Errno::NXIO) => break,
-            Err(_) => {
-                out.push_back((at, len)); // a file system that does not tell
-                break;
-            }
-        };
-        let hole = seek(f, SeekFrom::Hole(data)).unwrap_or(len).min(len);
-        if hole <= data {
-            break;
-        }
-        out.push_back((data, hole));
-        at = hole;
-    }
-    Ok(out)
-}
-/// Reads into an aligned buffer, which goes to the sockets as it is.
-fn read_piece(f: &File, at: u64, n: usize) -> Result<Bytes> {
-    let mut b = AlignedBuf::zeroed(n);
-    f.read_exact_at(&mut b, at).context("the file became shorter while it was read")?;
-    Ok(b.freeze())
 }
