@@ -265,6 +265,7 @@ pub fn open(
         growth: Growth::Idle,
         spare_map: None,
         moved_away: BTreeSet::new(),
+        unread: BTreeSet::new(),
         scrub: sb.scrub,
         pending: BTreeMap::new(),
         next_tag: 1,

@@ -234,6 +234,11 @@ impl ChunkServer {
                 self.note(e.to_string());
                 Some(Refusal::BadCrc)
             }
+            // A block that the disk does not give is damaged like any other; the rest of the copy serves.
+            StoreError::ReadFailed { .. } => {
+                self.note(e.to_string());
+                Some(Refusal::BadCrc)
+            }
             StoreError::Stopped => Some(Refusal::Starting),
             StoreError::Failed(r) => {
                 self.fail(&r.clone());
@@ -365,6 +370,9 @@ impl ChunkServer {
                 self.finished(now, t.0, work, done, fx);
             }
         }
+        for (chunk, unit) in std::mem::take(&mut self.sfx.doubts) {
+            self.doubt(chunk, unit, true);
+        }
         fx.disk.append(&mut self.sfx.ops);
     }
 
@@ -376,6 +384,9 @@ impl ChunkServer {
         if let Done::Failed(e) = &done {
             match work {
                 Work::Read { asker, id, offset, .. } | Work::CopyRead { asker, id, offset } => {
+                    if matches!(e, StoreError::ReadFailed { .. } | StoreError::Corrupt { .. }) {
+                        self.doubt(asker.chunk, offset / types::UNIT, true);
+                    }
                     let r = self.refused(e).unwrap_or(Refusal::Failed);
                     self.send_data(now, &asker, id, offset, Err(r), false, fx);
                 }
