@@ -399,6 +399,18 @@ fn a_survey_names_what_stands_there() {
         assert_eq!(crc32c::crc32c(&d.read(f, x.offset, 4096).unwrap()), x.crc);
     }
     assert_eq!(s.leaves.len(), 1);
+    b.write(21, 2, 3);
+    b.write(32, 18, 4);
+    let later = chunk_store::survey(&mut b.disk.clone()).unwrap();
+    assert_eq!((later.blocks.len(), later.batches.len()), (18, 2));
+    assert_eq!(later.journaled.iter().map(|x| x.1).collect::<Vec<_>>(), [21, 22, 48, 49], "whole units stand elsewhere");
+    let journal = d.open("journal").unwrap();
+    for (_, _, at, crc) in &later.journaled {
+        assert_eq!(crc32c::crc32c(&d.read(journal, *at, 4096).unwrap()), *crc);
+    }
+    b.checkpoint();
+    let s = chunk_store::survey(&mut b.disk.clone()).unwrap();
+    assert!(s.batches.is_empty() && s.journaled.is_empty());
     b.disk.flip(&s.leaves[0].0, s.leaves[0].1 + 40, 1);
     assert!(chunk_store::survey(&mut b.disk.clone()).is_err());
     assert_eq!(b.structures().len(), 1);

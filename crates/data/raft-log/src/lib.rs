@@ -19,6 +19,7 @@ mod replay;
 mod rules;
 mod sector;
 mod snapshot;
+mod survey;
 
 pub use block::{Identity, SEGMENT_MAX, SEGMENT_MIN, SNAPSHOT_META_MAX};
 pub use error::{Damage, LogError};
@@ -27,6 +28,7 @@ pub use record::{Base, ENTRY_MAX, HardState, LogEntry};
 pub use recover::{Cut, OpenOptions, Recovered, format, open};
 pub use rules::LogRules;
 pub use snapshot::{SNAPSHOT_MAX, Snapshot};
+pub use survey::{BatchPlace, survey};
 
 /// Bytes of a segment unless configured otherwise.
 pub const SEGMENT_DEFAULT: u64 = 8 << 20;

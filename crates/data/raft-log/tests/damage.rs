@@ -98,9 +98,12 @@ fn last_block(disk: &MemoryDisk) -> (String, u64) {
 
 #[test]
 fn a_last_batch_that_lacks_a_sector_is_cut_and_reported() {
+    let batches = raft_log::survey(&mut written().0).unwrap();
+    assert!(batches.windows(2).all(|w| w[0].seq + 1 == w[1].seq), "{batches:?}");
     for sector in 0..8 {
         let (disk, _) = written();
         let (name, at) = last_block(&disk);
+        assert!(batches.last().is_some_and(|b| (&b.file, b.offset, b.length) == (&name, at, 4096)), "{batches:?}");
         let mut d = disk.clone();
         let file = d.open(&name).unwrap();
         let mut block = d.read(file, at, 4096).unwrap().to_vec();

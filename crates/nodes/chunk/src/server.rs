@@ -136,10 +136,12 @@ impl ChunkServer {
             ..OpenOptions::new(cfg.boot)
         };
         let (store, report) = chunk_store::open(folder, ring, options)?;
+        let mut care = Care::new(cfg.pace, cfg.now, store.scrub_mark());
+        care.found_at_start(cfg.cs, &report);
         Ok(ChunkServer {
             promises: Promises::new(cfg.now, &cfg.rules),
             tails: Tails::default(),
-            care: Care::new(cfg.pace, cfg.now, store.scrub_mark()),
+            care,
             group: Group::new(&cfg, report.memory_lost || report.copies_lost),
             cfg,
             store,
