@@ -10,6 +10,7 @@ use crate::chance::Chance;
 use crate::content::{must_be_equal, random_file};
 use crate::dev::Dev;
 use crate::link::{Link, ROOT};
+use crate::process::wait_until;
 use crate::product::Product;
 use crate::stage::Stage;
 use anyhow::{Context, Result, bail};
@@ -189,16 +190,20 @@ fn journals(dev: &Dev, fresh: &mut Fresh, chance: &Chance) -> Result<usize> {
     let rewritten = |v: &Value, n: usize| v["cs"][n]["integrity"]["rewritten"].as_u64();
     let before = look(dev)?;
     fresh.write(chance)?;
-    let mut hit = vec![];
+    let (mut hit, mut ends) = (vec![], vec![]);
     for s in look_at_stores(dev)? {
         hit.push(damage_heads(&s, HEADS, chance)?);
+        ends.push(s.survey().journal.1);
     }
     let after = look(dev)?;
-    for (n, heads) in hit.iter().enumerate() {
+    for (n, (heads, end)) in hit.iter().zip(&ends).enumerate() {
+        // The first that is found makes a checkpoint, behind which no start needs the others.
         let more = rewritten(&after, n).zip(rewritten(&before, n)).map(|(a, b)| a - b);
-        if more.is_none_or(|m| m < *heads as u64) || *heads < HEADS {
+        if more.is_none_or(|m| m == 0) || *heads < HEADS {
             bail!("server {}: {heads} heads of its journal were damaged, {more:?} structures were written again", n + 1);
         }
+        let passed = || look_at_store(dev, n as u64 + 1).is_ok_and(|s| s.survey().journal.0 >= *end);
+        wait_until("a start needs nothing of what was damaged", LOOK_MAX, passed)?;
     }
     dev.neglect()?;
     for n in 1..=SERVERS {

@@ -37,6 +37,8 @@ pub struct Survey {
     pub superblock: u64,
     /// What a start would read of the journal: the head of each batch, as (byte offset in `journal`, bytes).
     pub batches: Vec<(u64, u32)>,
+    /// Positions in the journal's ring where that begins and ends; both only rise.
+    pub journal: (u64, u64),
     /// The newest content of blocks among what stands behind these heads: chunk, block, byte offset in `journal`, CRC32C.
     pub journaled: Vec<(ChunkId, u32, u64, u32)>,
 }
@@ -92,6 +94,7 @@ fn survey_journal(folder: &mut dyn Folder, sb: &Superblock, out: &mut Survey) ->
             }
         }
     }
+    out.journal = (sb.replay.pos, found.end.pos);
     out.journaled = newest.into_iter().map(|((c, b), (at, crc))| (c, b, at, crc)).collect();
     Ok(())
 }

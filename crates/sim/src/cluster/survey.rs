@@ -14,7 +14,7 @@ use wire::names::{MetaOp, MetaOutcome};
 /// A chunk by the group's records.
 #[derive(Clone, Debug)]
 pub struct Chunk {
-    id: ChunkId,
+    pub(super) id: ChunkId,
     /// Number of the file it belongs to, if the load knows that file.
     pub file: Option<u32>,
     /// Place in the file.
@@ -34,6 +34,9 @@ pub struct Survey {
     clean: BTreeMap<(u32, ChunkId), bool>,
     /// Slots whose host lost power since their server was last seen.
     dark: BTreeSet<SlotId>,
+    /// Slots whose disk was damaged and is not yet whole: the place in the journal that a start must not need any more, and
+    /// the life in which that counts. A start leaves nothing of before in the journal.
+    pub(super) hit: BTreeMap<SlotId, (u64, u32)>,
 }
 
 impl Survey {
@@ -88,6 +91,11 @@ impl Survey {
                 self.dark.remove(&slot);
             }
         }
+        self.forget_healed(world);
+    }
+    /// Does this server count it among its copies, and the copy as clean?
+    pub(super) fn holds(&self, chunk: ChunkId, m: Member) -> bool {
+        self.clean.get(&(m.cs.0, chunk)) == Some(&true)
     }
 
     /// These hosts lose power: their servers' copies are not sound until seen again.
@@ -105,7 +113,7 @@ impl Survey {
         let Some(slot) = self.slot(m) else { return false };
         let s = world.slot(slot);
         let known = self.clean.get(&(m.cs.0, chunk.id)).copied().unwrap_or(false);
-        known && !s.gone && !hosts.contains(&s.host) && (world.is_up(slot) || !self.dark.contains(&slot))
+        known && !self.hit.contains_key(&slot) && !s.gone && !hosts.contains(&s.host) && (world.is_up(slot) || !self.dark.contains(&slot))
     }
 
     /// Nothing is left to repair.
@@ -122,6 +130,10 @@ impl Survey {
         if m.0.busy() > 0 {
             return Err(format!("{} takeovers and joins are under way", m.0.busy()));
         }
+        if let Some(slot) = self.hit.keys().next() {
+            return Err(format!("what was damaged on the disk of {} is not whole", world.slot(*slot).name));
+        }
+        let m = leader.and_then(|l| world.node::<Metadata>(l)).ok_or("no metadata server leads")?;
         let counts = m.0.state().counts();
         if counts.degraded > 0 || counts.joining > 0 {
             return Err(format!("{} chunks have too few copies, {} joins", counts.degraded, counts.joining));
