@@ -6,10 +6,23 @@ use super::survey::Survey;
 use crate::actor::{Role, SlotId};
 use crate::disks::Lie;
 use crate::rng::Rng;
-use crate::world::World;
+use crate::world::{S, World};
 use chunk_store::Survey as Disk;
 use host::disk::Folder;
 use types::BLOCK;
+
+/// It must look whole for so long: what is on its way to a place that it never reaches is seen in memory for a while.
+const SURE: u64 = 2 * S;
+
+/// Damage that may still be there.
+#[derive(Clone, Copy, Debug)]
+pub struct Hit {
+    /// What a start must not need any more of the journal, in the life in which it was damaged: a later one has read it.
+    journal: u64,
+    life: u32,
+    /// Since when everything looks whole.
+    whole: Option<u64>,
+}
 
 impl Survey {
     /// Damages one disk, if that is possible now.
@@ -23,7 +36,7 @@ impl Survey {
         let Ok(found) = chunk_store::survey(&mut world.slot(slot).disk.memory.clone()) else { return false };
         let done = strike(world, slot, &found, rng);
         if done {
-            self.hit.insert(slot, (found.journal.1, world.slot(slot).life));
+            self.hit.insert(slot, Hit { journal: found.journal.1, life: world.slot(slot).life, whole: None });
         }
         done
     }
@@ -37,21 +50,27 @@ impl Survey {
 
     /// Disks on which nothing that counts is damaged any more.
     pub(super) fn forget_healed(&mut self, world: &mut World) {
-        for (slot, passed) in self.hit.clone() {
-            if self.healed(world, slot, passed) {
+        let now = world.now();
+        for (slot, hit) in self.hit.clone() {
+            let gone = world.slot(slot).gone;
+            let whole = if self.healed(world, slot, &hit) { Some(hit.whole.unwrap_or(now)) } else { None };
+            if gone || whole.is_some_and(|since| now - since >= SURE) {
                 self.hit.remove(&slot);
+                world.note(|| format!("the disk of slot {} is whole", slot.0));
+            } else {
+                self.hit.insert(slot, Hit { whole, ..hit });
             }
         }
     }
-    fn healed(&self, world: &mut World, slot: SlotId, (passed, life): (u64, u32)) -> bool {
+    fn healed(&self, world: &mut World, slot: SlotId, hit: &Hit) -> bool {
         let s = world.slot(slot);
-        let (mut disk, same_life) = (s.disk.memory.clone(), s.life == life);
+        let (mut disk, same_life) = (s.disk.memory.clone(), s.life == hit.life);
         if s.disk.lie.is_some() {
             return false;
         }
         // A leaf that cannot be read is an error here.
         let Ok(found) = chunk_store::survey(&mut disk) else { return false };
-        if same_life && found.journal.0 < passed {
+        if same_life && found.journal.0 < hit.journal {
             return false;
         }
         let Some(s) = world.node::<Chunks>(slot).filter(|s| s.0.ready()) else { return false };
@@ -73,11 +92,13 @@ fn strike(world: &mut World, slot: SlotId, found: &Disk, rng: &mut Rng) -> bool 
         let at = offset + rng.below(u64::from(BLOCK));
         memory.flip(name, at, 1 << rng.below(8));
     };
-    match rng.below(8) {
+    let kind = rng.below(8);
+    match kind {
         0..=2 => {
             for _ in 0..1 + rng.below(3) {
                 let Some(b) = rng.pick(&found.blocks) else { return false };
                 flip(&format!("seg-{:05}", b.segment), b.offset, rng);
+                world.note(|| format!("bits of chunk {} block {} at {} of slot {}", b.chunk, b.block, b.offset, slot.0));
             }
         }
         3 => {
@@ -100,8 +121,9 @@ fn strike(world: &mut World, slot: SlotId, found: &Disk, rng: &mut Rng) -> bool 
             let at = (1 + rng.below(blocks.min(256) - 1)) * u64::from(BLOCK);
             let lie = if rng.percent(50) { Lie::Lost } else { Lie::Misplaced(at) };
             world.slot_mut(slot).disk.lie = Some((file, lie));
+            world.note(|| format!("{lie:?} for slot {}", slot.0));
         }
     }
-    world.note(|| format!("DAMAGE to the disk of slot {}", slot.0));
+    world.note(|| format!("DAMAGE {kind} to the disk of slot {}", slot.0));
     true
 }

@@ -1,6 +1,7 @@
 //! What stands where, read out of the processes behind the protocol's back: the newest committed views and the copies.
 
 use super::application::file_name;
+use super::rot::Hit;
 use super::servers::{Chunks, FIRST_CS, Metadata};
 use super::{CHUNK_BLOCKS, METADATA};
 use crate::actor::{HostId, Role, SlotId};
@@ -34,9 +35,8 @@ pub struct Survey {
     clean: BTreeMap<(u32, ChunkId), bool>,
     /// Slots whose host lost power since their server was last seen.
     dark: BTreeSet<SlotId>,
-    /// Slots whose disk was damaged and is not yet whole: the place in the journal that a start must not need any more, and
-    /// the life in which that counts. A start leaves nothing of before in the journal.
-    pub(super) hit: BTreeMap<SlotId, (u64, u32)>,
+    /// Slots whose disk was damaged and is not yet whole.
+    pub(super) hit: BTreeMap<SlotId, Hit>,
 }
 
 impl Survey {
