@@ -124,7 +124,8 @@ fn chunk_server(dev: &Dev, n: u64, chance: &Chance, all: &mut Down) -> Result<()
     dev.wait_healthy(LOOK_MAX)?;
     let status = dev.status()?;
     let told = status["report"]["events"].as_array().is_some_and(|events| {
-        let text = |e: &serde_json::Value| e["text"].as_str().is_some_and(|t| t.contains("was damaged while it was down"));
+        let text =
+            |e: &serde_json::Value| e["text"].as_str().is_some_and(|t| t.contains("was damaged while it was down"));
         events.iter().any(text)
     });
     if !told {

@@ -118,7 +118,13 @@ pub fn run(a: &Arguments) -> Result<String> {
         down.data,
         down.structures,
         down.logs,
-        sum(|d| d.flipped + d.structures) as usize + heads + down.journal + down.data + down.structures + down.logs + logs,
+        sum(|d| d.flipped + d.structures) as usize
+            + heads
+            + down.journal
+            + down.data
+            + down.structures
+            + down.logs
+            + logs,
     );
     stage.clear()?;
     Ok(line)
@@ -200,7 +206,10 @@ fn journals(dev: &Dev, fresh: &mut Fresh, chance: &Chance) -> Result<usize> {
         // The first that is found makes a checkpoint, behind which no start needs the others.
         let more = rewritten(&after, n).zip(rewritten(&before, n)).map(|(a, b)| a - b);
         if more.is_none_or(|m| m == 0) || *heads < HEADS / 4 {
-            bail!("server {}: {heads} heads of its journal were damaged, {more:?} structures were written again", n + 1);
+            bail!(
+                "server {}: {heads} heads of its journal were damaged, {more:?} structures were written again",
+                n + 1
+            );
         }
         let passed = || look_at_store(dev, n as u64 + 1).is_ok_and(|s| s.survey().journal.0 >= *end);
         wait_until("a start needs nothing of what was damaged", LOOK_MAX, passed)?;

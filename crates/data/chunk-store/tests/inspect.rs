@@ -403,7 +403,11 @@ fn a_survey_names_what_stands_there() {
     b.write(32, 18, 4);
     let later = chunk_store::survey(&mut b.disk.clone()).unwrap();
     assert_eq!((later.blocks.len(), later.batches.len()), (18, 2));
-    assert_eq!(later.journaled.iter().map(|x| x.1).collect::<Vec<_>>(), [21, 22, 48, 49], "whole units stand elsewhere");
+    assert_eq!(
+        later.journaled.iter().map(|x| x.1).collect::<Vec<_>>(),
+        [21, 22, 48, 49],
+        "whole units stand elsewhere"
+    );
     let journal = d.open("journal").unwrap();
     for (_, _, at, crc) in &later.journaled {
         assert_eq!(crc32c::crc32c(&d.read(journal, *at, 4096).unwrap()), *crc);

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use host::disk::{DiskDone, DiskError, DiskErrorKind, DiskOp, Folder, Tag};
 use host::memory::MemoryDisk;
 use raft_log::{
-    Append, Cut, Damage, Done, HardState, Identity, Log, LogConfig, LogEntry, LogError, OpenOptions, Recovered, Snapshot,
-    Ticket, format, open,
+    Append, Cut, Damage, Done, HardState, Identity, Log, LogConfig, LogEntry, LogError, OpenOptions, Recovered,
+    Snapshot, Ticket, format, open,
 };
 use types::{ClusterId, MdsId};
 

@@ -78,7 +78,9 @@ impl Survey {
         self.chunks().iter().all(|c| {
             let here = |m: &&types::Member| self.slot(**m) == Some(slot) && self.holds(c.id, **m);
             let whole = |(block, crc): (u32, u32)| {
-                store.read_now(&mut disk.clone(), c.id, block * BLOCK, BLOCK).is_ok_and(|(b, _)| crc32c::crc32c(&b) == crc)
+                store
+                    .read_now(&mut disk.clone(), c.id, block * BLOCK, BLOCK)
+                    .is_ok_and(|(b, _)| crc32c::crc32c(&b) == crc)
             };
             c.members.iter().find(here).is_none() || store.blocks(c.id).into_iter().all(whole)
         })
@@ -98,7 +100,8 @@ fn strike(world: &mut World, slot: SlotId, found: &Disk, rng: &mut Rng) -> bool 
             for _ in 0..1 + rng.below(3) {
                 let Some(b) = rng.pick(&found.blocks) else { return false };
                 flip(&format!("seg-{:05}", b.segment), b.offset, rng);
-                world.note(|| format!("bits of chunk {} block {} at {} of slot {}", b.chunk, b.block, b.offset, slot.0));
+                world
+                    .note(|| format!("bits of chunk {} block {} at {} of slot {}", b.chunk, b.block, b.offset, slot.0));
             }
         }
         3 => {

@@ -113,7 +113,11 @@ impl Survey {
         let Some(slot) = self.slot(m) else { return false };
         let s = world.slot(slot);
         let known = self.clean.get(&(m.cs.0, chunk.id)).copied().unwrap_or(false);
-        known && !self.hit.contains_key(&slot) && !s.gone && !hosts.contains(&s.host) && (world.is_up(slot) || !self.dark.contains(&slot))
+        known
+            && !self.hit.contains_key(&slot)
+            && !s.gone
+            && !hosts.contains(&s.host)
+            && (world.is_up(slot) || !self.dark.contains(&slot))
     }
 
     /// Nothing is left to repair.

@@ -15,12 +15,7 @@ use wire::integrity::{Care as CareMsg, MendMsg};
 const LOCATE_MAX: usize = 256;
 
 fn extent((block, data): &(u32, Bytes)) -> Extent {
-    Extent {
-        offset: block * BLOCK,
-        length: BLOCK,
-        crcs: vec![crc32c::crc32c(data)],
-        payload: Some(data.clone()),
-    }
+    Extent { offset: block * BLOCK, length: BLOCK, crcs: vec![crc32c::crc32c(data)], payload: Some(data.clone()) }
 }
 
 impl ChunkServer {

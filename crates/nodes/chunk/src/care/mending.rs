@@ -158,7 +158,8 @@ impl Mending {
         }
         // What was acknowledged is on all members, and a plain copy forgets nothing. So a record that no other one has was
         // never acknowledged, and a takeover must not wait for its content.
-        let alone = !said.is_empty() && said.values().all(|s| s.answered && s.plain) && said.values().any(|s| s.differs);
+        let alone =
+            !said.is_empty() && said.values().all(|s| s.answered && s.plain) && said.values().any(|s| s.differs);
         if alone {
             return if self.tries >= BELIEVE { Verdict::GiveUp } else { Verdict::Again };
         }
@@ -296,7 +297,9 @@ mod tests {
         }
         // A member that stands further says nothing about this copy, and one behind it only if all others are plain and
         // answer: then what they lack was never acknowledged.
-        for (last, third, gives_up) in [(6, stands(6), false), (4, None, false), (4, stands(6), false), (4, stands(5), true)] {
+        for (last, third, gives_up) in
+            [(6, stands(6), false), (4, None, false), (4, stands(6), false), (4, stands(5), true)]
+        {
             let mut m = begun(1);
             let mut now = Nanos(0);
             let mut verdict = Verdict::Again;

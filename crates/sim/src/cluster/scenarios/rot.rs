@@ -121,7 +121,12 @@ fn part_of_a_lost_block(mutant: Option<&str>) -> Result<(), String> {
     let index = c.stage.begin(client, part(false))?;
     match c.stage.wait(index)? {
         AppAnswer::Failed(_) if c.stage.world.now() - begun < 20 * S => {}
-        other => return Err(format!("a write of part of a lost block: {other:?} after {} ms", (c.stage.world.now() - begun) / MS)),
+        other => {
+            return Err(format!(
+                "a write of part of a lost block: {other:?} after {} ms",
+                (c.stage.world.now() - begun) / MS
+            ));
+        }
     }
     // Buffered it is answered at once; the flush tells.
     let index = c.stage.begin(client, part(true))?;
