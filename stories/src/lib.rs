@@ -28,6 +28,7 @@ pub mod process;
 pub mod product;
 pub mod ready;
 pub mod rot;
+pub mod scrubcost;
 pub mod share;
 pub mod small;
 pub mod stage;

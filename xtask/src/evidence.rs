@@ -193,6 +193,13 @@ const SURVIVE: &[Line] = &[
         minutes: 120.0,
     },
     Line {
+        id: "scrub",
+        what: "a usual look for damage costs clients at most 5 % of the 99th percentile, single blocks at depth 32, in turns with none",
+        cargo: &["run", "--release", "-p", "stories", "--", "scrubcost"],
+        figure: Figure::After("scrubcost:"),
+        minutes: 30.0,
+    },
+    Line {
         id: "back",
         what: "servers and hosts that come back are members again in time",
         cargo: &["run", "--release", "-p", "stories", "--", "back"],
