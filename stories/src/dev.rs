@@ -156,6 +156,23 @@ impl Dev {
         kill(pid, Signal::SIGKILL).with_context(|| format!("kill {name}"))?;
         Ok(Instant::now())
     }
+    /// Stops the process that starts servers again, so that one stays dead; the servers go on. Until [`Self::tend`].
+    pub fn neglect(&self) -> Result<()> {
+        self.tell_parent(Signal::SIGSTOP)
+    }
+    /// Dead servers are started again from now on.
+    pub fn tend(&self) -> Result<()> {
+        self.tell_parent(Signal::SIGCONT)
+    }
+    fn tell_parent(&self, signal: Signal) -> Result<()> {
+        let p = self.process.as_ref().context("dev does not run")?;
+        kill(Pid::from_raw(p.pid().cast_signed()), signal).with_context(|| format!("{signal} for dev"))
+    }
+    /// What the server whose repository is `name` below the folder has said.
+    pub fn said(&self, name: &str) -> Result<String> {
+        let path = self.dir.join(format!("{name}.log"));
+        std::fs::read_to_string(&path).with_context(|| format!("read `{}`", path.display()))
+    }
     /// Process of the server whose repository is `name` below the folder, as `mds1` or `cs2`.
     pub fn pid(&self, name: &str) -> Option<Pid> {
         let repo = self.dir.join(name);

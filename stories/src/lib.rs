@@ -30,6 +30,7 @@ pub mod product;
 pub mod ready;
 pub mod resume;
 pub mod rot;
+pub mod scrubcost;
 pub mod share;
 pub mod small;
 pub mod stage;

@@ -10,7 +10,8 @@ use stories::arguments::Arguments;
 use stories::forget::writer;
 use stories::forgetfs::{Forgetting, Loss, Options};
 use stories::{
-    back, bench, databases, direct, forget, host, idle, kills, memory, mounted, posix, ready, resume, rot, share, small,
+    back, bench, databases, direct, forget, host, idle, kills, memory, mounted, posix, ready, resume, rot, scrubcost,
+    share, small,
 };
 
 const USAGE: &str = "\
@@ -22,7 +23,7 @@ usage: stories forgetfs MOUNTPOINT BACKING [--seed N] [--lose mixed|all] [--memo
          runs COMMAND on a host with that boot id and that shared memory (a fresh one if no folder is named)
        stories direct --dir FOLDER [--ops N] [--seed N]
          changes a file in FOLDER at random with O_DIRECT and compares it with a model
-       stories ready|share|kills|forget|bench|mounted|posix|small|memory|databases|rot|back|resume|idle
+       stories ready|share|kills|forget|bench|mounted|posix|small|memory|databases|rot|back|resume|idle|scrubcost
                [--dir FOLDER] [--seed N] [--rounds N] [--size MIB] [--only PART] [--keep]
          plays a story with the program built beside this one; says its figures, fails beyond its limits";
 
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         Some(name @ "back") => story(name, &args[1..], back::run),
         Some(name @ "resume") => story(name, &args[1..], resume::run),
         Some(name @ "idle") => story(name, &args[1..], idle::run),
+        Some(name @ "scrubcost") => story(name, &args[1..], scrubcost::run),
         Some(name @ "kills") => story(name, &args[1..], kills::run),
         Some(other) => Err(format!("no story or tool is called `{other}`\n{USAGE}")),
         None => Err(USAGE.into()),

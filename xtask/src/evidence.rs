@@ -125,6 +125,13 @@ const SURVIVE: &[Line] = &[
         minutes: 480.0,
     },
     Line {
+        id: "damage",
+        what: "1000 seeds with disks that change what they hold, and lose and misplace writes: nothing wrong is served, all is mended",
+        cargo: &["run", "--release", "-p", "sim", "--all-features", "--", "seeds", "--damage", "--count", "1000"],
+        figure: Figure::LastLine,
+        minutes: 120.0,
+    },
+    Line {
         id: "clocks",
         what: "1000 seeds with clock rates off by up to 10 %: reads may be stale, no write is lost or torn",
         cargo: &["run", "--release", "-p", "sim", "--all-features", "--", "seeds", "--clocks", "10", "--count", "1000"],
@@ -184,6 +191,13 @@ const SURVIVE: &[Line] = &[
         cargo: &["run", "--release", "-p", "stories", "--", "rot"],
         figure: Figure::After("rot:"),
         minutes: 120.0,
+    },
+    Line {
+        id: "scrub",
+        what: "a usual look for damage costs clients at most 5 % of the 99th percentile, single blocks at depth 32, in turns with none",
+        cargo: &["run", "--release", "-p", "stories", "--", "scrubcost"],
+        figure: Figure::After("scrubcost:"),
+        minutes: 30.0,
     },
     Line {
         id: "back",

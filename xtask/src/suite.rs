@@ -7,8 +7,9 @@ use crate::step::{Report, Step, cargo};
 use std::path::Path;
 
 /// Names of the steps, in order.
-pub const STEPS: [&str; 5] = ["setup", "workspace-tests", "seeds", "images", "mutants"];
+pub const STEPS: [&str; 6] = ["setup", "workspace-tests", "seeds", "damage", "images", "mutants"];
 const SEEDS: &str = "500";
+const DAMAGE: &str = "50";
 const IMAGES: &str = "5000";
 
 /// Runs them; with a budget, each within its minutes. Later steps run though an earlier one failed: one run tells all.
@@ -17,9 +18,10 @@ pub fn run(root: &Path, budget: Option<&Budget>) -> Report {
     let mut report = Report::default();
     report.check(STEPS[0], minutes(STEPS[0]), setup::run);
     // All features: without them the simulator runs only what tests the simulator, and a pass would mean little.
-    let commands: [&[&str]; 4] = [
+    let commands: [&[&str]; 5] = [
         &["test", "--workspace", "--all-features", "--no-fail-fast"],
         &["run", "--release", "-p", "sim", "--all-features", "--", "seeds", "--count", SEEDS],
+        &["run", "--release", "-p", "sim", "--all-features", "--", "seeds", "--damage", "--count", DAMAGE],
         &["run", "--release", "-p", "sim", "--all-features", "--", "images", "--count", IMAGES],
         &["run", "--release", "-p", "sim", "--all-features", "--", "mutants"],
     ];

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 const VALUES: [&str; 10] = ["images", "clocks", "only", "count", "first", "jobs", "mutant", "seed", "limit", "system"];
-const SWITCHES: [&str; 4] = ["trace", "stop", "coverage", "json"];
+const SWITCHES: [&str; 5] = ["trace", "stop", "coverage", "json", "damage"];
 
 /// A parsed command line.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -42,6 +42,7 @@ impl Choice {
                 percent => Plan { rates: percent * 10_000, ..Plan::default() },
             },
         };
+        let choice = Choice { plan: Plan { damage: a.has("damage"), ..choice.plan }, ..choice };
         if a.command != "images" {
             choice.make()?;
         }
@@ -62,7 +63,7 @@ impl Choice {
                     None => Rules::ALL,
                     Some(m) => Rules::without(m).ok_or_else(|| unknown(m))?,
                 };
-                let shape = sim::cluster::Shape { rules, ..Default::default() };
+                let shape = sim::cluster::Shape { rules, damage: self.plan.damage, ..Default::default() };
                 Ok(Box::new(sim::cluster::Cluster::new(shape)))
             }
             (other, _) => Err(format!("no system `{other}`; there are {SYSTEMS:?}")),
@@ -157,6 +158,7 @@ struct Totals {
     first_failed: Option<u64>,
     acknowledged: u64,
     faults: u64,
+    damage: u64,
     frames: u64,
     losses: u64,
     time: u64,
@@ -172,6 +174,7 @@ impl Totals {
         self.runs += 1;
         self.acknowledged += o.stats.acknowledged;
         self.faults += o.stats.faults.values().sum::<u64>();
+        self.damage += o.stats.faults.get(&sim::faults::Fault::Damage).copied().unwrap_or(0);
         self.frames += o.stats.net.sent;
         self.losses += o.stats.losses;
         self.time += o.stats.time / 1_000_000_000;
@@ -216,6 +219,9 @@ fn seeds(choice: &Choice, first: u64, count: u64, jobs: u64, stop: bool, wish: W
     println!("enough clean copies at the end of the faults: {} seeds, longest pause {} ms", t.whole, t.resumed / MS);
     if choice.plan.rates > ASSUMED {
         println!("clocks beyond what is assumed: {} stale reads", t.stale);
+    }
+    if choice.plan.damage {
+        println!("disks were damaged {} times", t.damage);
     }
     println!(
         "{} seeds, {} failed; {} simulated s, {} operations acknowledged, {} faults, {} losses of all memory, {} frames; {:.1} s",

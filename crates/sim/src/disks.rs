@@ -21,6 +21,15 @@ pub enum Tear {
     Blocks(u32),
 }
 
+/// What a disk does with a write instead of what it says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lie {
+    /// Nothing.
+    Lost,
+    /// It puts it so many bytes into the file.
+    Misplaced(u64),
+}
+
 struct InFlight {
     tag: Tag,
     op: DiskOp,
@@ -38,12 +47,14 @@ pub struct Disk {
     pub slowness: u64,
     /// Every write and flush fails from now on.
     pub failing: bool,
+    /// What becomes of the next write of this file.
+    pub lie: Option<(FileId, Lie)>,
 }
 
 impl Disk {
     /// An empty, healthy disk.
     pub fn new() -> Disk {
-        Disk { memory: MemoryDisk::new(), in_flight: BTreeMap::new(), next: 0, slowness: 1, failing: false }
+        Disk { memory: MemoryDisk::new(), in_flight: BTreeMap::new(), next: 0, slowness: 1, failing: false, lie: None }
     }
 
     /// Starts an operation: returns its number and how long it will take, or what is wrong with submitting it now.
@@ -99,6 +110,15 @@ impl Disk {
         match op {
             DiskOp::Flush { file } => {
                 self.memory.flush_completed(file, covers);
+                DiskDone::Ok
+            }
+            DiskOp::Write { file, offset, data } if self.lie.is_some_and(|l| l.0 == file) => {
+                match self.lie.take() {
+                    Some((_, Lie::Misplaced(at))) if at != offset => {
+                        self.memory.run(DiskOp::Write { file, offset: at, data });
+                    }
+                    _ => {}
+                }
                 DiskDone::Ok
             }
             op => self.memory.run(op),
@@ -193,6 +213,24 @@ mod tests {
         let (n, _) = d.submit(Tag(3), write(file, 4096, 3), &mut rng).unwrap();
         assert!(matches!(d.complete(n), Some((Tag(3), DiskDone::Failed(_)))));
         assert!(d.complete(n).is_none());
+    }
+
+    #[test]
+    fn a_lie_concerns_one_write() {
+        let mut rng = Rng::new(1);
+        let mut d = Disk::new();
+        let file = d.memory.clone().create("f", 16384).unwrap();
+        for (i, lie) in [Lie::Lost, Lie::Misplaced(8192)].into_iter().enumerate() {
+            d.lie = Some((file, lie));
+            for byte in [1, 2] {
+                let offset = 4096 * (byte - 1);
+                let (n, _) = d.submit(Tag(byte), write(file, offset, byte as u8 + 10 * i as u8), &mut rng).unwrap();
+                assert!(matches!(d.complete(n), Some((_, DiskDone::Ok))));
+            }
+            assert_eq!(d.lie, None);
+        }
+        let now = d.memory.clone().read(file, 0, 16384).unwrap();
+        assert_eq!((now[0], now[4096], now[8192]), (0, 12, 11));
     }
 
     #[test]

@@ -43,6 +43,8 @@ pub enum Fault {
     SlowDisk,
     /// A disk fails for ever.
     LoseDisk,
+    /// A disk holds something else than it was given, or lies about its next write.
+    Damage,
 }
 
 const WEIGHTS: [(Fault, u64); 16] = [
@@ -75,9 +77,10 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// A mix of faults of random character: every kind is left out in some seeds and frequent in others.
-    pub fn new(mut rng: Rng) -> Faults {
-        let weights = WEIGHTS
+    /// A mix of faults of random character: every kind is left out in some seeds and frequent in others. With `damage`
+    /// every fourth one is damage.
+    pub fn new(mut rng: Rng, damage: bool) -> Faults {
+        let mut weights: Vec<(Fault, u64)> = WEIGHTS
             .iter()
             .map(|(f, w)| match rng.below(4) {
                 0 => (*f, 0),
@@ -85,6 +88,10 @@ impl Faults {
                 _ => (*f, *w),
             })
             .collect();
+        if damage {
+            let others: u64 = weights.iter().map(|w| w.1).sum();
+            weights.push((Fault::Damage, others / 3 + 1));
+        }
         Faults { gap: rng.range(1_500, 4_000) * MS, weights, rng, counts: BTreeMap::new() }
     }
     /// Faults so far.
@@ -218,6 +225,7 @@ impl Faults {
                 let factor = self.rng.range(3, 60);
                 world.slow_disk(slot, factor, span);
             }
+            Fault::Damage => return system.damage(world, &mut self.rng),
             Fault::LoseDisk => {
                 let Some(slot) = self.rng.pick(&servers).copied() else { return false };
                 let before = everyone.iter().any(|s| world.slot(*s).gone);

@@ -26,11 +26,13 @@ pub struct Plan {
     pub settle: u64,
     /// Largest departure of clock rates, parts per million. Beyond [`ASSUMED`] reads may be stale, and nothing else.
     pub rates: u64,
+    /// Disks change what they hold, and lie about writes.
+    pub damage: bool,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Plan { storm: 60 * S, recover: 60 * S, settle: 120 * S, rates: RATE_MAX }
+        Plan { storm: 60 * S, recover: 60 * S, settle: 120 * S, rates: RATE_MAX, damage: false }
     }
 }
 
@@ -122,12 +124,13 @@ pub fn run(seed: u64, system: &mut dyn System, plan: Plan, listen: Option<Sink>)
     }
     system.build(&mut world);
     let work = Workload::new(system.load(), rng.fork(3));
-    let faults = Faults::new(rng.fork(4));
+    let faults = Faults::new(rng.fork(4), plan.damage);
     let rates = plan.rates;
     let (resumed, stale) = (None, Cell::new(0));
     let mut run = Run { world, system, work, faults, calm: false, calm_at: 0, resumed, stale, rates };
     let failure = run.all(plan).err().map(|mut f| {
-        f.detail = format!("seed {seed}; replay with: sim run --seed {seed} --trace\n{}", f.detail);
+        let how = if plan.damage { " --damage" } else { "" };
+        f.detail = format!("seed {seed}; replay with: sim run --seed {seed}{how} --trace\n{}", f.detail);
         f
     });
     Outcome { seed, failure, stats: run.stats(), hash: run.world.trace.value() }

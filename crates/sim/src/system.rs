@@ -2,6 +2,7 @@
 //! excuses, and what it must look like in the end.
 
 use crate::actor::{HostId, SlotId};
+use crate::rng::Rng;
 use crate::world::World;
 
 /// The places an application may touch.
@@ -27,6 +28,10 @@ pub trait System {
     fn may_cut(&mut self, world: &mut World, hosts: &[HostId]) -> bool;
     /// May the disk of this slot fail for ever now?
     fn may_lose_disk(&mut self, world: &mut World, slot: SlotId) -> bool;
+    /// Damages what a disk holds, so that a good copy of everything remains. False = not possible now.
+    fn damage(&mut self, _world: &mut World, _rng: &mut Rng) -> bool {
+        false
+    }
     /// These hosts are about to lose power: regions (file, first block, blocks) all of whose copies thereby lose their
     /// memory, so that unflushed writes may be lost.
     fn losses(&mut self, world: &mut World, hosts: &[HostId]) -> Vec<(u32, u32, u32)>;

@@ -663,6 +663,7 @@ impl World {
             let now = self.now;
             let s = &mut self.slots[slot.0];
             s.disk.slowness = 1;
+            s.disk.lie = None;
             let frozen = s.frozen_until > now;
             s.frozen_until = 0;
             if frozen && s.turn_at != u64::MAX {

@@ -47,6 +47,13 @@ impl Store {
             std::thread::sleep(std::time::Duration::from_millis(50));
         }
     }
+    /// All that was found.
+    pub fn survey(&self) -> &Survey {
+        &self.survey
+    }
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
     pub fn blocks(&self) -> &[LiveBlock] {
         &self.survey.blocks
     }
@@ -85,6 +92,17 @@ impl Store {
         }
         Ok(n)
     }
+}
+/// Flips a bit of the byte at `offset` of a file.
+pub fn flip(path: &Path, offset: u64, chance: &Chance) -> Result<()> {
+    let file = File::options().read(true).write(true).open(path);
+    let file = file.with_context(|| format!("open `{}`", path.display()))?;
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset)?;
+    byte[0] ^= 1 << chance.below(8);
+    file.write_all_at(&byte, offset)?;
+    file.sync_data()?;
+    Ok(())
 }
 fn segment(b: &LiveBlock) -> String {
     format!("seg-{:05}", b.segment)

@@ -25,12 +25,12 @@ pub struct Load {
 
 impl Load {
     /// Reads blocks of `ino`, which holds `content`, and writes a file of its own.
-    pub fn start(place: &Place, ino: InodeId, content: Arc<Vec<u8>>, seed: u64) -> Result<Load> {
+    pub fn start(place: &Place, ino: InodeId, content: Arc<Vec<u8>>, own: &'static str, seed: u64) -> Result<Load> {
         let (stop, ops) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (place, s, o) = (place.clone(), stop.clone(), ops.clone());
         let thread = std::thread::Builder::new().name("load".into()).spawn(move || {
             let mut link = Link::open(&place, PATIENCE)?;
-            let own = link.create("written beside", PATIENCE)?;
+            let own = link.create(own, PATIENCE)?;
             let chance = Chance::of(&[seed, 4]);
             while !s.load(Ordering::Relaxed) {
                 for _ in 0..8 {

@@ -2,6 +2,7 @@
 //! stores are damaged; a look at everything must find all of it, and nothing of it may ever be handed out.
 
 mod damage;
+mod down;
 mod load;
 
 use crate::arguments::Arguments;
@@ -9,12 +10,14 @@ use crate::chance::Chance;
 use crate::content::{must_be_equal, random_file};
 use crate::dev::Dev;
 use crate::link::{Link, ROOT};
+use crate::process::wait_until;
 use crate::product::Product;
 use crate::stage::Stage;
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use client::{ClientAnswer, ClientOp};
 use damage::{Done, Plan, Store, damage, damage_log};
+use down::{Fresh, damage_heads};
 use load::{Load, must};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,7 +30,9 @@ use wire::LeaseKind;
 use wire::names::{MetaOp, MetaOutcome};
 
 const SIZE_MIB: u64 = 192;
-const FLIPS: usize = 1000;
+const FLIPS: usize = 900;
+/// Heads of journal batches on each server, of which each is part of what a start would need.
+const HEADS: usize = 20;
 const SWAPS: usize = 50;
 const OLDER: u64 = 50;
 const LEAVES: usize = 10;
@@ -51,7 +56,7 @@ pub fn run(a: &Arguments) -> Result<String> {
     let content = Arc::new(std::fs::read(&file)?);
     let mine: BTreeSet<u32> = content.chunks(BLOCK as usize).map(crc32c::crc32c).collect();
     let stores = settled_stores(&mut dev, &mine)?;
-    let load = Load::start(&dev.place()?, ino_of(&dev)?, content.clone(), a.seed)?;
+    let load = Load::start(&dev.place()?, ino_of(&dev)?, content.clone(), "written beside", a.seed)?;
     std::thread::sleep(Duration::from_secs(1));
     let plan = Plan { flips: FLIPS, swaps: SWAPS, older: &older, leaves: LEAVES };
     let done = damage(&stores, &mine, &plan, &chance)?;
@@ -74,6 +79,17 @@ pub fn run(a: &Arguments) -> Result<String> {
     must_be_equal(&file, &back)?;
     dev.wait_healthy(LOOK_MAX)?;
     let events = mended_in_events(&dev)?;
+    let mut fresh = Fresh::create(&dev, "in the journals")?;
+    let heads = journals(&dev, &mut fresh, &chance)?;
+    let load = Load::start(&dev.place()?, ino_of(&dev)?, content.clone(), "beside the dead", a.seed)?;
+    let down = down::run(&dev, &mut fresh, &chance)?;
+    look(&dev)?;
+    let ops = ops + load.stop()?;
+    fresh.compare()?;
+    fresh.close()?;
+    dev.must(&["fs", "get", "-q", "/file", &back.to_string_lossy()], COPY_MAX)?;
+    must_be_equal(&file, &back)?;
+    dev.wait_healthy(LOOK_MAX)?;
     dev.stop()?;
     for s in look_at_stores(&dev)? {
         let n = s.damaged()?;
@@ -88,7 +104,9 @@ pub fn run(a: &Arguments) -> Result<String> {
     let line = format!(
         "{} bits flipped, {} blocks swapped, {} rolled back, {} structures damaged on three running servers, \
          {logs} files of logs on three others: all {} blocks found \
-         in {:.1} s and whole again ({events} events), {} structures written again; {ops} operations beside it, every byte right",
+         in {:.1} s and whole again ({events} events), {} structures written again; {heads} heads of journal batches on running \
+         servers; on servers that were down {} bits in journals, {} in data, {} in structures, {} at the end of a log: {} bits in \
+         all; {ops} operations beside it, every byte right",
         sum(|d| d.flipped),
         sum(|d| d.swapped),
         sum(|d| d.older),
@@ -96,6 +114,17 @@ pub fn run(a: &Arguments) -> Result<String> {
         first["all"]["found"],
         took.as_secs_f64(),
         first["all"]["rewritten"],
+        down.journal,
+        down.data,
+        down.structures,
+        down.logs,
+        sum(|d| d.flipped + d.structures) as usize
+            + heads
+            + down.journal
+            + down.data
+            + down.structures
+            + down.logs
+            + logs,
     );
     stage.clear()?;
     Ok(line)
@@ -155,7 +184,44 @@ fn settled_stores(dev: &mut Dev, mine: &BTreeSet<u32>) -> Result<Vec<Store>> {
     bail!("the stores do not settle")
 }
 fn look_at_stores(dev: &Dev) -> Result<Vec<Store>> {
-    (1..=SERVERS).map(|n| Store::look(&dev.dir().join(format!("cs{n}")).join("store"))).collect()
+    (1..=SERVERS).map(|n| look_at_store(dev, n)).collect()
+}
+fn look_at_store(dev: &Dev, n: u64) -> Result<Store> {
+    Store::look(&dev.dir().join(format!("cs{n}")).join("store"))
+}
+/// Heads of journal batches are damaged under running servers; a look finds every one, and after a kill of all of them nothing
+/// is missing.
+fn journals(dev: &Dev, fresh: &mut Fresh, chance: &Chance) -> Result<usize> {
+    fresh.write(chance)?;
+    let rewritten = |v: &Value, n: usize| v["cs"][n]["integrity"]["rewritten"].as_u64();
+    let before = look(dev)?;
+    fresh.write(chance)?;
+    let (mut hit, mut ends) = (vec![], vec![]);
+    for s in look_at_stores(dev)? {
+        hit.push(damage_heads(&s, HEADS, chance)?);
+        ends.push(s.survey().journal.1);
+    }
+    let after = look(dev)?;
+    for (n, (heads, end)) in hit.iter().zip(&ends).enumerate() {
+        // The first that is found makes a checkpoint, behind which no start needs the others.
+        let more = rewritten(&after, n).zip(rewritten(&before, n)).map(|(a, b)| a - b);
+        if more.is_none_or(|m| m == 0) || *heads < HEADS / 4 {
+            bail!(
+                "server {}: {heads} heads of its journal were damaged, {more:?} structures were written again",
+                n + 1
+            );
+        }
+        let passed = || look_at_store(dev, n as u64 + 1).is_ok_and(|s| s.survey().journal.0 >= *end);
+        wait_until("a start needs nothing of what was damaged", LOOK_MAX, passed)?;
+    }
+    dev.neglect()?;
+    for n in 1..=SERVERS {
+        dev.kill9(&format!("cs{n}"))?;
+    }
+    dev.tend()?;
+    dev.wait_healthy(LOOK_MAX)?;
+    fresh.compare()?;
+    Ok(hit.iter().sum())
 }
 /// A look at everything, to its end.
 fn look(dev: &Dev) -> Result<Value> {

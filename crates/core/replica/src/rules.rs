@@ -101,6 +101,10 @@ marks::switches! {
     missed_since_member,
     /// What a copy held in its tail when it left is fetched like what it missed.
     tails_are_missed,
+    /// Bytes are handed out only if they match the checksum that they were stored with (R4).
+    reads_are_compared,
+    /// A damaged block is mended only with content of the checksum that is stored for it (M1).
+    mends_match,
     }
 }
 

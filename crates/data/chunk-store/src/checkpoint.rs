@@ -53,6 +53,10 @@ impl Checkpoint {
     pub fn idle(&self) -> bool {
         self.phase == Phase::Idle
     }
+    /// A unit is to be merged once more.
+    pub fn again(&mut self, unit: (ChunkId, u32)) {
+        self.units.push_back(unit);
+    }
     pub fn new() -> Checkpoint {
         Checkpoint {
             phase: Phase::Idle,

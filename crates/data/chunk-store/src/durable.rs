@@ -143,9 +143,7 @@ impl ChunkStore {
         }
         if to > self.journaled {
             self.journaled = to;
-            if let Some(r) = &mut self.ring {
-                r.release(to);
-            }
+            self.release_ring();
             let kept = self.kept();
             while let Some(&(idx, chunk)) = self.lagging.front() {
                 if idx > kept {
@@ -173,7 +171,16 @@ impl ChunkStore {
         if *left == 0 {
             self.flight.remove(&(chunk, idx));
             self.flight_idx.remove(&idx);
+            self.release_ring();
             self.answer_soft(chunk, fx);
+        }
+    }
+
+    /// The ring learns what the disk has, so that a start after a kill can tell damage from writes that never ended.
+    fn release_ring(&mut self) {
+        let (journaled, written) = (self.journaled, self.completed());
+        if let Some(r) = &mut self.ring {
+            r.release(journaled, written);
         }
     }
 

@@ -3,6 +3,10 @@
 //! A unit whose mask does not grow is written in place, only with blocks of records that are durable: what is overwritten
 //! can then be restored from the journal. A unit that grows moves to the space reserved for it at acceptance; that is
 //! safe at any time, because nothing committed names the new place.
+//!
+//! A block that the disk does not give is no reason to end: the unit is merged later, when the block has come from another
+//! server. Where the journal cannot wait, the unit is merged with zeros in its place, which its checksum disowns: it is a
+//! damaged block like any other then.
 
 use crate::leaf::part_of;
 use crate::read::Source;
@@ -23,6 +27,8 @@ pub(crate) struct Job {
     moved: bool,
     /// Blocks taken from the overlay: (block within the unit, record, new checksum).
     taken: Vec<(u32, u64, u32)>,
+    /// Its place was found damaged, and it moves for that.
+    leaves: bool,
     mask: u16,
     /// Blocks to be written, in order of their place.
     blocks: Vec<u32>,
@@ -87,6 +93,7 @@ impl ChunkStore {
             len: 0,
             moved,
             taken: Vec::new(),
+            leaves,
             mask: rest,
             blocks: Vec::new(),
             crcs: Vec::new(),
@@ -122,6 +129,9 @@ impl ChunkStore {
         }
         let mut sources = Vec::new();
         self.sources(c, unit, job.blocks.iter().copied(), &mut sources, &mut job.crcs);
+        if self.unread.contains(&(chunk, unit)) {
+            sources = sources.into_iter().flat_map(each_block).collect();
+        }
         for (b, o) in c.over_unit(unit) {
             if moved || job.blocks.contains(&b) {
                 let crc = if let Held::Data { crc, .. } = o.held { crc } else { self.zero_crc };
@@ -137,8 +147,54 @@ impl ChunkStore {
         Some((id, sources))
     }
 
+    /// The reads of a merge have ended; what could not be read is missing.
+    pub(crate) fn merge_read(&mut self, id: u64, pieces: Vec<Option<Bytes>>, fx: &mut Effects) {
+        if !pieces.contains(&None) {
+            return self.merge_gathered(id, pieces.into_iter().flatten().collect(), fx);
+        }
+        let job = &self.jobs[&id];
+        let place = (job.chunk, job.unit);
+        if self.unread.insert(place) {
+            // Once more, block by block: one that cannot be read says nothing about its neighbours.
+            self.cancel_merge(id);
+            self.checkpoint.again(place);
+            return;
+        }
+        self.unread.remove(&place);
+        fx.doubts.push(place);
+        let waits = (self.space.used() + self.promised) * 2 <= self.space.size;
+        if waits && self.stopping.is_none() && self.claim == u64::MAX {
+            self.cancel_merge(id);
+            return;
+        }
+        let zeros = self.zeros.slice(..BLOCK as usize);
+        self.merge_gathered(id, pieces.into_iter().map(|p| p.unwrap_or_else(|| zeros.clone())).collect(), fx);
+    }
+    /// Undoes the plan of a merge of which nothing was written: everything stays in the journal.
+    fn cancel_merge(&mut self, id: u64) {
+        let job = self.jobs.remove(&id).expect("a merge lives until its writes end");
+        self.checkpoint.merging -= 1;
+        if !job.moved {
+            return;
+        }
+        if let Some(c) = self.copies.get_mut(&job.chunk)
+            && c.moving.get(&job.unit).is_some_and(|m| m.job == id)
+        {
+            c.moving.remove(&job.unit);
+            if job.leaves {
+                self.moved_away.insert((job.chunk, job.unit));
+            }
+            // What was written meanwhile has reserved room for the whole unit already.
+            if c.wanted(job.unit) != c.base(job.unit) && !c.reserved.contains_key(&job.unit) {
+                c.reserved.insert(job.unit, (job.loc, job.len));
+                return;
+            }
+        }
+        self.alloc.give(job.loc, job.len);
+    }
+
     /// The blocks of a merge are together: write them.
-    pub(crate) fn merge_gathered(&mut self, id: u64, pieces: Vec<Bytes>, fx: &mut Effects) {
+    fn merge_gathered(&mut self, id: u64, pieces: Vec<Bytes>, fx: &mut Effects) {
         let job = self.jobs.get_mut(&id).expect("a merge lives until its writes end");
         let mut runs: Vec<(u32, u32)> = Vec::new();
         for (i, b) in job.blocks.iter().enumerate() {
@@ -181,6 +237,7 @@ impl ChunkStore {
         }
         let job = self.jobs.remove(&id).expect("looked up above");
         self.checkpoint.merging -= 1;
+        self.unread.remove(&(job.chunk, job.unit));
         let mut found = self.copies.remove(&job.chunk);
         let current = found.as_ref().is_some_and(|c| match job.moved {
             true => c.moving.get(&job.unit).is_some_and(|m| m.job == id),
@@ -227,5 +284,17 @@ impl ChunkStore {
         if let Some(c) = found {
             self.copies.insert(job.chunk, c);
         }
+    }
+}
+
+/// The same blocks, each by itself.
+fn each_block(s: Source) -> Vec<Source> {
+    match s {
+        Source::Disk { loc, count } => (0..count).map(|i| Source::Disk { loc: loc + i, count: 1 }).collect(),
+        Source::Journal { pos, count } => {
+            let at = |i: u32| pos + u64::from(i) * u64::from(BLOCK);
+            (0..count).map(|i| Source::Journal { pos: at(i), count: 1 }).collect()
+        }
+        other => vec![other],
     }
 }

@@ -189,12 +189,15 @@ pub fn open(
     report.life = sb.life;
 
     // The ring counts if it is the one that the last life wrote, in the same uninterrupted memory.
-    let (mut spare, mut log, mut entries) = (None, None, Vec::<RingEntry>::new());
+    let (mut spare, mut log, mut entries, mut written) = (None, None, Vec::<RingEntry>::new(), 0);
     if let Some(r) = ring {
         let ours = sb.ring != 0 && SharedLog::id_of(&*r) == Some(sb.ring) && sb.boot == options.boot;
         match ours {
             true => match SharedLog::open(r) {
-                Ok((l, e)) => (log, entries) = (Some(l), e),
+                Ok((l, e)) => {
+                    written = l.written();
+                    (log, entries) = (Some(l), e);
+                }
                 Err(e) => report.events.push(format!("shared ring is unusable ({e})")),
             },
             false => spare = Some(r),
@@ -263,6 +266,7 @@ pub fn open(
         growth: Growth::Idle,
         spare_map: None,
         moved_away: BTreeSet::new(),
+        unread: BTreeSet::new(),
         scrub: sb.scrub,
         pending: BTreeMap::new(),
         next_tag: 1,
@@ -273,7 +277,7 @@ pub fn open(
         store.alloc.give(n * geo.segment_blocks + 1, geo.data_blocks());
     }
     store.load_leaves(folder, &mut report)?;
-    store.replay(folder, entries, &mut report)?;
+    store.replay(folder, entries, written, &mut report)?;
     if report.memory_lost || report.copies_lost {
         let all: Vec<ChunkId> = store.copies.keys().copied().collect();
         for c in all {

@@ -264,9 +264,8 @@ impl ChunkStore {
     fn gathered(&mut self, id: u64, fx: &mut Effects) {
         let g = self.gathers.remove(&id).expect("called for a gather that exists");
         match (g.purpose, g.error) {
-            (Purpose::Merge { job }, None) => self.merge_gathered(job, g.pieces.into_iter().flatten().collect(), fx),
-            (Purpose::Merge { .. }, Some(e)) => self.fail(format!("merge: {e}"), fx),
             // What could not be read is missing among the pieces, which is what they look for.
+            (Purpose::Merge { job }, _) => self.merge_read(job, g.pieces, fx),
             (Purpose::Inspect(i), _) => self.inspected(i, g.pieces, fx),
             (Purpose::Structures(c), _) => self.structures_read(c, g.pieces, fx),
             (Purpose::Read { ticket, chunk, .. }, Some(e)) => {

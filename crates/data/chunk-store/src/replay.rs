@@ -96,16 +96,18 @@ fn faults(items: &[Item]) -> BTreeMap<ChunkId, (u64, String)> {
 }
 
 impl ChunkStore {
-    /// Replays journal and ring. Errors: only those of the disk.
+    /// Replays journal and ring. All writes of records up to `written` had ended, and the host's memory lives. Errors: only
+    /// those of the disk.
     pub(crate) fn replay(
         &mut self,
         folder: &mut dyn Folder,
         entries: Vec<RingEntry>,
+        written: u64,
         report: &mut OpenReport,
     ) -> Result<(), StoreError> {
         let start = self.superblock.replay;
         let found = scan(folder, self.files.journal, self.geo.journal_bytes, start)?;
-        let durable = found.durable.max(self.superblock.covered);
+        let durable = found.durable.max(self.superblock.covered).max(written);
         if found.generation >= self.superblock.generation {
             // This life has written nothing yet, so a superblock of that generation existed and is gone.
             report.events.push(format!(

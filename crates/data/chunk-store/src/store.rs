@@ -65,6 +65,8 @@ pub struct Effects {
     pub ops: Vec<(Tag, DiskOp)>,
     /// Requests that ended.
     pub done: Vec<(Ticket, Done)>,
+    /// Units (64 KiB) in which the disk did not give a block, met in passing: worth an inspection.
+    pub doubts: Vec<(ChunkId, u32)>,
 }
 
 /// Sizes and fill, by the store's own count.
@@ -235,6 +237,8 @@ pub struct ChunkStore {
     pub(crate) spare_map: Option<FileId>,
     /// Units whose place is not to be trusted: their next merge moves them.
     pub(crate) moved_away: BTreeSet<(ChunkId, u32)>,
+    /// Units whose merge met a block that could not be read.
+    pub(crate) unread: BTreeSet<(ChunkId, u32)>,
     pub(crate) scrub: ScrubMark,
 
     pub(crate) pending: BTreeMap<u64, Pending>,

@@ -4,7 +4,11 @@ use crate::config::map_name;
 use crate::error::StoreError;
 use crate::leaf::{self, UNIT_PARTS};
 use crate::open::read_super;
+use crate::record::Ext;
+use crate::superblock::Superblock;
 use host::disk::Folder;
+use journal::{Space, scan};
+use std::collections::BTreeMap;
 use types::{BLOCK, BLOCKS_PER_UNIT, ChunkId};
 
 /// A block of the data area that the last checkpoint names.
@@ -31,6 +35,12 @@ pub struct Survey {
     pub leaves: Vec<(String, u64)>,
     /// Superblock slot in force: byte offset in `super`.
     pub superblock: u64,
+    /// What a start would read of the journal: the head of each batch, as (byte offset in `journal`, bytes).
+    pub batches: Vec<(u64, u32)>,
+    /// Positions in the journal's ring where that begins and ends; both only rise.
+    pub journal: (u64, u64),
+    /// The newest content of blocks among what stands behind these heads: chunk, block, byte offset in `journal`, CRC32C.
+    pub journaled: Vec<(ChunkId, u32, u64, u32)>,
 }
 
 /// Reads a folder, also one that a server uses: nothing is written, and a checkpoint meanwhile shows as Damaged, which is
@@ -65,5 +75,31 @@ pub fn survey(folder: &mut dyn Folder) -> Result<Survey, StoreError> {
         out.leaves.push((name, offset));
     }
     out.blocks.sort_by_key(|b| (b.chunk, b.block));
+    survey_journal(folder, &sb, &mut out)?;
     Ok(out)
+}
+
+fn survey_journal(folder: &mut dyn Folder, sb: &Superblock, out: &mut Survey) -> Result<(), StoreError> {
+    let file = folder.open("journal")?;
+    let found = scan(folder, file, sb.geometry.journal_bytes, sb.replay)?;
+    let space = Space { size: sb.geometry.journal_bytes, tail: sb.replay.pos, head: found.end.pos };
+    let mut newest: BTreeMap<(ChunkId, u32), (u64, u32)> = BTreeMap::new();
+    for b in &found.batches {
+        out.batches.push((space.offset(b.pos), b.header.head_len));
+        for r in &b.records {
+            let Ok(ext) = Ext::decode(&r.head.header, &r.head.ext) else { continue };
+            for (nth, (block, crc)) in inline_blocks(&ext, &r.head.crcs).into_iter().enumerate() {
+                let at = space.offset(r.payload + nth as u64 * u64::from(BLOCK));
+                newest.insert((r.head.header.chunk, block), (at, crc));
+            }
+        }
+    }
+    out.journal = (sb.replay.pos, found.end.pos);
+    out.journaled = newest.into_iter().map(|((c, b), (at, crc))| (c, b, at, crc)).collect();
+    Ok(())
+}
+/// Blocks whose content stands behind the record's head, in order, with their checksums.
+fn inline_blocks(ext: &Ext, crcs: &[u32]) -> Vec<(u32, u32)> {
+    let blocks = ext.spans.iter().filter(|s| s.data).flat_map(|s| s.first..s.end());
+    blocks.zip(crcs.iter().copied()).filter(|(b, _)| ext.redirect(b / BLOCKS_PER_UNIT).is_none()).collect()
 }

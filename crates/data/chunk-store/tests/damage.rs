@@ -174,6 +174,57 @@ fn journal_damage_below_what_was_durable_is_never_a_silent_cut() {
     assert!(r.copies_lost && s.copies().all(|c| c.unclean) && r.events[0].contains("were durable"), "{r:?}");
 }
 
+/// The process was killed and the host lives: everything whose writes had ended is there, so what is not was damaged. Even
+/// the last batch, of which nothing later tells that it was there.
+#[test]
+fn after_a_kill_a_damaged_end_of_the_journal_is_damage() {
+    let d = new_disk(4);
+    let ring = MemoryRing::new(256 << 10);
+    let (mut s, _) = start(&d, Some(&ring), 1).unwrap();
+    write(&mut s, &d, 1, 0, 1, 1).unwrap();
+    checkpoint(&mut s, &d);
+    let mut fx = Effects::default();
+    // Answered and not flushed: one block, and a whole unit that goes to its place at once.
+    for (first, blocks) in [(1, 1), (16, 16)] {
+        let (crcs, payload) = block(first as u8 + 1, blocks);
+        let h = WriteHeader {
+            chunk: ChunkId(1),
+            seq: s.copy(ChunkId(1)).unwrap().last.next(),
+            epoch: LeaseEpoch(1),
+            offset: first * 4096,
+            length: blocks * 4096,
+            ..WriteHeader::default()
+        };
+        s.write(Ticket(u64::from(10 + first)), &h, crcs, payload, &mut fx).unwrap();
+        drain(&mut s, &d, &mut fx);
+    }
+    drop(s);
+    let (whole, r) = start(&d.fork(), Some(&ring.fork()), 1).unwrap();
+    assert!(r.unclean == 0 && whole.copy(ChunkId(1)).unwrap().last == Seq(3), "{r:?}");
+    // A start would read what stands there now, flushed or not.
+    let settled = d.fork();
+    settled.power_cut(|| true);
+    let journal = |b: &dyn Fn(&[u8]) -> bool| find(&settled, "journal", b);
+    let last = journal(&|b| b.starts_with(b"PSJB"));
+    let places = [
+        ("journal", last + 20),
+        ("journal", last + 300),
+        ("journal", journal(&|b| b[0] == 2 && b[4095] == 2) + 9),
+        ("seg-00000", find(&settled, "seg-00000", |b| b[0] == 17) + 700),
+    ];
+    for (name, at) in places {
+        let copy = settled.fork();
+        copy.flip(name, at, 8);
+        let (s, r) = start(&copy, Some(&ring.fork()), 1).unwrap();
+        let c = s.copy(ChunkId(1)).unwrap();
+        assert!(c.unclean && c.damaged && !r.events.is_empty(), "{name} {at}: {r:?}");
+        // And again, whatever that start wrote.
+        drop(s);
+        let (s, _) = start(&copy, Some(&ring.fork()), 1).unwrap();
+        assert!(s.copy(ChunkId(1)).unwrap().unclean, "{name} {at}");
+    }
+}
+
 #[test]
 fn leaves_bitmap_and_data() {
     let d = new_disk(2);

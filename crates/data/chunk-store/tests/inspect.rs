@@ -144,6 +144,88 @@ fn a_flipped_bit_is_found_and_mended_in_another_place() {
     assert_eq!(b.first_bytes(19, 4), [0, 2, 3, 0]);
 }
 
+/// Does this on a disk that does not give the blocks of file `name` that begin with one of `sick`. The doubts that it raised.
+fn on_sick_disk(
+    b: &mut Bench,
+    (name, sick): (&str, &[u8]),
+    f: impl FnOnce(&mut ChunkStore, &mut Effects),
+) -> Vec<(ChunkId, u32)> {
+    use host::disk::{DiskDone, DiskError, DiskErrorKind, DiskOp};
+    let bad = b.disk.clone().open(name).unwrap();
+    let mut fx = Effects::default();
+    f(&mut b.store, &mut fx);
+    while !fx.ops.is_empty() {
+        for (tag, op) in std::mem::take(&mut fx.ops) {
+            let reads = matches!(&op, DiskOp::Read { file, .. } if *file == bad);
+            let done = match b.disk.run(op) {
+                DiskDone::Data(d) if reads && d.chunks(4096).any(|c| sick.contains(&c[0])) => {
+                    DiskDone::Failed(DiskError { kind: DiskErrorKind::Io, detail: "bad sector".into() })
+                }
+                other => other,
+            };
+            b.store.complete(tag, done, &mut fx);
+        }
+    }
+    assert_eq!(fx.done, [(Ticket(3), Done::Ok)]);
+    assert!(b.store.failed().is_none());
+    fx.doubts
+}
+fn sick_checkpoint(b: &mut Bench) -> Vec<(ChunkId, u32)> {
+    on_sick_disk(b, ("seg-00000", &[11]), |s, fx| s.checkpoint(Ticket(3), fx).unwrap())
+}
+
+#[test]
+fn a_merge_that_meets_an_unreadable_block_waits_until_it_is_mended() {
+    let mut b = Bench::new(64 << 20);
+    (0..4).for_each(|i| b.write(i, 1, 10 + i as u8));
+    b.checkpoint();
+    // The unit grows, so all of it is read; its second block cannot be.
+    b.write(6, 1, 20);
+    b.write(70, 1, 30);
+    assert_eq!(sick_checkpoint(&mut b), [(CHUNK, 0)]);
+    assert!(!b.store.settled(), "the unit waits, and only that one");
+    // A restart before it is mended finds the block in the journal.
+    b.disk = b.disk.fork();
+    b.store = Bench::open(&b.disk, 64 << 20);
+    assert_eq!(b.first_bytes(0, 7), [10, 11, 12, 13, 0, 0, 20]);
+    let mut b2 = Bench::new(64 << 20);
+    (0..4).for_each(|i| b2.write(i, 1, 10 + i as u8));
+    b2.checkpoint();
+    b2.write(6, 1, 20);
+    for _ in 0..3 {
+        assert_eq!(sick_checkpoint(&mut b2), [(CHUNK, 0)]);
+        b2.write(7, 1, 21);
+    }
+    let free = b2.store.usage().free_blocks;
+    let put = [(1, content(11))];
+    assert_eq!(b2.run(|s, fx| assert_eq!(s.mend(Ticket(9), CHUNK, &put, true, fx), Ok(1))), [Done::Ok]);
+    assert_eq!(sick_checkpoint(&mut b2), [], "what came back is not read there");
+    assert!(b2.store.settled());
+    assert_eq!(b2.first_bytes(0, 8), [10, 11, 12, 13, 0, 0, 20, 21]);
+    b2.checkpoint();
+    assert!(b2.store.usage().free_blocks >= free, "no place was lost on the way");
+    assert_eq!(b2.examine(false), (6, vec![], 0));
+}
+
+#[test]
+fn a_merge_that_cannot_wait_leaves_a_damaged_block() {
+    let mut b = Bench::new(64 << 20);
+    (0..4).for_each(|i| b.write(i, 1, 10 + i as u8));
+    b.checkpoint();
+    b.write(6, 1, 20);
+    let stop = |s: &mut ChunkStore, fx: &mut Effects| s.stop(Ticket(3), fx).unwrap();
+    assert_eq!(on_sick_disk(&mut b, ("seg-00000", &[11]), stop), [(CHUNK, 0)]);
+    b.store = Bench::open(&b.disk, 64 << 20);
+    assert!(b.store.settled());
+    let (_, bad, _) = b.examine(true);
+    assert_eq!(bad.iter().map(|x| x.block).collect::<Vec<_>>(), [1]);
+    let put = [(1, content(11))];
+    b.run(|s, fx| assert_eq!(s.mend(Ticket(9), CHUNK, &put, true, fx), Ok(1)));
+    b.checkpoint();
+    assert_eq!(b.first_bytes(0, 7), [10, 11, 12, 13, 0, 0, 20]);
+    assert_eq!(b.examine(false).1, []);
+}
+
 #[test]
 fn what_was_written_meanwhile_is_not_undone() {
     let mut b = Bench::new(32 << 20);
@@ -317,6 +399,22 @@ fn a_survey_names_what_stands_there() {
         assert_eq!(crc32c::crc32c(&d.read(f, x.offset, 4096).unwrap()), x.crc);
     }
     assert_eq!(s.leaves.len(), 1);
+    b.write(21, 2, 3);
+    b.write(32, 18, 4);
+    let later = chunk_store::survey(&mut b.disk.clone()).unwrap();
+    assert_eq!((later.blocks.len(), later.batches.len()), (18, 2));
+    assert_eq!(
+        later.journaled.iter().map(|x| x.1).collect::<Vec<_>>(),
+        [21, 22, 48, 49],
+        "whole units stand elsewhere"
+    );
+    let journal = d.open("journal").unwrap();
+    for (_, _, at, crc) in &later.journaled {
+        assert_eq!(crc32c::crc32c(&d.read(journal, *at, 4096).unwrap()), *crc);
+    }
+    b.checkpoint();
+    let s = chunk_store::survey(&mut b.disk.clone()).unwrap();
+    assert!(s.batches.is_empty() && s.journaled.is_empty());
     b.disk.flip(&s.leaves[0].0, s.leaves[0].1 + 40, 1);
     assert!(chunk_store::survey(&mut b.disk.clone()).is_err());
     assert_eq!(b.structures().len(), 1);

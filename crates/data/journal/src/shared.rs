@@ -36,6 +36,8 @@ pub struct SharedLog {
     /// End position of each entry, oldest first.
     ends: std::collections::VecDeque<(u64, u64)>,
     next: u64,
+    /// Every write of the records up to here has ended.
+    written: u64,
     life: u32,
     turns: u64,
     scratch: Vec<u8>,
@@ -84,6 +86,7 @@ impl SharedLog {
             head: 0,
             ends: Default::default(),
             next: 0,
+            written: 0,
             life: 0,
             turns: 0,
             scratch: Vec::new(),
@@ -94,18 +97,17 @@ impl SharedLog {
     pub fn open(ring: Box<dyn Ring>) -> Result<(SharedLog, Vec<RingEntry>), JournalError> {
         let id = SharedLog::id_of(&*ring).ok_or(JournalError::Magic)?;
         let mut log = SharedLog::over(ring, id);
-        let mut best: Option<(u64, u64, u64, u32)> = None;
+        let mut best: Option<Vec<u8>> = None;
         for slot in TAIL_SLOTS {
             let b = log.ring.read(slot, 64);
-            if u32_at(&b, 0) == TAIL_MAGIC && crc_of(&b, &[]) == u32_at(&b, 4) {
-                let t = (u64_at(&b, 16), u64_at(&b, 24), u64_at(&b, 32), u32_at(&b, 8));
-                if best.is_none_or(|x| x.0 < t.0) {
-                    best = Some(t);
-                }
+            let good = u32_at(&b, 0) == TAIL_MAGIC && crc_of(&b, &[]) == u32_at(&b, 4);
+            if good && best.as_ref().is_none_or(|x| u64_at(x, 16) < u64_at(&b, 16)) {
+                best = Some(b);
             }
         }
-        let (turns, tail, next, life) = best.ok_or(JournalError::Crc)?;
-        (log.turns, log.tail, log.head, log.next, log.life) = (turns, tail, tail, next, life);
+        let b = best.ok_or(JournalError::Crc)?;
+        (log.life, log.turns, log.tail) = (u32_at(&b, 8), u64_at(&b, 16), u64_at(&b, 24));
+        (log.head, log.next, log.written) = (log.tail, u64_at(&b, 32), u64_at(&b, 40));
         let mut found = Vec::new();
         while let Some((e, end)) = log.entry() {
             log.head = end;
@@ -167,6 +169,11 @@ impl SharedLog {
     pub fn next(&self) -> u64 {
         self.next
     }
+    /// Every write of the records up to here had ended, as far as the ring was told: what of them is not on the disk now
+    /// was damaged there, as long as the host's memory lives.
+    pub fn written(&self) -> u64 {
+        self.written
+    }
     /// Bytes in use.
     pub fn used(&self) -> u64 {
         self.head - self.tail
@@ -214,9 +221,10 @@ impl SharedLog {
         true
     }
 
-    /// The journal on disk has every record up to `record`: gives their room back.
-    pub fn release(&mut self, record: u64) {
-        let before = self.tail;
+    /// The journal on disk has every record up to `record`: gives their room back. Every other write of the records up to
+    /// `written` has ended too.
+    pub fn release(&mut self, record: u64, written: u64) {
+        let before = (self.tail, self.written);
         while let Some((r, end)) = self.ends.front().copied().filter(|e| e.0 <= record) {
             self.tail = end;
             self.ends.pop_front();
@@ -224,7 +232,8 @@ impl SharedLog {
                 debug_assert!(r < self.next, "entries end before the next record");
             }
         }
-        if self.tail != before {
+        self.written = self.written.max(written);
+        if (self.tail, self.written) != before {
             let oldest = self.ends.front().map_or(self.next, |e| e.0);
             self.store_tail(oldest);
         }
@@ -238,6 +247,7 @@ impl SharedLog {
         put_u64(&mut b, 16, self.turns);
         put_u64(&mut b, 24, self.tail);
         put_u64(&mut b, 32, oldest);
+        put_u64(&mut b, 40, self.written);
         let crc = crc_of(&b, &[]);
         put_u32(&mut b, 4, crc);
         self.ring.write(TAIL_SLOTS[(self.turns % 2) as usize], &b);

@@ -20,9 +20,11 @@ impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "`{}` is damaged at byte {}: {}; entries from index {} on cannot be trusted. Nothing was changed. Do not \
-             start this MDS from this folder: keep it for rescue and restore the MDS from its peers with `make-mds` \
-             into a new folder",
+            "`{}` is damaged at byte {}: {}; entries from index {} on cannot be trusted. Nothing was changed, and this \
+             MDS does not start, because it may have forgotten a vote or what it acknowledged. The other members go on \
+             without it as long as they are a majority: leave it stopped and keep the folder. If it is the only member, \
+             or the others are no majority, restore the folder from a copy made while this MDS was stopped after its \
+             last stop; a new cluster is made with `pstorage make-mds -I` in an empty folder",
             self.file, self.offset, self.what, self.from_index
         )
     }

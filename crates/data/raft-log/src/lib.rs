@@ -3,8 +3,8 @@
 //!
 //! What a member relies on:
 //! * A ticket comes back from [`Log::poll`] only when everything appended with it is durable, and everything before it.
-//! * At most one batch is between write and flush. So a power cut can hurt only the last batch, and whatever else is bad is
-//!   damage: [`open`] then refuses with [`LogError::Damaged`] and touches nothing.
+//! * At most one batch is between write and flush. So a power cut can hurt only the last batch, and leaves sectors of it
+//!   blank. Whatever else is bad is damage: [`open`] then refuses with [`LogError::Damaged`] and touches nothing.
 //! * A snapshot counts only when a base record in the log says so; that record is written after the file is durable.
 #![forbid(unsafe_code)]
 
@@ -17,7 +17,9 @@ mod record;
 mod recover;
 mod replay;
 mod rules;
+mod sector;
 mod snapshot;
+mod survey;
 
 pub use block::{Identity, SEGMENT_MAX, SEGMENT_MIN, SNAPSHOT_META_MAX};
 pub use error::{Damage, LogError};
@@ -26,6 +28,7 @@ pub use record::{Base, ENTRY_MAX, HardState, LogEntry};
 pub use recover::{Cut, OpenOptions, Recovered, format, open};
 pub use rules::LogRules;
 pub use snapshot::{SNAPSHOT_MAX, Snapshot};
+pub use survey::{BatchPlace, survey};
 
 /// Bytes of a segment unless configured otherwise.
 pub const SEGMENT_DEFAULT: u64 = 8 << 20;

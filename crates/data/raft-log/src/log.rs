@@ -1,13 +1,14 @@
 //! The running log: gathers what is appended into batches, one between write and flush at a time, and does everything
 //! else (segments ahead, snapshot files, superblock, removal) beside it.
 
-use crate::block::{BLOCK, Identity, SUPER, SegmentHead, SuperBlock, padded, segment_name, snapshot_name};
+use crate::block::{BLOCK, Identity, SUPER, SegmentHead, SuperBlock, segment_name, snapshot_name};
 use crate::check::Check;
 use crate::error::{Damage, LogError};
 use crate::record::{
     BATCH_HEAD, Base, ENTRY_MAX, HardState, LogEntry, PREAMBLE, RECORD_HEAD, Record, batch_span, write_buffer,
 };
 use crate::rules::LogRules;
+use crate::sector;
 use crate::snapshot::Snapshot;
 use host::buffer::AlignedBuf;
 use host::disk::{DiskDone, DiskError, DiskErrorKind, DiskOp, FileId, Tag};
@@ -412,7 +413,7 @@ impl Log {
             return;
         }
         // An upper bound: each item counts its own base and hard state, and a new segment repeats both.
-        let span = padded(BATCH_HEAD + bytes + PREAMBLE) as u64;
+        let span = sector::span(BATCH_HEAD + bytes + PREAMBLE) as u64;
         let left = self.segs.back().is_some_and(|s| s.number <= self.leave);
         let begin = self.at + span > self.size || left;
         if begin {

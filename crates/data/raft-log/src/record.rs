@@ -1,6 +1,7 @@
 //! Records and the batches that carry them: what one write to a segment contains.
 
-use crate::block::{BLOCK, Identity, padded, put, u32_at, u64_at};
+use crate::block::{BLOCK, Identity, put, u32_at, u64_at};
+use crate::sector::{self, SECTOR};
 use bytes::Bytes;
 use host::buffer::AlignedBuf;
 
@@ -193,28 +194,30 @@ impl BatchHead {
         };
         (h.encode(id)[..] == *b && h.segment == segment && h.offset == offset).then_some(h)
     }
-    /// Bytes of the batch on disk, padding included.
+    /// Bytes of the batch on disk, marks and padding included.
     pub fn span(&self) -> usize {
-        padded(BATCH_HEAD + self.length as usize)
+        sector::span(BATCH_HEAD + self.length as usize)
     }
 }
 
 /// Bytes that a batch of these records takes on disk.
 pub(crate) fn batch_span(records: &[Record]) -> usize {
-    padded(BATCH_HEAD + records.iter().map(Record::len).sum::<usize>())
+    sector::span(BATCH_HEAD + records.iter().map(Record::len).sum::<usize>())
 }
 
 /// Writes a batch to the start of `out`, which is zero and [`batch_span`] long.
 pub(crate) fn encode_batch(id: Identity, segment: u64, seq: u64, offset: u64, records: &[Record], out: &mut [u8]) {
+    let mut plain = vec![0; BATCH_HEAD + records.iter().map(Record::len).sum::<usize>()];
     let mut at = BATCH_HEAD;
     for r in records {
-        r.encode(&mut out[at..]);
+        r.encode(&mut plain[at..]);
         at += r.len();
     }
     let length = (at - BATCH_HEAD) as u32;
-    let crc = crc32c::crc32c(&out[BATCH_HEAD..at]);
+    let crc = crc32c::crc32c(&plain[BATCH_HEAD..at]);
     let head = BatchHead { segment, seq, offset, length, count: records.len() as u32, crc };
-    put(out, 0, &head.encode(id));
+    put(&mut plain, 0, &head.encode(id));
+    sector::mark(&plain, seq, out);
 }
 
 /// A buffer with a segment's first block (if it begins one) and a batch behind it.
@@ -235,25 +238,34 @@ pub(crate) fn write_buffer(
     buf.freeze()
 }
 
-/// Why a batch with a valid header cannot be read.
+/// Why a batch cannot be read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum BadBatch {
-    /// Its bytes are not those that were written: torn or rotten.
+    /// Part of it was never written.
     Torn,
+    /// All of it was written, and it is not what was written.
+    Rotten,
     /// Its bytes are as written and make no sense.
     Nonsense(&'static str),
 }
 
-/// Reads the records of the batch whose header stands at the start of `bytes`. Data share `bytes`.
+/// Reads the records of the batch whose header stands at the start of `bytes`.
 pub(crate) fn decode_batch(head: &BatchHead, bytes: &Bytes, checked: bool) -> Result<Vec<Record>, BadBatch> {
     let end = BATCH_HEAD + head.length as usize;
     if head.length as usize > BATCH_MAX || head.span() > bytes.len() {
         return Err(BadBatch::Nonsense("a batch is longer than its segment"));
     }
-    let matches = !checked || crc32c::crc32c(&bytes[BATCH_HEAD..end]) == head.crc;
-    if !matches || bytes[end..head.span()].iter().any(|x| *x != 0) {
-        return Err(BadBatch::Torn);
+    let raw = &bytes[..head.span()];
+    let plain = match sector::unmark(raw, head.seq) {
+        Some(p) => p,
+        None if !checked => raw.chunks(SECTOR).flat_map(|s| &s[..sector::CONTENT]).copied().collect(),
+        None => return Err(if sector::any_blank(raw) { BadBatch::Torn } else { BadBatch::Rotten }),
+    };
+    let matches = crc32c::crc32c(&plain[BATCH_HEAD..end]) == head.crc && plain[end..].iter().all(|x| *x == 0);
+    if checked && !matches {
+        return Err(BadBatch::Rotten);
     }
-    let mut body = bytes.slice(BATCH_HEAD..end);
+    let mut body = Bytes::from(plain).slice(BATCH_HEAD..end);
     let mut records = Vec::new();
     while !body.is_empty() {
         let (r, n) = Record::decode(&body).map_err(BadBatch::Nonsense)?;

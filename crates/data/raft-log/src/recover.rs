@@ -10,6 +10,7 @@ use crate::log::{Log, Seg};
 use crate::record::{BadBatch, Base, BatchHead, HardState, LogEntry, Record, decode_batch, write_buffer};
 use crate::replay::Replay;
 use crate::rules::LogRules;
+use crate::sector::{SECTOR, any_blank};
 use crate::snapshot::{self, Snapshot};
 use bytes::Bytes;
 use host::buffer::AlignedBuf;
@@ -167,6 +168,21 @@ fn evidence_after(segs: &[SegFile], id: Identity, seg: usize, offset: usize, seq
     None
 }
 
+fn rotten(seq: u64) -> String {
+    format!("batch {seq} is not what was written, and no part of it is missing, so it is not torn")
+}
+/// Does something stand at `at` that was written as a whole and whose header is not valid now?
+fn headless(s: &SegFile, id: Identity, at: usize) -> bool {
+    let rest = s.bytes.get(at..).unwrap_or(&[]);
+    let first = &rest[..rest.len().min(BLOCK)];
+    BatchHead::decode(id, s.number, at as u64, rest).is_none() && !any_blank(first)
+}
+/// Had all of the first block been written that is not valid now? Its first and its last sector are never blank.
+fn head_written(s: &SegFile) -> bool {
+    let blank = |from: usize| any_blank(s.bytes.get(from..from + SECTOR).unwrap_or(&[]));
+    matches!(s.head, Err(Bad::Invalid(_))) && !blank(0) && !blank(BLOCK - SECTOR)
+}
+
 struct Walk {
     replay: Replay,
     /// Next sequence number.
@@ -225,6 +241,7 @@ fn walk(segs: &[SegFile], id: Identity, rules: LogRules) -> Result<Walk, LogErro
             let records = match decode_batch(&head, &s.bytes.slice(at..), rules.torn_batch_left_out) {
                 Ok(r) => r,
                 Err(BadBatch::Torn) => break,
+                Err(BadBatch::Rotten) => return Err(damaged(i, at, w.replay.next_index(), rotten(w.seq))),
                 Err(BadBatch::Nonsense(what)) => return Err(damaged(i, at, w.replay.next_index(), what.into())),
             };
             for r in records {
@@ -238,6 +255,9 @@ fn walk(segs: &[SegFile], id: Identity, rules: LogRules) -> Result<Walk, LogErro
             (w.active, w.at) = (i, at);
             w.ends[i] = at;
         }
+        if at == BLOCK && headless(s, id, at) {
+            return Err(damaged(i, at, w.replay.next_index(), rotten(w.seq)));
+        }
     }
     if w.seq == start {
         return Err(damaged(0, BLOCK, 0, "the first batch of the log is not valid".into()));
@@ -245,6 +265,14 @@ fn walk(segs: &[SegFile], id: Identity, rules: LogRules) -> Result<Walk, LogErro
     if let Some(proof) = evidence_after(segs, id, w.active, w.at, w.seq) {
         let what = format!("batch {} is not valid, but {proof}, so it was durable once", w.seq);
         return Err(damaged(w.active, w.at, w.replay.next_index(), what));
+    }
+    // Nothing follows: is it torn, or had all of it been written? What follows a torn first block is part of its write.
+    if headless(&segs[w.active], id, w.at) {
+        return Err(damaged(w.active, w.at, w.replay.next_index(), rotten(w.seq)));
+    }
+    if let Some(i) = (w.active + 1..segs.len()).find(|i| head_written(&segs[*i])) {
+        let what = format!("the first block was written as a whole and is not valid; batch {} stood behind it", w.seq);
+        return Err(damaged(i, 0, w.replay.next_index(), what));
     }
     let torn = |i: usize, from: usize| segs[i].bytes.get(from..).is_some_and(|b| b.iter().any(|x| *x != 0));
     if torn(w.active, w.at) {

@@ -136,10 +136,12 @@ impl ChunkServer {
             ..OpenOptions::new(cfg.boot)
         };
         let (store, report) = chunk_store::open(folder, ring, options)?;
+        let mut care = Care::new(cfg.pace, cfg.now, store.scrub_mark());
+        care.found_at_start(cfg.cs, &report);
         Ok(ChunkServer {
             promises: Promises::new(cfg.now, &cfg.rules),
             tails: Tails::default(),
-            care: Care::new(cfg.pace, cfg.now, store.scrub_mark()),
+            care,
             group: Group::new(&cfg, report.memory_lost || report.copies_lost),
             cfg,
             store,
@@ -231,6 +233,11 @@ impl ChunkServer {
             StoreError::NoCopy(_) => Some(Refusal::NoCopy),
             StoreError::Corrupt { .. } => {
                 self.trouble = e.to_string();
+                self.note(e.to_string());
+                Some(Refusal::BadCrc)
+            }
+            // A block that the disk does not give is damaged like any other; the rest of the copy serves.
+            StoreError::ReadFailed { .. } => {
                 self.note(e.to_string());
                 Some(Refusal::BadCrc)
             }
@@ -365,6 +372,9 @@ impl ChunkServer {
                 self.finished(now, t.0, work, done, fx);
             }
         }
+        for (chunk, unit) in std::mem::take(&mut self.sfx.doubts) {
+            self.doubt(chunk, unit, true);
+        }
         fx.disk.append(&mut self.sfx.ops);
     }
 
@@ -376,6 +386,9 @@ impl ChunkServer {
         if let Done::Failed(e) = &done {
             match work {
                 Work::Read { asker, id, offset, .. } | Work::CopyRead { asker, id, offset } => {
+                    if matches!(e, StoreError::ReadFailed { .. } | StoreError::Corrupt { .. }) {
+                        self.doubt(asker.chunk, offset / types::UNIT, true);
+                    }
                     let r = self.refused(e).unwrap_or(Refusal::Failed);
                     self.send_data(now, &asker, id, offset, Err(r), false, fx);
                 }

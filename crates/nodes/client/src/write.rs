@@ -279,6 +279,24 @@ impl Client {
             self.op_part_done(t.ticket, Some(why));
         }
     }
+    /// A partial write cannot be: what it does not cover of a block cannot be had.
+    pub(crate) fn rmw_lost(&mut self, id: u64, why: ClientError) {
+        let Some(t) = self.tokens.remove(&id) else { return };
+        let others: Vec<u64> = self.reads.iter().filter(|(_, x)| x.rmw == Some(id)).map(|x| *x.0).collect();
+        if let Some(f) = self.files.get_mut(&t.ino) {
+            for r in others {
+                self.reads.remove(&r);
+                f.stalled_reads.remove(&r);
+            }
+            f.in_flight = f.in_flight.saturating_sub(1);
+            f.set_ends(f.size);
+            if let Some(c) = f.chunks.get_mut(&t.index) {
+                c.locked.retain(|l| l.2 != id);
+            }
+        }
+        self.dirty.insert(t.ino);
+        self.op_part_done(t.ticket, Some(why));
+    }
     /// Partial writes that were still reading go back to the queue.
     pub(crate) fn requeue_rmw(&mut self, ino: InodeId) {
         let partial = |t: &Token| t.ino == ino && t.rmw.is_some();

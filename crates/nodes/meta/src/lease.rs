@@ -66,13 +66,11 @@ impl MetaServer {
         let l = self.leader.as_mut()?;
         let f = l.file(ino);
         if let Some(h) = f.holders.get(&session) {
-            if h.kind >= want {
-                mark!("lease.granted-again");
-                // The grant was lost on its way.
-                let (kind, epoch) = (h.kind, h.epoch);
-                return self.grant_message(ino, session, kind, epoch);
-            }
-            return None; // it must give the lower one back first
+            // The grant was lost on its way, or it is less than what is wanted by now: who has not heard of it cannot give it
+            // back, and who has is deaf to it.
+            mark!("lease.granted-again");
+            let (kind, epoch) = (h.kind, h.epoch);
+            return self.grant_message(ino, session, kind, epoch);
         }
         match f.queue.iter_mut().find(|w| w.session == session) {
             Some(w) => w.want = w.want.max(want),

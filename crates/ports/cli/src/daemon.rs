@@ -4,7 +4,7 @@ use crate::cluster::client_address;
 use crate::repo::{self, CsRepo, MdsRepo};
 use crate::{link, probe};
 use anyhow::{Context, Result, anyhow, bail};
-use chunk::{ChunkConfig, ChunkServer};
+use chunk::{ChunkConfig, ChunkServer, Pace};
 use host::boot::BootId;
 use host::disk::{DiskErrorKind, Ring};
 use host::lock::FolderLock;
@@ -164,6 +164,7 @@ pub fn csd(a: &Daemon) -> Result<()> {
         host: desc.host.clone(),
         mds: mds.iter().map(|m| m.0).collect(),
         cache_bytes: desc.cache_bytes as usize,
+        pace: pace(&path, desc.scrub_days)?,
         disk_free: rustix::fs::statvfs(dir).map_or(0, |s| s.f_bavail * s.f_frsize),
         ..ChunkConfig::new(cs, cluster, life, verifier(&boot), host::clock::now())
     };
@@ -179,6 +180,16 @@ pub fn csd(a: &Daemon) -> Result<()> {
     eprintln!("chunk server {cs} of cluster `{}` listens at {listen}", desc.cluster);
     run(&mut looped)?;
     finish(&mut looped, ChunkServer::stop, ChunkServer::stopped)
+}
+
+/// How fast a chunk server looks for damage, by its description `path`.
+fn pace(path: &Path, days: Option<f64>) -> Result<Pace> {
+    let usual = Pace::default();
+    let Some(days) = days else { return Ok(usual) };
+    if !(0.001..=3650.0).contains(&days) {
+        bail!("`{}`: scrub_days is {days}; give a number from 0.001 to 3650, or leave it out for 30", path.display());
+    }
+    Ok(Pace { period: types::Nanos((days * 86_400e9) as u64), ..usual })
 }
 
 /// Lets a node finish what makes its folder clean.

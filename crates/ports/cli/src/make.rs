@@ -199,6 +199,7 @@ pub fn new_cs(dir: &Path, new: &NewCs<'_>) -> Result<()> {
         mds: new.mds.iter().map(|(i, a)| (*i, a.to_string())).collect(),
         ring_bytes: new.ring,
         cache_bytes: new.cache,
+        scrub_days: None,
     };
     repo::write(dir, "cs.json", &desc)
 }

@@ -50,6 +50,9 @@ pub struct CsRepo {
     pub ring_bytes: u64,
     /// Read cache in bytes.
     pub cache_bytes: u64,
+    /// Days in which everything that is stored is looked through once for damage; 30 when it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scrub_days: Option<f64>,
 }
 
 /// The log or the store below a repository.

@@ -2,11 +2,13 @@
 //! their own.
 
 mod application;
+mod rot;
 pub mod scenarios;
 mod servers;
 mod survey;
 
 use crate::actor::{HostId, Role, SlotId};
+use crate::rng::Rng;
 use crate::system::{Load, System};
 use crate::world::World;
 use replica::rules::Rules;
@@ -38,11 +40,13 @@ pub struct Shape {
     pub clients: u32,
     /// Rules in force.
     pub rules: Rules,
+    /// Disks may be damaged, and are looked through all the time.
+    pub damage: bool,
 }
 
 impl Default for Shape {
     fn default() -> Self {
-        Shape { norm: 3, min: 2, durability: Durability::Flush, files: 3, clients: 2, rules: Rules::ALL }
+        Shape { norm: 3, min: 2, durability: Durability::Flush, files: 3, clients: 2, rules: Rules::ALL, damage: false }
     }
 }
 
@@ -82,7 +86,8 @@ impl System for Cluster {
                 world.add_slot(&format!("mds {}", id.0), Role::Mds, host, 4096, Box::new(maker));
             }
             let (cs, all) = (CsId(servers::FIRST_CS + i), mds.clone());
-            let maker = move |birth| servers::chunks(birth, cs, i, &all, rules);
+            let pace = if self.shape.damage { servers::RESTLESS } else { chunk::Pace::default() };
+            let maker = move |birth| servers::chunks(birth, cs, i, &all, rules, pace);
             world.add_slot(&format!("cs {}", cs.0), Role::Cs, host, RING, Box::new(maker));
         }
         for i in 0..self.shape.clients {
@@ -104,7 +109,10 @@ impl System for Cluster {
         // leaves the choice to an operator.
         self.survey.chunks().iter().all(|c| {
             c.members.iter().any(|m| self.survey.sound(world, c, *m, hosts))
-                || c.members.iter().all(|m| !self.survey.slot(*m).is_some_and(|s| world.slot(s).gone))
+                || c.members.iter().all(|m| {
+                    let slot = self.survey.slot(*m);
+                    !slot.is_some_and(|s| world.slot(s).gone || self.survey.hit.contains_key(&s))
+                })
         })
     }
 
@@ -119,6 +127,11 @@ impl System for Cluster {
             .iter()
             .filter(|c| c.members.iter().any(here))
             .all(|c| c.members.len() > 1 && c.members.iter().all(|m| here(m) || self.survey.sound(world, c, *m, &[])))
+    }
+
+    fn damage(&mut self, world: &mut World, rng: &mut Rng) -> bool {
+        self.survey.refresh(world, self.shape.files);
+        self.survey.damage(world, rng)
     }
 
     fn losses(&mut self, world: &mut World, hosts: &[HostId]) -> Vec<(u32, u32, u32)> {

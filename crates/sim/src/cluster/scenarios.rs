@@ -8,6 +8,7 @@ mod joins;
 mod names;
 mod power;
 mod repairs;
+mod rot;
 mod takeover;
 
 use self::cast::{cast, same};
@@ -26,6 +27,7 @@ pub fn all() -> Vec<(&'static str, &'static str, Script)> {
     all.extend(repairs::all());
     all.extend(fences::all());
     all.extend(cases::all());
+    all.extend(rot::all());
     all.extend([
         ("write-read", "one client writes, the other reads: the lease moves", write_read as Script),
         (
@@ -197,6 +199,8 @@ pub const FINDS: &[(&str, &str)] = &[
     ("absent_reckoned", "removed-before-attach"),
     ("openers_reckoned", "removed-after-a-hand-over"),
     ("dead_leave", "removed-while-open"),
+    ("reads_are_compared", "damaged-block-read"),
+    ("mends_match", "mended-after-it-was-written"),
 ];
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use super::RING;
 use crate::actor::{Actor, Birth};
-use chunk::{ChunkConfig, ChunkServer};
+use chunk::{ChunkConfig, ChunkServer, Pace};
 use host::disk::Folder;
 use host::memory::MemoryDisk;
 use host::node::{Effects, Input, Node};
@@ -75,11 +75,29 @@ pub fn metadata(
     Ok(Box::new(Metadata(MetaServer::new(cfg, log, state, birth.now))))
 }
 
+/// Looks at everything every few seconds, and compares copies as often.
+pub const RESTLESS: Pace = Pace {
+    period: Nanos::from_secs(10),
+    compare: Nanos::from_secs(10),
+    least: 16 << 20,
+    most: 64 << 20,
+    asked_busy: 16 << 20,
+    asked_idle: 64 << 20,
+    rest: Nanos::from_secs(1),
+};
+
 /// A chunk server.
 pub struct Chunks(pub ChunkServer);
 
 /// Starts a chunk server, formatting its folder in the slot's first life.
-pub fn chunks(birth: Birth, cs: CsId, host: u32, mds: &[MdsId], rules: Rules) -> Result<Box<dyn Actor>, String> {
+pub fn chunks(
+    birth: Birth,
+    cs: CsId,
+    host: u32,
+    mds: &[MdsId],
+    rules: Rules,
+    pace: Pace,
+) -> Result<Box<dyn Actor>, String> {
     let mut disk = birth.disk;
     if empty(&mut disk)? {
         let config = chunk_store::StoreConfig {
@@ -98,6 +116,7 @@ pub fn chunks(birth: Birth, cs: CsId, host: u32, mds: &[MdsId], rules: Rules) ->
         rules,
         overlay_bytes: 1 << 20,
         cache_bytes: 0,
+        pace,
         ..ChunkConfig::new(cs, CLUSTER, birth.incarnation, birth.boot, birth.now)
     };
     let server = ChunkServer::open(&mut disk, Some(Box::new(birth.ring)), cfg).map_err(|e| e.to_string())?;

@@ -1,6 +1,7 @@
 //! What stands where, read out of the processes behind the protocol's back: the newest committed views and the copies.
 
 use super::application::file_name;
+use super::rot::Hit;
 use super::servers::{Chunks, FIRST_CS, Metadata};
 use super::{CHUNK_BLOCKS, METADATA};
 use crate::actor::{HostId, Role, SlotId};
@@ -14,7 +15,7 @@ use wire::names::{MetaOp, MetaOutcome};
 /// A chunk by the group's records.
 #[derive(Clone, Debug)]
 pub struct Chunk {
-    id: ChunkId,
+    pub(super) id: ChunkId,
     /// Number of the file it belongs to, if the load knows that file.
     pub file: Option<u32>,
     /// Place in the file.
@@ -34,6 +35,8 @@ pub struct Survey {
     clean: BTreeMap<(u32, ChunkId), bool>,
     /// Slots whose host lost power since their server was last seen.
     dark: BTreeSet<SlotId>,
+    /// Slots whose disk was damaged and is not yet whole.
+    pub(super) hit: BTreeMap<SlotId, Hit>,
 }
 
 impl Survey {
@@ -88,6 +91,11 @@ impl Survey {
                 self.dark.remove(&slot);
             }
         }
+        self.forget_healed(world);
+    }
+    /// Does this server count it among its copies, and the copy as clean?
+    pub(super) fn holds(&self, chunk: ChunkId, m: Member) -> bool {
+        self.clean.get(&(m.cs.0, chunk)) == Some(&true)
     }
 
     /// These hosts lose power: their servers' copies are not sound until seen again.
@@ -105,7 +113,11 @@ impl Survey {
         let Some(slot) = self.slot(m) else { return false };
         let s = world.slot(slot);
         let known = self.clean.get(&(m.cs.0, chunk.id)).copied().unwrap_or(false);
-        known && !s.gone && !hosts.contains(&s.host) && (world.is_up(slot) || !self.dark.contains(&slot))
+        known
+            && !self.hit.contains_key(&slot)
+            && !s.gone
+            && !hosts.contains(&s.host)
+            && (world.is_up(slot) || !self.dark.contains(&slot))
     }
 
     /// Nothing is left to repair.
@@ -122,6 +134,10 @@ impl Survey {
         if m.0.busy() > 0 {
             return Err(format!("{} takeovers and joins are under way", m.0.busy()));
         }
+        if let Some(slot) = self.hit.keys().next() {
+            return Err(format!("what was damaged on the disk of {} is not whole", world.slot(*slot).name));
+        }
+        let m = leader.and_then(|l| world.node::<Metadata>(l)).ok_or("no metadata server leads")?;
         let counts = m.0.state().counts();
         if counts.degraded > 0 || counts.joining > 0 {
             return Err(format!("{} chunks have too few copies, {} joins", counts.degraded, counts.joining));

@@ -35,7 +35,11 @@ impl ChunkServer {
             return;
         }
         let most = 1 << (CHUNK_LOG2_MAX - BLOCK.trailing_zeros() as u8);
-        let here = |(block, crc): &&(u32, u32)| *block < most && self.store.stored_crc(chunk, *block) == Some(*crc);
+        let any = !self.cfg.rules.mends_match;
+        let fits = |found: u32, crc: u32| found == crc || any;
+        let here = |(block, crc): &&(u32, u32)| {
+            *block < most && self.store.stored_crc(chunk, *block).is_some_and(|found| fits(found, *crc))
+        };
         let wanted: Vec<u32> = blocks.iter().filter(here).map(|b| b.0).collect();
         let number = self.care.id();
         let stands = self.standing(chunk);

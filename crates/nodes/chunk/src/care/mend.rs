@@ -4,7 +4,7 @@ use super::Task;
 use super::mending::{Mending, Step, Verdict};
 use crate::server::{ChunkServer, as_cs};
 use bytes::Bytes;
-use chunk_store::{BadBlock, Done, Ticket};
+use chunk_store::{BadBlock, Done, Extent, Ticket};
 use host::buffer::AlignedBuf;
 use host::node::Effects;
 use types::{BLOCK, ChunkId, CsId, Member, Nanos, NodeId};
@@ -13,6 +13,10 @@ use wire::integrity::{Care as CareMsg, MendMsg};
 
 /// Chunks asked about in one question to the leader.
 const LOCATE_MAX: usize = 256;
+
+fn extent((block, data): &(u32, Bytes)) -> Extent {
+    Extent { offset: block * BLOCK, length: BLOCK, crcs: vec![crc32c::crc32c(data)], payload: Some(data.clone()) }
+}
 
 impl ChunkServer {
     /// These blocks of `chunk` are damaged here.
@@ -132,7 +136,8 @@ impl ChunkServer {
             let at = i * BLOCK as usize;
             let Some(data) = msg.payload.get(at..at + BLOCK as usize) else { break };
             let last = got.last().map(|g| g.0);
-            if m.blocks.get(block) == Some(&crc32c::crc32c(data)) && last.is_none_or(|l| l < *block) {
+            let any = !self.cfg.rules.mends_match && m.blocks.contains_key(block);
+            if (any || m.blocks.get(block) == Some(&crc32c::crc32c(data))) && last.is_none_or(|l| l < *block) {
                 got.push((*block, msg.payload.slice(at..at + BLOCK as usize)));
             }
         }
@@ -152,7 +157,15 @@ impl ChunkServer {
         // A unit moves only if all of it can be read: what is damaged and not here yet would stop the move.
         let fresh = m.blocks.len() == got.len();
         let t = self.ticket();
-        match self.store.mend(Ticket(t), chunk, got, fresh, &mut self.sfx) {
+        let done = match self.cfg.rules.mends_match {
+            true => self.store.mend(Ticket(t), chunk, got, fresh, &mut self.sfx),
+            false => {
+                // Only without the rule: whatever came is put there.
+                let put = got.iter().map(extent).collect();
+                self.store.patch(Ticket(t), chunk, None, put, false, &mut self.sfx).map(|()| got.len())
+            }
+        };
+        match done {
             Ok(n) => {
                 if n > 0 {
                     self.care_work(t, Task::Mended { chunk, blocks: n as u32 });

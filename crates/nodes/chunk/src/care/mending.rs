@@ -30,6 +30,8 @@ pub(crate) enum Verdict {
 struct Said {
     /// Its copy is plain and stands as ours does.
     alike: bool,
+    /// Its copy is plain and stands where ours does or before that.
+    plain: bool,
     /// Of the blocks that are left, at least one has another checksum there.
     differs: bool,
     answered: bool,
@@ -118,7 +120,7 @@ impl Mending {
             }
             Phase::Asked(_, until) if now < until => return Step::Wait(until),
             Phase::Asked(cs, _) => {
-                self.said.entry(cs).or_insert(Said { alike: false, differs: false, answered: false });
+                self.said.entry(cs).or_insert(Said { alike: false, plain: false, differs: false, answered: false });
                 self.next_member();
             }
             Phase::Next => {}
@@ -154,6 +156,13 @@ impl Mending {
             // Records may have been on their way; they are not, time after time.
             return if self.tries >= BELIEVE { Verdict::GiveUp } else { Verdict::Again };
         }
+        // What was acknowledged is on all members, and a plain copy forgets nothing. So a record that no other one has was
+        // never acknowledged, and a takeover must not wait for its content.
+        let alone =
+            !said.is_empty() && said.values().all(|s| s.answered && s.plain) && said.values().any(|s| s.differs);
+        if alone {
+            return if self.tries >= BELIEVE { Verdict::GiveUp } else { Verdict::Again };
+        }
         if said.values().all(|s| s.answered && s.alike) { Verdict::Lost } else { Verdict::Again }
     }
 
@@ -179,11 +188,13 @@ impl Mending {
         // Only the member itself speaks for the view: another copy on its server does not.
         let theirs = theirs.filter(|s| self.members.first().is_some_and(|m| m.cs == cs && m.copy == s.copy));
         let alike = matches!((ours, theirs), (Some(a), Some(b)) if same(a, b));
+        let plain = matches!((ours, theirs), (Some(a), Some(b)) if (b.written, b.last) <= (a.written, a.last));
         let before = self.said.get(&cs).copied();
         self.said.insert(
             cs,
             Said {
                 alike: alike && before.is_none_or(|s| s.alike),
+                plain: plain && before.is_none_or(|s| s.plain),
                 differs: differs || before.is_some_and(|s| s.differs),
                 answered: true,
             },
@@ -284,14 +295,28 @@ mod tests {
             assert_eq!(m.step(now, 5), Step::Locate);
             m.located(vec![member(2), member(3)]);
         }
-        // A member that stands elsewhere says nothing about this copy.
-        let mut m = begun(1);
-        for (id, cs) in [(1, 2), (2, 3)] {
-            m.step(Nanos(0), id);
-            m.answered(CsId(cs), stands(5), stands(6), &[]);
-        }
-        for _ in 0..BELIEVE {
-            assert_ne!(m.verdict(Nanos(0)), Verdict::GiveUp);
+        // A member that stands further says nothing about this copy, and one behind it only if all others are plain and
+        // answer: then what they lack was never acknowledged.
+        for (last, third, gives_up) in
+            [(6, stands(6), false), (4, None, false), (4, stands(6), false), (4, stands(5), true)]
+        {
+            let mut m = begun(1);
+            let mut now = Nanos(0);
+            let mut verdict = Verdict::Again;
+            for round in 0..BELIEVE {
+                for (id, cs, theirs) in [(1, 2, stands(last)), (2, 3, third)] {
+                    assert!(matches!(m.step(now, id), Step::Ask(..)));
+                    m.answered(CsId(cs), stands(5), theirs, if theirs == stands(5) { &[0] } else { &[] });
+                }
+                let Step::Decide(v) = m.step(now, 3) else { panic!() };
+                assert!(round + 1 == BELIEVE || v == Verdict::Again);
+                verdict = v;
+                let Step::Wait(at) = m.step(now, 4) else { panic!() };
+                now = at;
+                assert_eq!(m.step(now, 5), Step::Locate);
+                m.located(vec![member(2), member(3)]);
+            }
+            assert_eq!(verdict == Verdict::GiveUp, gives_up, "{last} {third:?}");
         }
     }
 }

@@ -14,7 +14,7 @@ mod pace;
 mod pass;
 
 use crate::server::{ChunkServer, Work, as_cs};
-use chunk_store::{Done, Structure};
+use chunk_store::{Done, OpenReport, Structure};
 use give::Giving;
 use host::node::Effects;
 use inspect::Looks;
@@ -24,7 +24,7 @@ use news::News;
 use pace::Clock;
 pub use pace::Pace;
 use std::collections::BTreeMap;
-use types::{ChunkId, Nanos, NodeId};
+use types::{ChunkId, CsId, Nanos, NodeId};
 use wire::Msg;
 use wire::integrity::{Care as CareMsg, Integrity, Standing};
 
@@ -122,6 +122,18 @@ impl Care {
             news: News::default(),
             report_at: now,
             told: Integrity::default(),
+        }
+    }
+    /// What the start of this life has found damaged is news too.
+    pub fn found_at_start(&mut self, cs: CsId, report: &OpenReport) {
+        let copies = if report.copies_lost { report.unclean } else { report.damaged.len() };
+        self.counts.given_up += copies as u64;
+        if copies > 0 || report.copies_lost {
+            let first = report.events.first().map_or("", String::as_str);
+            self.news.tell(format!(
+                "chunk server {cs} was damaged while it was down: {copies} of its copies are given up and made anew from \
+                 others ({first})"
+            ));
         }
     }
     pub fn id(&mut self) -> u64 {

@@ -17,6 +17,8 @@ pub struct Pace {
     pub asked_busy: u64,
     /// A look that was asked for, while nobody is, bytes/s.
     pub asked_idle: u64,
+    /// Between the end of a usual look and the next one.
+    pub rest: Nanos,
 }
 impl Default for Pace {
     fn default() -> Pace {
@@ -27,6 +29,7 @@ impl Default for Pace {
             most: 32 << 20,
             asked_busy: 16 << 20,
             asked_idle: 512 << 20,
+            rest: Nanos::from_secs(3600),
         }
     }
 }

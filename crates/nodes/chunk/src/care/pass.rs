@@ -11,8 +11,6 @@ const PIECE: u32 = 4;
 const PIECE_ASKED: u32 = 16;
 /// The mark is made durable at least so often while it moves.
 const MARK: Nanos = Nanos::from_secs(600);
-/// Between the end of a usual look and the next one.
-const REST: Nanos = Nanos::from_secs(3600);
 /// A check of structures that a checkpoint crossed is tried again after so long.
 const AGAIN: Nanos = Nanos::from_millis(50);
 
@@ -100,11 +98,14 @@ impl ChunkServer {
         self.look(s.chunk, s.unit, s.units, false, false);
         self.store.mark_scrub(ScrubMark { chunk: s.chunk, unit: s.unit + s.units, ..mark });
         if now.since(self.care.marked) >= MARK {
-            self.care.marked = now;
-            let t = self.ticket();
-            if self.store.checkpoint(Ticket(t), &mut self.sfx).is_ok() {
-                self.care_work(t, Task::Marked);
-            }
+            self.note_mark(now);
+        }
+    }
+    fn note_mark(&mut self, now: Nanos) {
+        self.care.marked = now;
+        let t = self.ticket();
+        if self.store.checkpoint(Ticket(t), &mut self.sfx).is_ok() {
+            self.care_work(t, Task::Marked);
         }
     }
     pub(crate) fn look(&mut self, chunk: ChunkId, unit: u32, units: u32, each: bool, seen: bool) {
@@ -151,9 +152,12 @@ impl ChunkServer {
         let mark = ScrubMark { chunk: ChunkId::NONE, unit: 0, passes: mark.passes + 1, ..mark };
         self.store.mark_scrub(mark);
         self.care.counts.passes = mark.passes;
+        // And what the journal holds of before is needed no more: blocks that were overwritten since are looked at by nobody,
+        // and a start would read them.
+        self.note_mark(now);
         if mark.asked == 0 {
             self.care.stage = Stage::Rest;
-            self.care.clock.rest(now + REST);
+            self.care.clock.rest(now + self.care.pace.rest);
         } else {
             self.care.stage = Stage::Compare;
             self.care.light.all_now(now);
@@ -168,7 +172,7 @@ impl ChunkServer {
         self.store.mark_scrub(ScrubMark { run: mark.asked, asked: 0, ..mark });
         (self.care.counts.run, self.care.counts.asked) = (mark.asked, 0);
         self.care.stage = Stage::Rest;
-        self.care.clock.rest(now + REST);
+        self.care.clock.rest(now + self.care.pace.rest);
         self.care.report_at = now;
     }
 }

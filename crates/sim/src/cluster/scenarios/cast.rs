@@ -23,11 +23,15 @@ pub struct Cast {
 
 /// The cluster of the standard shape, up and with both clients attached: each has read block 0 of file 0 once.
 pub fn cast(mutant: Option<&str>) -> Result<Cast, String> {
+    cast_as(Shape::default(), mutant)
+}
+/// As [`cast`], in another shape.
+pub fn cast_as(shape: Shape, mutant: Option<&str>) -> Result<Cast, String> {
     let rules = match mutant {
         None => Rules::ALL,
         Some(m) => Rules::without(m).ok_or_else(|| format!("no mutant `{m}`"))?,
     };
-    let mut stage = Stage::new(Cluster::new(Shape { rules, ..Shape::default() }), 1);
+    let mut stage = Stage::new(Cluster::new(Shape { rules, ..shape }), 1);
     stage.run_for(5 * S);
     let w = &stage.world;
     let (mds, cs, clients) = (w.slots_of(Role::Mds), w.slots_of(Role::Cs), w.slots_of(Role::Client));
