@@ -13,6 +13,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use types::InodeId;
+use wire::LeaseKind;
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const PAIRS: u64 = 6;
@@ -73,11 +74,8 @@ fn median(v: &mut [f64]) -> f64 {
 }
 fn open(dev: &Dev) -> Result<(Link, InodeId)> {
     let mut link = Link::open(&dev.place()?, PATIENCE)?;
-    let op = wire::names::MetaOp::Lookup { parent: crate::link::ROOT, name: b"file".to_vec() };
-    match link.run(ClientOp::Meta { op, want: wire::LeaseKind::Write }, PATIENCE)? {
-        Ok(client::ClientAnswer::Meta(wire::names::MetaOutcome::Attr { attr, .. })) => Ok((link, attr.ino)),
-        other => bail!("looking the file up: {other:?}"),
-    }
+    let ino = link.look_up("file", LeaseKind::Write, PATIENCE)?;
+    Ok((link, ino))
 }
 fn fill(dev: &Dev, size: u64) -> Result<()> {
     let mut link = Link::open(&dev.place()?, PATIENCE)?;

@@ -27,7 +27,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use types::InodeId;
 use wire::LeaseKind;
-use wire::names::{MetaOp, MetaOutcome};
 
 const SIZE_MIB: u64 = 192;
 const FLIPS: usize = 900;
@@ -136,7 +135,7 @@ fn overwrite(dev: &Dev, file: &Path, chance: &Chance) -> Result<BTreeMap<u32, Ve
     let local = std::fs::File::options().read(true).write(true).open(file)?;
     let blocks = local.metadata()?.len() / BLOCK;
     let mut link = Link::open(&dev.place()?, COPY_MAX)?;
-    let ino = lookup(&mut link)?;
+    let ino = link.look_up("file", LeaseKind::None, COPY_MAX)?;
     let mut older = BTreeMap::new();
     for _ in 0..OLDER {
         let offset = chance.below(blocks) * BLOCK;
@@ -152,16 +151,9 @@ fn overwrite(dev: &Dev, file: &Path, chance: &Chance) -> Result<BTreeMap<u32, Ve
     link.close()?;
     Ok(older)
 }
-fn lookup(link: &mut Link) -> Result<InodeId> {
-    let op = MetaOp::Lookup { parent: ROOT, name: b"file".to_vec() };
-    match must(link, ClientOp::Meta { op, want: LeaseKind::None })? {
-        ClientAnswer::Meta(MetaOutcome::Attr { attr, .. }) => Ok(attr.ino),
-        other => bail!("looking the file up: {other:?}"),
-    }
-}
 fn ino_of(dev: &Dev) -> Result<InodeId> {
     let mut link = Link::open(&dev.place()?, COPY_MAX)?;
-    let ino = lookup(&mut link)?;
+    let ino = link.look_up("file", LeaseKind::None, COPY_MAX)?;
     link.close()?;
     Ok(ino)
 }

@@ -58,23 +58,20 @@ impl ChunkServer {
         }
     }
     pub(crate) fn give_read(&mut self, id: u64, block: u32, done: Done, fx: &mut Effects) {
-        let Some(g) = self.care.giving.get_mut(&id) else { return };
+        let Some(mut g) = self.care.giving.remove(&id) else { return };
         g.left -= 1;
-        let chunk = g.chunk;
         match done {
             Done::Read { data, .. } => drop(g.given.insert(block, data)),
             _ => {
                 g.damaged.push(block);
                 g.damaged.sort_unstable();
-                self.doubt(chunk, block / BLOCKS_PER_UNIT, true);
+                self.doubt(g.chunk, block / BLOCKS_PER_UNIT, true);
             }
         }
-        if let Some(g) = self.care.giving.remove(&id) {
-            if g.left == 0 {
-                send(g, fx);
-            } else {
-                self.care.giving.insert(id, g);
-            }
+        if g.left == 0 {
+            send(g, fx);
+        } else {
+            self.care.giving.insert(id, g);
         }
     }
 }

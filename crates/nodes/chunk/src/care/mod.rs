@@ -41,7 +41,6 @@ pub(crate) enum Task {
     /// Units were looked at, block by block or as a whole.
     Look {
         chunk: ChunkId,
-        unit: u32,
         each: bool,
         seen: bool,
     },
@@ -158,7 +157,7 @@ impl ChunkServer {
         if !self.ready() {
             return;
         }
-        self.step_pass(now, fx);
+        self.step_pass(now);
         self.step_mends(now, fx);
         self.step_compares(now, fx);
         self.step_light(now, fx);
@@ -210,7 +209,7 @@ impl ChunkServer {
     /// Something of the store has ended that care asked for.
     pub(crate) fn care_done(&mut self, now: Nanos, task: Task, done: Done, fx: &mut Effects) {
         match task {
-            Task::Look { chunk, unit, each, seen } => self.looked(now, chunk, unit, (each, seen), done),
+            Task::Look { chunk, each, seen } => self.looked(now, chunk, (each, seen), done),
             Task::Structures => self.structures_looked(now, done),
             Task::Mended { chunk, blocks } => self.mended(now, chunk, blocks, &done),
             Task::Give { id, block } => self.give_read(id, block, done, fx),

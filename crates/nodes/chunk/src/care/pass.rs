@@ -3,7 +3,6 @@
 use super::{Stage, Task};
 use crate::server::ChunkServer;
 use chunk_store::{Done, ScrubMark, StoreError, Structure, Ticket};
-use host::node::Effects;
 use types::{BLOCK, ChunkId, Nanos};
 
 /// Units in one piece: usually, and in a look that somebody waits for.
@@ -16,7 +15,7 @@ const AGAIN: Nanos = Nanos::from_millis(50);
 
 impl ChunkServer {
     /// The next piece, if it is time.
-    pub(crate) fn step_pass(&mut self, now: Nanos, _fx: &mut Effects) {
+    pub(crate) fn step_pass(&mut self, now: Nanos) {
         self.begin_asked(now);
         if self.care.looking || self.store.busy() {
             return;
@@ -113,13 +112,13 @@ impl ChunkServer {
         match self.store.examine(Ticket(t), chunk, unit, units, each, &mut self.sfx) {
             Ok(()) => {
                 self.care.looking = true;
-                self.care_work(t, Task::Look { chunk, unit, each, seen });
+                self.care_work(t, Task::Look { chunk, each, seen });
             }
             Err(StoreError::NoCopy(_)) => {}
             Err(e) => drop(self.refused(&e)),
         }
     }
-    pub(crate) fn looked(&mut self, now: Nanos, chunk: ChunkId, unit: u32, how: (bool, bool), done: Done) {
+    pub(crate) fn looked(&mut self, now: Nanos, chunk: ChunkId, how: (bool, bool), done: Done) {
         self.care.looking = false;
         let Done::Inspected { blocks, bad, from_memory } = done else { return };
         let (each, seen) = how;
@@ -143,7 +142,6 @@ impl ChunkServer {
         for b in bad {
             self.doubt(chunk, b.block / types::BLOCKS_PER_UNIT, true);
         }
-        let _ = unit;
         self.spent(now, bytes);
     }
 
