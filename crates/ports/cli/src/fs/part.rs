@@ -89,12 +89,16 @@ impl Part {
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             bail!("another command is getting `{}` at this moment", target.display());
         }
-        let boot = BootId::read().map_or(String::new(), |b| b.as_str().to_owned());
+        let here = file.metadata().with_context(show)?.len();
+        let boot = match &recorded {
+            Some(_) => BootId::read().map_or(String::new(), |b| b.as_str().to_owned()),
+            None => String::new(),
+        };
         let mut from = 0;
         if let (Some(now), true) = (&recorded, resume) {
             let old = std::fs::read(&state_path).ok().and_then(|b| serde_json::from_slice::<State>(&b).ok());
             match old.as_ref().map(|s| s.worth(now, &boot)) {
-                Some(Some(upto)) => from = upto.min(file.metadata().with_context(show)?.len()),
+                Some(Some(upto)) => from = upto.min(here),
                 Some(None) => {
                     eprintln!("pstorage: `{}` changed since it was got in part; it begins anew", target.display());
                 }
@@ -102,7 +106,10 @@ impl Part {
             }
         }
         // What stands behind is written again; between, there must be zeros.
-        file.set_len(from).and_then(|()| file.set_len(size)).with_context(show)?;
+        if here > from {
+            file.set_len(from).with_context(show)?;
+        }
+        file.set_len(size).with_context(show)?;
         let state = recorded.map(|of| State { version: 1, of, boot, upto: from, synced: from });
         let mut part = Part { file, path, target: target.into(), state, named: false };
         part.write_state()?;
@@ -142,6 +149,9 @@ impl Part {
         }
         std::fs::rename(&self.path, &self.target).with_context(show)?;
         self.named = true;
+        if self.state.is_none() {
+            return Ok(());
+        }
         let (_, state) = places(&self.target)?;
         match std::fs::remove_file(&state) {
             Err(e) if e.kind() != ErrorKind::NotFound => {
