@@ -151,8 +151,10 @@ impl ChunkServer {
         self.store.mark_scrub(mark);
         self.care.counts.passes = mark.passes;
         // And what the journal holds of before is needed no more: blocks that were overwritten since are looked at by nobody,
-        // and a start would read them.
-        self.note_mark(now);
+        // and a start would read them. A start leaves none.
+        if mark.asked != 0 || now.since(self.care.marked) >= self.care.pace.rest {
+            self.note_mark(now);
+        }
         if mark.asked == 0 {
             self.care.stage = Stage::Rest;
             self.care.clock.rest(now + self.care.pace.rest);
