@@ -185,7 +185,7 @@ fn damaged_repositories() {
     let text = fs::read_to_string(y.at("mds/mds.json")).unwrap();
     let id = text.split("cluster_id\": \"").nth(1).unwrap()[..32].to_string();
     let other: String = id.chars().rev().collect();
-    let peers = "restore the MDS from its peers";
+    let peers = "leave it stopped and keep the folder";
     let snapshot = "store/snap-0000000000000001-00000001";
     let mds: [(&str, Harm<'_>, &[&str]); 13] = [
         ("store/super", Harm::Flip(20, 8160), &["metadata server 1", "`super` is damaged", peers]),
