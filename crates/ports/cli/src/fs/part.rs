@@ -56,7 +56,7 @@ struct State {
 impl State {
     /// How much of `now` is there, as seen in the boot `boot`. None = it is another version.
     fn worth(&self, now: &Version, boot: &str) -> Option<u64> {
-        let good = if self.boot == boot { self.upto } else { self.synced };
+        let good = if self.boot == boot && !boot.is_empty() { self.upto } else { self.synced };
         (self.version == 1 && self.of == *now).then_some(good.min(now.size))
     }
 }
@@ -207,6 +207,8 @@ mod tests {
         let s = State { version: 1, of: version(), boot: "a".into(), upto: 90, synced: 60 };
         assert_eq!(s.worth(&version(), "a"), Some(90));
         assert_eq!(s.worth(&version(), "b"), Some(60), "the host was off: only what is on the disk");
+        let nameless = State { boot: String::new(), ..s.clone() };
+        assert_eq!(nameless.worth(&version(), ""), Some(60), "two boots that nobody knows are not the same");
         let changes: [fn(&mut Version); 7] = [
             |v| v.cluster = "8".into(),
             |v| v.inode += 1,
