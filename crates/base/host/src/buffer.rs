@@ -1,5 +1,6 @@
 //! Buffers aligned for direct I/O, handed around without copying.
 
+use crate::large;
 use crate::pages::{self, PAGE};
 use bytes::Bytes;
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
@@ -8,7 +9,7 @@ use std::ops::{Deref, DerefMut};
 /// Alignment that O_DIRECT asks for on every disk we know.
 pub const ALIGN: usize = 4096;
 
-/// Zeroed bytes starting at a multiple of [`ALIGN`]. Freeze it into [`Bytes`] to share it.
+/// Bytes starting at a multiple of [`ALIGN`]. Freeze it into [`Bytes`] to share it.
 pub struct AlignedBuf {
     ptr: *mut u8,
     len: usize,
@@ -26,8 +27,20 @@ impl AlignedBuf {
     fn is_page(len: usize) -> bool {
         len > PAGE / 2 && len <= PAGE
     }
+    /// `len` bytes to be overwritten: zeros, or what an earlier buffer held. For what fills all of it before anybody reads.
+    pub fn unwritten(len: usize) -> AlignedBuf {
+        match large::is_large(len) {
+            true => AlignedBuf { ptr: large::take(len), len },
+            false => Self::zeroed(len),
+        }
+    }
     /// `len` zero bytes.
     pub fn zeroed(len: usize) -> AlignedBuf {
+        if large::is_large(len) {
+            let mut b = Self::unwritten(len);
+            b.fill(0);
+            return b;
+        }
         if Self::is_page(len) {
             let ptr = pages::take();
             // SAFETY: the page is ours and at least as long.
@@ -44,7 +57,7 @@ impl AlignedBuf {
     }
     /// A copy of `data`.
     pub fn from_slice(data: &[u8]) -> AlignedBuf {
-        let mut b = Self::zeroed(data.len());
+        let mut b = Self::unwritten(data.len());
         b.copy_from_slice(data);
         b
     }
@@ -76,6 +89,10 @@ impl Drop for AlignedBuf {
         if Self::is_page(self.len) {
             // SAFETY: taken in `zeroed`, as the same length says, and nobody sees it after this.
             return unsafe { pages::give(self.ptr) };
+        }
+        if large::is_large(self.len) {
+            // SAFETY: taken in `unwritten`, as the same length says, and nobody sees it after this.
+            return unsafe { large::give(self.ptr, self.len) };
         }
         // SAFETY: allocated in `zeroed` with this very layout.
         unsafe { dealloc(self.ptr, Self::layout(self.len)) }

@@ -10,6 +10,7 @@ pub mod clock;
 pub mod disk;
 mod errno;
 pub mod folder;
+mod large;
 pub mod lock;
 pub mod memory;
 pub mod node;

@@ -73,7 +73,7 @@ impl Uring {
     }
 
     pub(crate) fn read(&mut self, tag: Tag, file: Arc<OpenFile>, offset: u64, len: usize) {
-        self.add(Slot { tag, file, work: Work::Read { buf: AlignedBuf::zeroed(len), offset, done: 0 } });
+        self.add(Slot { tag, file, work: Work::Read { buf: AlignedBuf::unwritten(len), offset, done: 0 } });
     }
     /// `data` is not empty.
     pub(crate) fn write(&mut self, tag: Tag, file: Arc<OpenFile>, offset: u64, data: Vec<Bytes>) {

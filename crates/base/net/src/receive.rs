@@ -74,7 +74,7 @@ impl Receiver {
         if header.payload_len == 0 {
             return self.decode(header, Bytes::new()).map(Some);
         }
-        let mut payload = Payload { buf: AlignedBuf::zeroed(header.payload_len as usize), have: 0 };
+        let mut payload = Payload { buf: AlignedBuf::unwritten(header.payload_len as usize), have: 0 };
         payload.have = payload.buf.len().min(bytes.len());
         payload.buf[..payload.have].copy_from_slice(&bytes[..payload.have]);
         *bytes = &bytes[payload.have..];

@@ -48,7 +48,7 @@ pub struct OpenOptions {
 }
 impl Default for OpenOptions {
     fn default() -> OpenOptions {
-        OpenOptions { cluster: None, owner: None, seed: 0, election_ticks: 10, heartbeat_ticks: 1, keep_entries: 4096 }
+        OpenOptions { cluster: None, owner: None, seed: 0, election_ticks: 10, heartbeat_ticks: 2, keep_entries: 4096 }
     }
 }
 
