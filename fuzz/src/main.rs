@@ -58,7 +58,7 @@ fn run(wish: &Wish) -> ExitCode {
 /// Keeps what failed where the tests replay it. True: something did.
 fn keep(target: &str, o: &Outcome) -> bool {
     let Some((input, why)) = &o.failure else { return false };
-    let path = fuzz::corpus(target).join(format!("{:08x}-{}", crc32c::crc32c(input), input.len()));
+    let path = fuzz::corpus(target).join(format!("{:08x}-{}", checksum::crc32c(input), input.len()));
     let written = std::fs::create_dir_all(fuzz::corpus(target)).and_then(|()| std::fs::write(&path, input));
     println!(
         "FAIL {target}: {why}\n    input kept as {}{}",

@@ -183,7 +183,7 @@ impl Machines {
                 let (data, crcs) = store.read_now(&mut disk.folder(), *chunk, 0, bytes)?;
                 if let Some(i) = (0..crcs.len()).find(|i| {
                     let block = &data[i * BLOCK..(i + 1) * BLOCK];
-                    crc32c::crc32c(block) != crcs[*i]
+                    checksum::crc32c(block) != crcs[*i]
                 }) {
                     bail!("cs {} chunk {chunk} block {i}: wrong checksum", member.cs);
                 }

@@ -301,7 +301,7 @@ fn knock(to: SocketAddr, n: u64, hello: &Hello) -> std::io::Result<()> {
     let odd = |body: &[u8]| {
         let (opcode, payload_len) = (c.below(12) as u16, if c.one_in(3) { 4096 } else { 0 });
         let body_len = body.len() as u32;
-        let mut v = FrameHeader { opcode, body_len, payload_len, body_crc: crc32c::crc32c(body) }.encode().to_vec();
+        let mut v = FrameHeader { opcode, body_len, payload_len, body_crc: checksum::crc32c(body) }.encode().to_vec();
         v.extend_from_slice(body);
         v.resize(v.len() + payload_len as usize, 7);
         v

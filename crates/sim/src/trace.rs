@@ -30,7 +30,7 @@ impl Trace {
     /// Takes a delivered frame into the hash.
     pub fn frame(&mut self, now: u64, to: u64, frame: &Encoded) {
         // The frame header holds the checksum of the body; payloads are told apart by their length.
-        let head = crc32c::crc32c(&frame.head[..frame.head.len().min(wire::frame::FRAME_HEADER_LEN)]);
+        let head = checksum::crc32c(&frame.head[..frame.head.len().min(wire::frame::FRAME_HEADER_LEN)]);
         self.hash(now, 1 + (to << 8), u64::from(head) << 24 | frame.payload.len() as u64);
     }
     /// A line, made only if somebody listens.

@@ -48,7 +48,8 @@ fn frames() -> Vec<Vec<u8>> {
     // Every kind of body, though most of these are none.
     for opcode in 1..=10 {
         for body in [&[0u8; 40][..], &[1; 90], &[2, 0, 1, 3]] {
-            let h = FrameHeader { opcode, body_len: body.len() as u32, payload_len: 0, body_crc: crc32c::crc32c(body) };
+            let h =
+                FrameHeader { opcode, body_len: body.len() as u32, payload_len: 0, body_crc: checksum::crc32c(body) };
             all.push([&h.encode()[..], body].concat());
         }
     }
@@ -65,7 +66,7 @@ fn mend(b: &mut Vec<u8>) {
     let payload = number(b, 16).min(rest) / 4096 * 4096;
     put(b, 16, payload);
     put(b, 12, rest - payload);
-    let crc = crc32c::crc32c(&b[FRAME_HEADER_LEN..FRAME_HEADER_LEN + (rest - payload) as usize]);
+    let crc = checksum::crc32c(&b[FRAME_HEADER_LEN..FRAME_HEADER_LEN + (rest - payload) as usize]);
     put(b, 20, crc);
     let crc = own_crc(&b[..FRAME_HEADER_LEN], 8);
     put(b, 8, crc);

@@ -88,7 +88,7 @@ impl Store {
                 files.insert(name.clone(), self.open(&name)?);
             }
             files[&name].read_exact_at(&mut bytes, b.offset)?;
-            n += usize::from(crc32c::crc32c(&bytes) != b.crc);
+            n += usize::from(checksum::crc32c(&bytes) != b.crc);
         }
         Ok(n)
     }

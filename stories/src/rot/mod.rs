@@ -53,7 +53,7 @@ pub fn run(a: &Arguments) -> Result<String> {
     dev.must(&["fs", "put", "-q", &file.to_string_lossy(), "/file"], COPY_MAX)?;
     let older = overwrite(&dev, &file, &chance)?;
     let content = Arc::new(std::fs::read(&file)?);
-    let mine: BTreeSet<u32> = content.chunks(BLOCK as usize).map(crc32c::crc32c).collect();
+    let mine: BTreeSet<u32> = content.chunks(BLOCK as usize).map(checksum::crc32c).collect();
     let stores = settled_stores(&mut dev, &mine)?;
     let load = Load::start(&dev.place()?, ino_of(&dev)?, content.clone(), "written beside", a.seed)?;
     std::thread::sleep(Duration::from_secs(1));
@@ -143,8 +143,8 @@ fn overwrite(dev: &Dev, file: &Path, chance: &Chance) -> Result<BTreeMap<u32, Ve
         local.read_exact_at(&mut before, offset)?;
         let now: Vec<u8> = (0..BLOCK / 8).flat_map(|_| chance.next().to_le_bytes()).collect();
         local.write_all_at(&now, offset)?;
-        older.retain(|crc, _| *crc != crc32c::crc32c(&before));
-        older.insert(crc32c::crc32c(&now), before);
+        older.retain(|crc, _| *crc != checksum::crc32c(&before));
+        older.insert(checksum::crc32c(&now), before);
         must(&mut link, ClientOp::Write { ino, offset, data: Bytes::from(now), buffered: false })?;
     }
     must(&mut link, ClientOp::Flush { ino: None })?;

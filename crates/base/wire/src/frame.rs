@@ -3,6 +3,7 @@
 //! `header | body (CRC in the header) | payload (one CRC32C per block, in the body)`.
 
 use crate::DecodeError;
+use core::mem::offset_of;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -64,7 +65,7 @@ impl FrameHeader {
             flags: 0.into(),
             reserved: [0; 12],
         };
-        raw.crc = crc32c::crc32c(raw.as_bytes()).into();
+        raw.crc = checksum::crc32c(raw.as_bytes()).into();
         zerocopy::transmute!(raw)
     }
     /// Reads a header; checks everything that does not need the body.
@@ -76,8 +77,7 @@ impl FrameHeader {
         if raw.version.get() != FRAME_VERSION {
             return Err(DecodeError::Version(raw.version.get()));
         }
-        let crc = crc32c::crc32c_append(crc32c::crc32c(&raw.as_bytes()[..8]), &[0; 4]);
-        if crc32c::crc32c_append(crc, &raw.as_bytes()[12..]) != raw.crc.get() {
+        if checksum::around(raw.as_bytes(), offset_of!(Raw, crc)) != raw.crc.get() {
             return Err(DecodeError::HeaderCrc);
         }
         if raw.flags.get() != 0

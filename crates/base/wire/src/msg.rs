@@ -97,7 +97,7 @@ impl Msg {
         if body.len() != header.body_len as usize || payload.len() != header.payload_len as usize {
             return Err(DecodeError::Short);
         }
-        if crc32c::crc32c(body) != header.body_crc {
+        if checksum::crc32c(body) != header.body_crc {
             return Err(DecodeError::BodyCrc);
         }
         let carries = matches!(header.opcode, opcode::WRITE | opcode::READ | opcode::COPY | opcode::MEND);
@@ -146,7 +146,7 @@ fn finish(opcode: u16, mut head: Vec<u8>, payload: Bytes) -> Encoded {
         opcode,
         body_len: u32::try_from(body.len()).expect("bodies are bounded far below 4 GiB"),
         payload_len: u32::try_from(payload.len()).expect("payloads are bounded far below 4 GiB"),
-        body_crc: crc32c::crc32c(body),
+        body_crc: checksum::crc32c(body),
     };
     head[..FRAME_HEADER_LEN].copy_from_slice(&header.encode());
     Encoded { head: head.into(), payload }

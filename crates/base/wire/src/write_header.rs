@@ -2,6 +2,7 @@
 //! Format page: `docs/formats/write-header.md`.
 
 use crate::DecodeError;
+use core::mem::offset_of;
 use types::{BLOCK, ChunkId, CopyId, InodeId, LeaseEpoch, OpId, Seq, SessionId, ViewVer};
 use zerocopy::little_endian::{I64, U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -192,7 +193,7 @@ impl WriteHeader {
             stamp: self.stamp.into(),
             reserved: [0; 56],
         };
-        raw.crc = crc32c::crc32c(raw.as_bytes()).into();
+        raw.crc = checksum::crc32c(raw.as_bytes()).into();
         zerocopy::transmute!(raw)
     }
 
@@ -206,9 +207,7 @@ impl WriteHeader {
         if raw.version.get() != WRITE_HEADER_VERSION {
             return Err(DecodeError::Version(raw.version.get()));
         }
-        let zeroed = crc32c::crc32c(&raw.as_bytes()[..8]);
-        let zeroed = crc32c::crc32c_append(zeroed, &[0; 4]);
-        if crc32c::crc32c_append(zeroed, &raw.as_bytes()[12..]) != raw.crc.get() {
+        if checksum::around(raw.as_bytes(), offset_of!(Raw, crc)) != raw.crc.get() {
             return Err(DecodeError::HeaderCrc);
         }
         let kind = match raw.kind {

@@ -79,7 +79,7 @@ impl<K: Kv> State<K> {
             out.extend_from_slice(&k);
             out.extend_from_slice(&v);
         }
-        let crc = crc32c::crc32c(&out[SNAPSHOT_HEADER_LEN..]);
+        let crc = checksum::crc32c(&out[SNAPSHOT_HEADER_LEN..]);
         out.extend_from_slice(&crc.to_le_bytes());
         out
     }
@@ -93,7 +93,7 @@ impl<K: Kv> State<K> {
         h[32..48].copy_from_slice(&cluster.0.to_le_bytes());
         h[48..56].copy_from_slice(&self.kv.rows().to_le_bytes());
         h[56..64].copy_from_slice(&self.position().index.to_le_bytes());
-        let crc = crc32c::crc32c(&h);
+        let crc = checksum::crc32c(&h);
         h[12..16].copy_from_slice(&crc.to_le_bytes());
         h
     }
@@ -116,7 +116,7 @@ impl State<MemoryKv> {
         let (header, rest) = bytes.split_first_chunk::<SNAPSHOT_HEADER_LEN>().ok_or(LoadError::Short)?;
         let (body, crc) = rest.split_last_chunk::<4>().ok_or(LoadError::Short)?;
         let rows = check_header(header)?;
-        if crc32c::crc32c(body) != u32::from_le_bytes(*crc) {
+        if checksum::crc32c(body) != u32::from_le_bytes(*crc) {
             return Err(LoadError::BodyCrc);
         }
         let mut kv = MemoryKv::default();
@@ -156,7 +156,7 @@ fn check_header(h: &[u8; SNAPSHOT_HEADER_LEN]) -> Result<u64, LoadError> {
     }
     let mut plain = *h;
     plain[12..16].fill(0);
-    if crc32c::crc32c(&plain) != u32_at(12) {
+    if checksum::crc32c(&plain) != u32_at(12) {
         return Err(LoadError::HeaderCrc);
     }
     if u32_at(24) & !INCOMPAT_KNOWN != 0 {

@@ -121,7 +121,7 @@ fn forged_snapshots_never_panic() {
             bad[at] = if r.one_in(2) { r.next() as u8 } else { bad[at] ^ (1 << r.below(8)) };
         }
         let end = bad.len() - 4;
-        let crc = crc32c::crc32c(&bad[SNAPSHOT_HEADER_LEN..end]);
+        let crc = checksum::crc32c(&bad[SNAPSHOT_HEADER_LEN..end]);
         bad[end..].copy_from_slice(&crc.to_le_bytes());
         let Ok(mut s) = State::load(&bad) else {
             refused += 1;

@@ -264,7 +264,7 @@ impl ChunkStore {
             segments,
             bitmap_slot: slot,
             bitmap_len: bitmap.len() as u32,
-            bitmap_crc: crc32c::crc32c(&bitmap),
+            bitmap_crc: checksum::crc32c(&bitmap),
             ..self.superblock
         };
         self.write_map(0, self.geo.bitmap_at(slot), vec![bitmap.freeze()], fx);

@@ -164,7 +164,7 @@ impl ChunkStore {
             for (k, l) in i.looks[i.starts[s]..end].iter().enumerate() {
                 let at = k * BLOCK as usize;
                 let found = piece.as_ref().and_then(|p| p.get(at..at + BLOCK as usize));
-                if found.is_some_and(|f| crc32c::crc32c(f) == l.crc) || !self.stands(i.chunk, l) {
+                if found.is_some_and(|f| checksum::crc32c(f) == l.crc) || !self.stands(i.chunk, l) {
                     continue;
                 }
                 match l.at {
@@ -251,7 +251,7 @@ impl ChunkStore {
     ) -> Result<usize, StoreError> {
         self.usable()?;
         let fits = |(block, data): &&(u32, Bytes)| {
-            data.len() == BLOCK as usize && self.stored_crc(chunk, *block) == Some(crc32c::crc32c(data))
+            data.len() == BLOCK as usize && self.stored_crc(chunk, *block) == Some(checksum::crc32c(data))
         };
         let extents: Vec<Extent> = blocks
             .iter()
@@ -259,7 +259,7 @@ impl ChunkStore {
             .map(|(block, data)| Extent {
                 offset: block * BLOCK,
                 length: BLOCK,
-                crcs: vec![crc32c::crc32c(data)],
+                crcs: vec![checksum::crc32c(data)],
                 payload: Some(data.clone()),
             })
             .collect();

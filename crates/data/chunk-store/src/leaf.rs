@@ -113,7 +113,7 @@ pub(crate) fn encode(number: u32, generation: u64, items: &[(Key, Vec<u8>)]) -> 
         b[at + 12..at + 12 + v.len()].copy_from_slice(v);
         at += ITEM_HEADER + v.len();
     }
-    let crc = crc32c::crc32c(&b);
+    let crc = checksum::crc32c(&b);
     b[4..8].copy_from_slice(&crc.to_le_bytes());
     b
 }
@@ -122,7 +122,7 @@ pub(crate) fn decode(number: u32, b: &[u8]) -> Result<(u64, Vec<(Key, Vec<u8>)>)
     if b.len() != BLOCK as usize || b[0..4] != MAGIC.to_le_bytes() {
         return Err("wrong magic");
     }
-    let c = crc32c::crc32c_append(crc32c::crc32c_append(crc32c::crc32c(&b[..4]), &[0; 4]), &b[8..]);
+    let c = checksum::around(b, 4);
     if c.to_le_bytes() != b[4..8] {
         return Err("checksum does not match");
     }

@@ -74,7 +74,7 @@ pub fn format(folder: &mut dyn Folder, config: &StoreConfig) -> Result<(), Store
         segments: 1,
         bitmap_slot: 0,
         bitmap_len: bitmap.len() as u32,
-        bitmap_crc: crc32c::crc32c(&bitmap),
+        bitmap_crc: checksum::crc32c(&bitmap),
         scrub: ScrubMark::default(),
         geometry,
     };
@@ -131,7 +131,7 @@ fn open_file(
     let want = file_header(kind, n, sb.cluster, sb.cs);
     let b = folder.read(f, 0, SLOT)?;
     if b[..] != want[..] {
-        let c = crc32c::crc32c_append(crc32c::crc32c_append(crc32c::crc32c(&b[..4]), &[0; 4]), &b[8..]);
+        let c = checksum::around(&b, 4);
         if c.to_le_bytes() == b[4..8] {
             return Err(StoreError::Damaged(format!("`{name}` belongs to another store")));
         }
@@ -222,7 +222,7 @@ pub fn open(
         over: OverIndex::default(),
         cache: Cache::new(options.cache_bytes),
         zeros: AlignedBuf::zeroed(UNIT as usize).freeze(),
-        zero_crc: crc32c::crc32c(&[0; BLOCK as usize]),
+        zero_crc: checksum::crc32c(&[0; BLOCK as usize]),
         ring: None,
         space: Space { size: geo.journal_bytes, tail: sb.replay.pos, head: sb.replay.pos },
         next_seq: sb.replay.seq,
@@ -365,7 +365,7 @@ impl ChunkStore {
     fn load_leaves(&mut self, folder: &mut dyn Folder, report: &mut OpenReport) -> Result<(), StoreError> {
         let sb = self.superblock;
         let bitmap = folder.read(self.files.maps[0], self.geo.bitmap_at(sb.bitmap_slot), sb.bitmap_len as usize)?;
-        if crc32c::crc32c(&bitmap) != sb.bitmap_crc {
+        if checksum::crc32c(&bitmap) != sb.bitmap_crc {
             return Err(StoreError::Damaged("the bitmap of live leaves does not match its checksum".into()));
         }
         let count = leaf_count(&self.geo, self.files.segs.len() as u32);

@@ -286,7 +286,7 @@ impl ChunkStore {
                     buf.freeze()
                 };
                 if verify {
-                    let bad = data.chunks(BLOCK as usize).zip(&crcs).position(|(b, c)| crc32c::crc32c(b) != *c);
+                    let bad = data.chunks(BLOCK as usize).zip(&crcs).position(|(b, c)| checksum::crc32c(b) != *c);
                     if let Some(i) = bad {
                         let offset = offset + i as u32 * BLOCK;
                         fx.done.push((ticket, Done::Failed(StoreError::Corrupt { chunk, offset })));

@@ -38,7 +38,7 @@ fn split_crcs(ext: &Ext, crcs: &[u32]) -> (Vec<u32>, Vec<(u32, Vec<u32>)>) {
 }
 
 fn bad_blocks(bytes: &[u8], crcs: &[u32]) -> Vec<bool> {
-    crcs.iter().zip(bytes.chunks(BLOCK as usize)).map(|(c, b)| crc32c::crc32c(b) != *c).collect()
+    crcs.iter().zip(bytes.chunks(BLOCK as usize)).map(|(c, b)| checksum::crc32c(b) != *c).collect()
 }
 
 /// Checks that a record's lengths agree with its ranges, so that the code below may index.

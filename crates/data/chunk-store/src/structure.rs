@@ -149,7 +149,7 @@ impl ChunkStore {
             }
         }
         let bitmap = pieces.get(2).and_then(|p| p.as_ref());
-        if bitmap.is_none_or(|b| crc32c::crc32c(b) != self.superblock.bitmap_crc) {
+        if bitmap.is_none_or(|b| checksum::crc32c(b) != self.superblock.bitmap_crc) {
             bad.push("bitmap of live leaves".into());
         }
         // Slots are written in turn, so two checkpoints write both.

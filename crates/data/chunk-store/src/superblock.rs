@@ -137,7 +137,7 @@ impl Superblock {
         };
         let mut b = vec![0; SLOT];
         b[..size_of::<Raw>()].copy_from_slice(raw.as_bytes());
-        raw.crc = crc32c::crc32c(&b).into();
+        raw.crc = checksum::crc32c(&b).into();
         b[..size_of::<Raw>()].copy_from_slice(raw.as_bytes());
         b
     }
@@ -146,7 +146,7 @@ impl Superblock {
         let (raw, rest) = Raw::ref_from_prefix(b).map_err(|_| BadSuper::Damaged)?;
         let mut copy = b.to_vec();
         copy[4..8].fill(0);
-        if raw.magic.get() != MAGIC || b.len() != SLOT || crc32c::crc32c(&copy) != raw.crc.get() {
+        if raw.magic.get() != MAGIC || b.len() != SLOT || checksum::crc32c(&copy) != raw.crc.get() {
             return Err(BadSuper::Damaged);
         }
         let unknown = raw.incompat.get() & !KNOWN_INCOMPAT | raw.ro_compat.get() & !KNOWN_RO;
@@ -228,7 +228,7 @@ pub(crate) fn file_header(kind: FileKind, number: u32, cluster: ClusterId, cs: C
     b[16..20].copy_from_slice(&cs.0.to_le_bytes());
     // 24..48: compat, ro-compat, incompat bits, all zero.
     b[48..64].copy_from_slice(&cluster.0.to_le_bytes());
-    let crc = crc32c::crc32c(&b);
+    let crc = checksum::crc32c(&b);
     b[4..8].copy_from_slice(&crc.to_le_bytes());
     b
 }

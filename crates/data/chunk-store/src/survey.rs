@@ -51,7 +51,7 @@ pub fn survey(folder: &mut dyn Folder) -> Result<Survey, StoreError> {
     let damaged = |what: &str| StoreError::Damaged(what.into());
     let map = folder.open(&map_name(0))?;
     let bitmap = folder.read(map, geo.bitmap_at(sb.bitmap_slot), sb.bitmap_len as usize)?;
-    if crc32c::crc32c(&bitmap) != sb.bitmap_crc {
+    if checksum::crc32c(&bitmap) != sb.bitmap_crc {
         return Err(damaged("the bitmap of live leaves does not match its checksum"));
     }
     let mut out = Survey { superblock: crate::checkpoint::super_at(sb.generation), ..Survey::default() };

@@ -37,7 +37,7 @@ fn drain(s: &mut ChunkStore, d: &MemoryDisk, fx: &mut Effects) -> Vec<(Ticket, D
 }
 fn block(x: u8, blocks: u32) -> (Vec<u32>, bytes::Bytes) {
     let b = AlignedBuf::from_slice(&vec![x; blocks as usize * 4096]).freeze();
-    (b.chunks(4096).map(crc32c::crc32c).collect(), b)
+    (b.chunks(4096).map(checksum::crc32c).collect(), b)
 }
 fn write(s: &mut ChunkStore, d: &MemoryDisk, chunk: u64, first: u32, blocks: u32, x: u8) -> Result<(), StoreError> {
     let chunk = ChunkId(chunk);

@@ -75,7 +75,7 @@ fn drain(s: &mut ChunkStore, d: &MemoryDisk, fx: &mut Effects) {
 }
 fn data(x: u8, blocks: u32) -> (Vec<u32>, bytes::Bytes) {
     let b = AlignedBuf::from_slice(&vec![x; blocks as usize * 4096]).freeze();
-    (b.chunks(4096).map(crc32c::crc32c).collect(), b)
+    (b.chunks(4096).map(checksum::crc32c).collect(), b)
 }
 fn make() -> (Vec<u8>, Vec<u8>) {
     let d = MemoryDisk::new();
@@ -147,7 +147,7 @@ fn version_1_is_read() {
                 40 | 41 => 9,
                 _ => 0,
             };
-            assert!(b.iter().all(|x| *x == want) && crc32c::crc32c(b) == crcs[i], "{name}: block {i}");
+            assert!(b.iter().all(|x| *x == want) && checksum::crc32c(b) == crcs[i], "{name}: block {i}");
         }
     }
 }

@@ -55,7 +55,7 @@ impl Bench {
     }
     fn begin_write(&mut self, first: u32, blocks: u32, byte: u8, fx: &mut Effects) {
         let payload = bytes::Bytes::from(vec![byte; (blocks * 4096) as usize]);
-        let crcs = payload.chunks(4096).map(crc32c::crc32c).collect();
+        let crcs = payload.chunks(4096).map(checksum::crc32c).collect();
         let h = WriteHeader {
             flags: flags::DURABLE,
             chunk: CHUNK,
@@ -117,7 +117,7 @@ fn a_flipped_bit_is_found_and_mended_in_another_place() {
     b.checkpoint();
     assert_eq!(b.examine(false), (18, vec![], 0));
     b.flip("seg-00000", 2);
-    let crc = crc32c::crc32c(&content(2));
+    let crc = checksum::crc32c(&content(2));
     let want = vec![BadBlock { block: 20, crc, unreadable: false }];
     assert_eq!(b.examine(false).1, want);
     assert_eq!(b.examine(true).1, want);
@@ -396,7 +396,7 @@ fn a_survey_names_what_stands_there() {
     let mut d = b.disk.clone();
     for x in &s.blocks {
         let f = d.open(&format!("seg-{:05}", x.segment)).unwrap();
-        assert_eq!(crc32c::crc32c(&d.read(f, x.offset, 4096).unwrap()), x.crc);
+        assert_eq!(checksum::crc32c(&d.read(f, x.offset, 4096).unwrap()), x.crc);
     }
     assert_eq!(s.leaves.len(), 1);
     b.write(21, 2, 3);
@@ -410,7 +410,7 @@ fn a_survey_names_what_stands_there() {
     );
     let journal = d.open("journal").unwrap();
     for (_, _, at, crc) in &later.journaled {
-        assert_eq!(crc32c::crc32c(&d.read(journal, *at, 4096).unwrap()), *crc);
+        assert_eq!(checksum::crc32c(&d.read(journal, *at, 4096).unwrap()), *crc);
     }
     b.checkpoint();
     let s = chunk_store::survey(&mut b.disk.clone()).unwrap();

@@ -38,8 +38,7 @@ pub fn head_bytes(heads: usize) -> usize {
 }
 
 fn head_crc(head: &[u8]) -> u32 {
-    let c = crc32c::crc32c(&head[..CRC_AT]);
-    crc32c::crc32c_append(crc32c::crc32c_append(c, &[0; 4]), &head[CRC_AT + 4..])
+    checksum::around(head, CRC_AT)
 }
 
 /// The head of a batch, ready for the disk. `count`, `head_len` and `body_len` of `h` are computed from `records`; returns

@@ -44,8 +44,7 @@ pub struct SharedLog {
 }
 
 fn crc_of(head: &[u8], rest: &[u8]) -> u32 {
-    let c = crc32c::crc32c(&head[..4]);
-    crc32c::crc32c_append(crc32c::crc32c_append(crc32c::crc32c_append(c, &[0; 4]), &head[8..]), rest)
+    checksum::of_parts(&[&head[..4], &[0; 4], &head[8..], rest])
 }
 
 impl SharedLog {

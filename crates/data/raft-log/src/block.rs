@@ -65,7 +65,7 @@ pub(crate) fn encode(kind: Kind, id: Identity, fill: impl FnOnce(&mut [u8])) -> 
     put(&mut b, 20, &id.owner.0.to_le_bytes());
     put(&mut b, 24, &id.cluster.0.to_le_bytes());
     fill(&mut b[HEAD..CRC_AT]);
-    let crc = crc32c::crc32c(&b[..CRC_AT]);
+    let crc = checksum::crc32c(&b[..CRC_AT]);
     put(&mut b, CRC_AT, &crc.to_le_bytes());
     b
 }
@@ -79,7 +79,7 @@ pub(crate) fn decode(kind: Kind, b: &[u8], used: usize) -> Result<(Identity, &[u
     if u32_at(b, 0) != kind.magic() {
         return Err(Bad::Invalid("wrong magic"));
     }
-    if crc32c::crc32c(&b[..CRC_AT]) != u32_at(b, CRC_AT) {
+    if checksum::crc32c(&b[..CRC_AT]) != u32_at(b, CRC_AT) {
         return Err(Bad::Invalid("checksum does not match"));
     }
     let format = u16::from_le_bytes([b[4], b[5]]);

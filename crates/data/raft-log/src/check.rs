@@ -169,7 +169,7 @@ fn snapshot(id: Identity, index: u64, term: u64, bytes: &Bytes) -> Result<(), (u
     };
     let data = usize::try_from(head.data_len).ok().and_then(|n| bytes.get(BLOCK..BLOCK + n));
     match data {
-        Some(d) if crc32c::crc32c(d) == head.data_crc && BLOCK + padded(d.len()) == bytes.len() => Ok(()),
+        Some(d) if checksum::crc32c(d) == head.data_crc && BLOCK + padded(d.len()) == bytes.len() => Ok(()),
         _ => Err((BLOCK as u64, "the checksum of the data does not match".into())),
     }
 }

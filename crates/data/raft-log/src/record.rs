@@ -141,9 +141,7 @@ impl Record {
     }
 }
 fn record_crc(all: &[u8]) -> u32 {
-    let crc = crc32c::crc32c(&all[..8]);
-    let crc = crc32c::crc32c_append(crc, &[0; 4]);
-    crc32c::crc32c_append(crc, &all[12..])
+    checksum::around(all, 8)
 }
 
 const BATCH_MAGIC: u32 = u32::from_le_bytes(*b"PRLT");
@@ -177,7 +175,7 @@ impl BatchHead {
         put(&mut b, 32, &self.offset.to_le_bytes());
         put(&mut b, 40, &id.cluster.0.to_le_bytes());
         put(&mut b, 56, &id.owner.0.to_le_bytes());
-        let crc = crc32c::crc32c(&b[..60]);
+        let crc = checksum::crc32c(&b[..60]);
         put(&mut b, 60, &crc.to_le_bytes());
         b
     }
@@ -214,7 +212,7 @@ pub(crate) fn encode_batch(id: Identity, segment: u64, seq: u64, offset: u64, re
         at += r.len();
     }
     let length = (at - BATCH_HEAD) as u32;
-    let crc = crc32c::crc32c(&plain[BATCH_HEAD..at]);
+    let crc = checksum::crc32c(&plain[BATCH_HEAD..at]);
     let head = BatchHead { segment, seq, offset, length, count: records.len() as u32, crc };
     put(&mut plain, 0, &head.encode(id));
     sector::mark(&plain, seq, out);
@@ -261,7 +259,7 @@ pub(crate) fn decode_batch(head: &BatchHead, bytes: &Bytes, checked: bool) -> Re
         None if !checked => raw.chunks(SECTOR).flat_map(|s| &s[..sector::CONTENT]).copied().collect(),
         None => return Err(if sector::any_blank(raw) { BadBatch::Torn } else { BadBatch::Rotten }),
     };
-    let matches = crc32c::crc32c(&plain[BATCH_HEAD..end]) == head.crc && plain[end..].iter().all(|x| *x == 0);
+    let matches = checksum::crc32c(&plain[BATCH_HEAD..end]) == head.crc && plain[end..].iter().all(|x| *x == 0);
     if checked && !matches {
         return Err(BadBatch::Rotten);
     }

@@ -50,7 +50,7 @@ impl Snapshot {
             index: self.index,
             term: self.term,
             data_len: self.data.len() as u64,
-            data_crc: crc32c::crc32c(&self.data),
+            data_crc: checksum::crc32c(&self.data),
             meta: self.meta.to_vec(),
         }
         .encode()
@@ -109,7 +109,7 @@ pub(crate) fn read(folder: &mut dyn Folder, id: Identity, index: u64, term: u64)
         return Err(damage(0, format!("{} bytes of data do not fit the file of {size} bytes", head.data_len)));
     };
     let data = if len == 0 { Bytes::new() } else { folder.read(file, BLOCK as u64, padded(len))?.slice(..len) };
-    if crc32c::crc32c(&data) != head.data_crc {
+    if checksum::crc32c(&data) != head.data_crc {
         return Err(damage(block::BLOCK as u64, "the checksum of the data does not match".into()));
     }
     Ok(Snapshot { index, term, meta: head.meta.into(), data })

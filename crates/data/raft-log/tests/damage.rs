@@ -255,7 +255,7 @@ fn foreign_and_newer_folders_are_refused() {
         let f = d.open("super").unwrap();
         let mut block = d.read(f, 4096, 4096).unwrap().to_vec();
         block[at] = 2;
-        let crc = crc32c::crc32c(&block[..4092]);
+        let crc = checksum::crc32c(&block[..4092]);
         block[4092..].copy_from_slice(&crc.to_le_bytes());
         d.write(f, 4096, &block).unwrap();
         match try_open(&disk).map(|(_, r)| r) {

@@ -557,7 +557,7 @@ mod tests {
         let mut data = vec![0u8; 6 * BLOCK as usize];
         data[2 * BLOCK as usize] = 1;
         data[4 * BLOCK as usize - 1] = 1;
-        let crcs: Vec<u32> = data.chunks(BLOCK as usize).map(crc32c::crc32c).collect();
+        let crcs: Vec<u32> = data.chunks(BLOCK as usize).map(checksum::crc32c).collect();
         let parts = sparse(3 * BLOCK, &crcs, &Bytes::from(data));
         let shape: Vec<_> = parts.iter().map(|e| (e.offset / BLOCK, e.length / BLOCK, e.payload.is_some())).collect();
         assert_eq!(shape, [(3, 2, false), (5, 2, true), (7, 2, false)]);

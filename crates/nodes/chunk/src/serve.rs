@@ -412,7 +412,7 @@ pub(crate) fn in_range(offset: u32, length: u32) -> bool {
 /// Do the payload's blocks match their checksums?
 pub(crate) fn matches_crcs(payload: &[u8], crcs: &[u32]) -> bool {
     payload.len() == crcs.len() * BLOCK as usize
-        && payload.chunks(BLOCK as usize).zip(crcs).all(|(b, c)| crc32c::crc32c(b) == *c)
+        && payload.chunks(BLOCK as usize).zip(crcs).all(|(b, c)| checksum::crc32c(b) == *c)
 }
 fn intact(m: &WriteMsg) -> bool {
     match m.header.kind {

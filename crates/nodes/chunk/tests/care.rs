@@ -110,7 +110,7 @@ fn what_all_have_damaged_is_lost_and_said_so_until_it_is_written_again() {
     // Nothing right is handed out, and nothing is invented.
     w.ctl(1, DataCtl::Read { req: req(1, 1, 20), id: 9, offset: 8 * BLOCK, length: BLOCK });
     let read = w.take().into_iter().find_map(|x| if let Msg::Read(m) = x.2 { Some(m) } else { None }).unwrap();
-    assert_ne!(crc32c::crc32c(&read.payload), read.crcs[0]);
+    assert_ne!(checksum::crc32c(&read.payload), read.crcs[0]);
     for cs in 1..=3 {
         w.tell(HOLDER, cs, Msg::Write(write(req(cs, 1, 20), 21, 8, 1, 77)));
     }

@@ -461,5 +461,5 @@ impl Node for Client {
 
 /// CRC32C of every block of `data` (whole blocks).
 fn block_crcs(data: &Bytes) -> Vec<u32> {
-    data.chunks(types::BLOCK as usize).map(crc32c::crc32c).collect()
+    data.chunks(types::BLOCK as usize).map(checksum::crc32c).collect()
 }

@@ -92,7 +92,7 @@ impl Incoming {
     pub(crate) fn compute_sums(&mut self) {
         let Ok(Request { op: crate::request::Op::Write(write, data), .. }) = self.request() else { return };
         if !data.is_empty() && write.offset.is_multiple_of(BLOCK as u64) && data.len().is_multiple_of(BLOCK) {
-            self.sums = Some(data.chunks_exact(BLOCK).map(crc32c::crc32c).collect());
+            self.sums = Some(data.chunks_exact(BLOCK).map(checksum::crc32c).collect());
         }
     }
     /// Bytes of the whole request.

@@ -80,7 +80,7 @@ impl Survey {
             let whole = |(block, crc): (u32, u32)| {
                 store
                     .read_now(&mut disk.clone(), c.id, block * BLOCK, BLOCK)
-                    .is_ok_and(|(b, _)| crc32c::crc32c(&b) == crc)
+                    .is_ok_and(|(b, _)| checksum::crc32c(&b) == crc)
             };
             c.members.iter().find(here).is_none() || store.blocks(c.id).into_iter().all(whole)
         })

@@ -232,7 +232,7 @@ impl Survey {
                 }
                 let at = b % CHUNK_BLOCKS * BLOCK;
                 let (data, crcs) = s.0.store().read_now(&mut disk, c.id, at, BLOCK).map_err(|e| e.to_string())?;
-                if crcs != [crc32c::crc32c(&data)] {
+                if crcs != [checksum::crc32c(&data)] {
                     return Err(format!("{:?} {m:?}: block {b} does not match its checksum", c.id));
                 }
                 if let block::Seen::Torn(v, at) = block::read(&data) {

@@ -104,7 +104,7 @@ impl Client {
                     stamp: id,
                     ..WriteHeader::default()
                 };
-                Msg::Write(WriteMsg { header, crcs: vec![crc32c::crc32c(&t.data)], payload: t.data.clone() })
+                Msg::Write(WriteMsg { header, crcs: vec![checksum::crc32c(&t.data)], payload: t.data.clone() })
             } else {
                 let req = CopyReq {
                     chunk: t.chunk,
@@ -201,7 +201,7 @@ impl Node for Client {
     }
     fn input(&mut self, now: Nanos, input: Input, fx: &mut Effects) {
         match input {
-            Input::Message(NodeId::Cs(cs), Msg::Read(m)) if m.crcs == [crc32c::crc32c(&m.payload)] => {
+            Input::Message(NodeId::Cs(cs), Msg::Read(m)) if m.crcs == [checksum::crc32c(&m.payload)] => {
                 self.found(now, cs, m.id, (m.ans.last.0, m.ans.epoch.0), m.payload, fx);
             }
             Input::Message(NodeId::Cs(cs), Msg::Data(DataCtl::Ack(ans))) => self.spread(cs, ans.stamp),

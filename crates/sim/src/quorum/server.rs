@@ -47,8 +47,8 @@ fn describe(version: Version, data: &[u8]) -> AlignedBuf {
     let mut b = AlignedBuf::zeroed(BLOCK as usize);
     b[..8].copy_from_slice(&version.0.to_le_bytes());
     b[8..16].copy_from_slice(&version.1.to_le_bytes());
-    b[16..20].copy_from_slice(&crc32c::crc32c(data).to_le_bytes());
-    let crc = crc32c::crc32c(&b[..20]);
+    b[16..20].copy_from_slice(&checksum::crc32c(data).to_le_bytes());
+    let crc = checksum::crc32c(&b[..20]);
     b[20..24].copy_from_slice(&crc.to_le_bytes());
     b
 }
@@ -191,13 +191,13 @@ impl Node for Server {
                 if let Some(i) = Self::index(req.chunk, offset) {
                     let r = &self.registers[i];
                     let ans = self.answer(req.chunk, r.version, req.stamp);
-                    let crcs = vec![crc32c::crc32c(&r.data)];
+                    let crcs = vec![checksum::crc32c(&r.data)];
                     let m = DataMsg { ans, id, offset, crcs, payload: r.data.clone() };
                     fx.send.push((from, Msg::Read(m)));
                 }
             }
             Input::Message(from, Msg::Write(m)) => {
-                let sound = m.crcs == [crc32c::crc32c(&m.payload)];
+                let sound = m.crcs == [checksum::crc32c(&m.payload)];
                 if let Some(i) = Self::index(m.header.chunk, m.header.offset).filter(|_| sound) {
                     if self.registers[i].busy {
                         self.registers[i].waiting.push_back((from, m));

@@ -180,7 +180,7 @@ impl Sim<'_> {
             fill(stamp, part);
             stamps.push(stamp);
         }
-        let crcs = b.chunks(BLOCK as usize).map(crc32c::crc32c).collect();
+        let crcs = b.chunks(BLOCK as usize).map(checksum::crc32c).collect();
         (stamps, crcs, b.freeze())
     }
     fn range(&mut self, kind: u8) -> (u32, u32) {
@@ -567,7 +567,7 @@ fn compare(v: &Version, first: u32, count: u32, data: &[u8], crcs: &[u32]) -> Re
         if b != &want[..] {
             return Err(format!("block {} differs", first as usize + i));
         }
-        if crc32c::crc32c(b) != *c {
+        if checksum::crc32c(b) != *c {
             return Err(format!("checksum of block {} differs", first as usize + i));
         }
     }

@@ -15,7 +15,7 @@ use wire::integrity::{Care as CareMsg, MendMsg};
 const LOCATE_MAX: usize = 256;
 
 fn extent((block, data): &(u32, Bytes)) -> Extent {
-    Extent { offset: block * BLOCK, length: BLOCK, crcs: vec![crc32c::crc32c(data)], payload: Some(data.clone()) }
+    Extent { offset: block * BLOCK, length: BLOCK, crcs: vec![checksum::crc32c(data)], payload: Some(data.clone()) }
 }
 
 impl ChunkServer {
@@ -137,7 +137,7 @@ impl ChunkServer {
             let Some(data) = msg.payload.get(at..at + BLOCK as usize) else { break };
             let last = got.last().map(|g| g.0);
             let any = !self.cfg.rules.mends_match && m.blocks.contains_key(block);
-            if (any || m.blocks.get(block) == Some(&crc32c::crc32c(data))) && last.is_none_or(|l| l < *block) {
+            if (any || m.blocks.get(block) == Some(&checksum::crc32c(data))) && last.is_none_or(|l| l < *block) {
                 got.push((*block, msg.payload.slice(at..at + BLOCK as usize)));
             }
         }
@@ -188,7 +188,7 @@ impl ChunkServer {
     /// Content that is all zeros needs nobody to give it.
     pub(crate) fn mend_zeros(&mut self, chunk: ChunkId) {
         let zeros = AlignedBuf::zeroed(BLOCK as usize).freeze();
-        let crc = crc32c::crc32c(&zeros);
+        let crc = checksum::crc32c(&zeros);
         let Some(m) = self.care.mends.get(&chunk) else { return };
         let got: Vec<(u32, Bytes)> = m.blocks.iter().filter(|b| *b.1 == crc).map(|b| (*b.0, zeros.clone())).collect();
         self.put_back(chunk, self.cfg.cs, &got);

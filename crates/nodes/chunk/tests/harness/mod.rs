@@ -352,7 +352,7 @@ impl World {
         match m.ans.refusal {
             Some(r) => Err(r),
             None => {
-                assert!(m.payload.chunks(4096).zip(&m.crcs).all(|(b, c)| crc32c::crc32c(b) == *c));
+                assert!(m.payload.chunks(4096).zip(&m.crcs).all(|(b, c)| checksum::crc32c(b) == *c));
                 Ok(m.payload.to_vec())
             }
         }
@@ -381,7 +381,7 @@ pub fn req(copy: u32, epoch: u64, stable: u64) -> CopyReq {
 /// A write of `blocks` blocks filled with `byte`.
 pub fn write(r: CopyReq, seq: u64, block: u32, blocks: u32, byte: u8) -> WriteMsg {
     let payload = Bytes::from(vec![byte; (blocks * BLOCK) as usize]);
-    let crcs = payload.chunks(4096).map(crc32c::crc32c).collect();
+    let crcs = payload.chunks(4096).map(checksum::crc32c).collect();
     let header = WriteHeader {
         kind: WriteKind::Data,
         flags: if r.member { flags::MEMBER } else { 0 } | if r.short { flags::SHORT } else { 0 },

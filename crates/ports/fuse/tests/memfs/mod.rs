@@ -303,7 +303,7 @@ impl MemFs {
         self.counts.aligned_payloads += u64::from((payload.data.as_ptr() as usize).is_multiple_of(4096));
         if let Some(sums) = &payload.sums {
             self.counts.with_sums += 1;
-            let right: Vec<u32> = payload.data.chunks(4096).map(crc32c::crc32c).collect();
+            let right: Vec<u32> = payload.data.chunks(4096).map(checksum::crc32c).collect();
             assert_eq!(*sums, right, "checksums made by a helper");
         }
     }

@@ -174,7 +174,7 @@ fn forge(memory: &host::memory::MemoryDisk, chunk: ChunkId) -> Result<(), String
     let mut data = Vec::new();
     block::fill(4_000_000_000, &mut data);
     let data = Bytes::from(data);
-    let extent = Extent { offset: 0, length: BLOCK, crcs: vec![crc32c::crc32c(&data)], payload: Some(data) };
+    let extent = Extent { offset: 0, length: BLOCK, crcs: vec![checksum::crc32c(&data)], payload: Some(data) };
     carry_out(memory, &mut store, |s, fx| s.patch(Ticket(1), chunk, None, vec![extent], true, fx))?;
     carry_out(memory, &mut store, |s, fx| s.stop(Ticket(2), fx))
 }
