@@ -43,6 +43,13 @@ pub fn proportional(pid: Pid) -> Option<u64> {
     in_kib(&std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?, "Pss")
 }
 
+/// Bytes that a process has moved so far, sockets not counted: a line of its `io`, such as `rchar` or `wchar`.
+pub fn moved(pid: Pid, line: &str) -> Result<u64> {
+    let io = std::fs::read_to_string(format!("/proc/{pid}/io")).context("counts of a process")?;
+    let value = io.lines().find_map(|l| l.strip_prefix(line)?.strip_prefix(": "));
+    Ok(value.context("counts of a process without files")?.parse()?)
+}
+
 fn in_kib(text: &str, line: &str) -> Option<u64> {
     let value = text.lines().find_map(|l| l.strip_prefix(line)?.strip_prefix(':'))?;
     value.trim().strip_suffix(" kB")?.trim().parse().ok()
@@ -70,9 +77,9 @@ mod tests {
         let me = Pid::this();
         assert!(memory(me, "VmHWM").unwrap() >= 1024);
         assert!(memory(me, "VmRSS").unwrap() <= memory(me, "VmHWM").unwrap() + 4096);
-        assert!(proportional(me).unwrap() > 0 && ticks(&[me]).is_ok());
+        assert!(proportional(me).unwrap() > 0 && ticks(&[me]).is_ok() && moved(me, "rchar").unwrap() > 0);
         let nobody = Pid::from_raw(-1);
         assert_eq!((memory(me, "VmNone"), memory(nobody, "VmRSS"), proportional(nobody)), (None, None, None));
-        assert!(ticks(&[nobody]).is_err());
+        assert!(ticks(&[nobody]).is_err() && moved(nobody, "rchar").is_err() && moved(me, "none").is_err());
     }
 }

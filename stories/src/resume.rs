@@ -5,11 +5,13 @@ use crate::arguments::Arguments;
 use crate::chance::Chance;
 use crate::content::{must_be_equal, random_file};
 use crate::dev::Dev;
+use crate::proc;
 use crate::process::Process;
 use crate::product::Product;
 use crate::stage::Stage;
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use serde_json::Value;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -294,10 +296,7 @@ impl Story {
 
 /// Bytes that a process has read from files (a put), or written to them (a get). Sockets do not count.
 fn moved(p: &Process, what: &str) -> Result<u64> {
-    let io = std::fs::read_to_string(format!("/proc/{}/io", p.pid())).context("counts of a process")?;
-    let field = if what == "put" { "rchar: " } else { "wchar: " };
-    let line = io.lines().find_map(|l| l.strip_prefix(field)).context("counts of a process without files")?;
-    Ok(line.parse()?)
+    proc::moved(Pid::from_raw(p.pid().cast_signed()), if what == "put" { "rchar" } else { "wchar" })
 }
 /// The same of a stopped process: when it stands still.
 fn settled(p: &Process, what: &str) -> Result<u64> {

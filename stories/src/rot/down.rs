@@ -90,11 +90,17 @@ pub fn run(dev: &Dev, fresh: &mut Fresh, chance: &Chance) -> Result<Down> {
     Ok(all)
 }
 
+/// Kills a server, which stays dead until [`Dev::tend`].
+fn fell(dev: &Dev, name: &str, kind: &str) -> Result<()> {
+    dev.neglect()?;
+    dev.kill9(name)?;
+    wait_until(&format!("the death of {kind}"), PATIENCE, || dev.pid(name).is_none())?;
+    Ok(())
+}
+
 fn chunk_server(dev: &Dev, n: u64, chance: &Chance, all: &mut Down) -> Result<()> {
     let name = format!("cs{n}");
-    dev.neglect()?;
-    dev.kill9(&name)?;
-    wait_until("the death of a chunk server", PATIENCE, || dev.pid(&name).is_none())?;
+    fell(dev, &name, "a chunk server")?;
     let store = look_at_store(dev, n)?;
     let survey = store.survey();
     let journal = store.path("journal");
@@ -139,9 +145,7 @@ fn metadata_server(dev: &Dev, chance: &Chance, all: &mut Down) -> Result<()> {
     let n = dev.leader()? % SERVERS + 1;
     let name = format!("mds{n}");
     let dir = dev.dir().join(&name).join("store");
-    dev.neglect()?;
-    dev.kill9(&name)?;
-    wait_until("the death of a metadata server", PATIENCE, || dev.pid(&name).is_none())?;
+    fell(dev, &name, "a metadata server")?;
     let disk = RealDisk::open(&dir, Options::default())?;
     let batches = raft_log::survey(&mut disk.folder()).map_err(|e| anyhow::anyhow!("{e}"))?;
     drop(disk);

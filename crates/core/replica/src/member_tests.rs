@@ -2,6 +2,8 @@
 
 use crate::copy::{CopyState, Joining, ServerState};
 use crate::member::*;
+use crate::orders::*;
+use crate::promises::*;
 use crate::rules::Rules;
 use alloc::vec;
 use types::*;

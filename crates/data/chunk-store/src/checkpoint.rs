@@ -77,13 +77,6 @@ impl Checkpoint {
     }
 }
 
-impl Checkpoint {
-    /// None is under way.
-    pub fn is_idle(&self) -> bool {
-        matches!(self.phase, Phase::Idle)
-    }
-}
-
 /// What the leaves keep of a copy besides its units.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct StateItem {

@@ -396,7 +396,7 @@ impl ChunkStore {
     /// area would grow with every overwrite otherwise.
     fn reclaim(&mut self) {
         let worth = u64::from(self.geo.segment_blocks) / 4;
-        if self.quarantined >= self.alloc.free().max(worth) && self.checkpoint.is_idle() {
+        if self.quarantined >= self.alloc.free().max(worth) && self.checkpoint.idle() {
             self.checkpoint_wanted = true;
         }
     }

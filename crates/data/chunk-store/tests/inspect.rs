@@ -87,13 +87,16 @@ impl Bench {
         }
         all
     }
-    /// Flips a bit in the only place of file `name` where a block of `byte` stands.
-    fn flip(&mut self, name: &str, byte: u8) {
+    fn file(&self, name: &str) -> bytes::Bytes {
         let mut d = self.disk.clone();
         let id = d.open(name).unwrap();
         let n = d.size(id).unwrap();
-        let all = d.read(id, 0, n as usize).unwrap();
-        let at = all.chunks(4096).position(|b| b.iter().all(|x| *x == byte)).expect("the block stands there");
+        d.read(id, 0, n as usize).unwrap()
+    }
+    /// Flips a bit in the only place of file `name` where a block of `byte` stands.
+    fn flip(&mut self, name: &str, byte: u8) {
+        let at =
+            self.file(name).chunks(4096).position(|b| b.iter().all(|x| *x == byte)).expect("the block stands there");
         self.disk.flip(name, at as u64 * 4096 + 77, 4);
     }
     fn first_bytes(&mut self, first: u32, blocks: u32) -> Vec<u8> {
@@ -135,11 +138,8 @@ fn a_flipped_bit_is_found_and_mended_in_another_place() {
     assert_eq!(b.examine(false), (18, vec![], 0));
     assert_eq!(b.structures(), Vec::<String>::new());
     // The old place of the unit still has the flipped bit: it was left, not overwritten.
-    let mut d = b.disk.clone();
-    let id = d.open("seg-00000").unwrap();
-    let all = d.read(id, 0, 1 << 20).unwrap();
     let flipped = |x: &[u8]| x.iter().filter(|y| **y != 2).count() == 1;
-    assert!(all.chunks(4096).any(flipped));
+    assert!(b.file("seg-00000").chunks(4096).any(flipped));
     b.store = Bench::open(&b.disk, 32 << 20);
     assert_eq!(b.first_bytes(19, 4), [0, 2, 3, 0]);
 }
@@ -174,13 +174,18 @@ fn sick_checkpoint(b: &mut Bench) -> Vec<(ChunkId, u32)> {
     on_sick_disk(b, ("seg-00000", &[11]), |s, fx| s.checkpoint(Ticket(3), fx).unwrap())
 }
 
-#[test]
-fn a_merge_that_meets_an_unreadable_block_waits_until_it_is_mended() {
+/// The next merge makes a unit larger, so all of it is read; tests let its second block be one that cannot be.
+fn growing_unit() -> Bench {
     let mut b = Bench::new(64 << 20);
     (0..4).for_each(|i| b.write(i, 1, 10 + i as u8));
     b.checkpoint();
-    // The unit grows, so all of it is read; its second block cannot be.
     b.write(6, 1, 20);
+    b
+}
+
+#[test]
+fn a_merge_that_meets_an_unreadable_block_waits_until_it_is_mended() {
+    let mut b = growing_unit();
     b.write(70, 1, 30);
     assert_eq!(sick_checkpoint(&mut b), [(CHUNK, 0)]);
     assert!(!b.store.settled(), "the unit waits, and only that one");
@@ -188,10 +193,7 @@ fn a_merge_that_meets_an_unreadable_block_waits_until_it_is_mended() {
     b.disk = b.disk.fork();
     b.store = Bench::open(&b.disk, 64 << 20);
     assert_eq!(b.first_bytes(0, 7), [10, 11, 12, 13, 0, 0, 20]);
-    let mut b2 = Bench::new(64 << 20);
-    (0..4).for_each(|i| b2.write(i, 1, 10 + i as u8));
-    b2.checkpoint();
-    b2.write(6, 1, 20);
+    let mut b2 = growing_unit();
     for _ in 0..3 {
         assert_eq!(sick_checkpoint(&mut b2), [(CHUNK, 0)]);
         b2.write(7, 1, 21);
@@ -209,10 +211,7 @@ fn a_merge_that_meets_an_unreadable_block_waits_until_it_is_mended() {
 
 #[test]
 fn a_merge_that_cannot_wait_leaves_a_damaged_block() {
-    let mut b = Bench::new(64 << 20);
-    (0..4).for_each(|i| b.write(i, 1, 10 + i as u8));
-    b.checkpoint();
-    b.write(6, 1, 20);
+    let mut b = growing_unit();
     let stop = |s: &mut ChunkStore, fx: &mut Effects| s.stop(Ticket(3), fx).unwrap();
     assert_eq!(on_sick_disk(&mut b, ("seg-00000", &[11]), stop), [(CHUNK, 0)]);
     b.store = Bench::open(&b.disk, 64 << 20);
@@ -276,13 +275,7 @@ fn structures_are_written_again_from_memory() {
     b.checkpoint();
     b.checkpoint();
     assert_eq!(b.structures(), Vec::<String>::new());
-    let leaf = {
-        let mut d = b.disk.clone();
-        let id = d.open("map").unwrap();
-        let n = d.size(id).unwrap();
-        let all = d.read(id, 0, n as usize).unwrap();
-        all.chunks(4096).rposition(|x| x[..4] == *b"PSLF").unwrap() as u64 * 4096
-    };
+    let leaf = b.file("map").chunks(4096).rposition(|x| x[..4] == *b"PSLF").unwrap() as u64 * 4096;
     for (name, at, words) in [
         ("super", 100, "superblock slot 0"),
         ("super", 4096 + 100, "superblock slot 1"),
@@ -305,14 +298,8 @@ fn structures_are_written_again_from_memory() {
     }
     // A journal head that a start would need.
     b.write(2, 1, 99);
-    let at = {
-        let mut d = b.disk.clone();
-        let id = d.open("journal").unwrap();
-        let all = d.read(id, 0, (4 << 20) + 4096).unwrap();
-        let payload = all.chunks(4096).rposition(|x| x.iter().all(|y| *y == 99)).unwrap();
-        (payload as u64 - 1) * 4096
-    };
-    b.disk.flip("journal", at + 70, 1);
+    let payload = b.file("journal").chunks(4096).rposition(|x| x.iter().all(|y| *y == 99)).unwrap();
+    b.disk.flip("journal", (payload as u64 - 1) * 4096 + 70, 1);
     assert!(b.structures()[0].contains("journal batch"));
     assert!(b.store.settled(), "the checkpoint made it idle");
     assert_eq!(b.structures(), Vec::<String>::new());

@@ -47,7 +47,7 @@ impl Log {
         }
         let mut todo: VecDeque<Target> =
             [Target { kind: Kind::Super, file: self.super_file, end: 2 * BLOCK as u64 }].into();
-        for (index, term, file, end) in self.snapshot_files() {
+        for (index, term, file, end) in self.snapshots.files() {
             todo.push_back(Target { kind: Kind::Snapshot { index, term }, file, end });
         }
         for s in self.durable_segments() {
@@ -103,7 +103,7 @@ impl Log {
         match kind {
             Kind::Super => !self.super_busy,
             Kind::Segment { number, .. } => self.durable_segments().any(|s| s.number == number),
-            Kind::Snapshot { index, term } => self.snapshot_files().any(|s| (s.0, s.1) == (index, term)),
+            Kind::Snapshot { index, term } => self.snapshots.files().any(|s| (s.0, s.1) == (index, term)),
         }
     }
     fn damaged(&mut self, kind: Kind, offset: u64, what: String) {

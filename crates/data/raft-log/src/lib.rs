@@ -12,6 +12,7 @@ mod block;
 mod check;
 pub mod crash;
 mod error;
+mod keeping;
 mod log;
 mod record;
 mod recover;

@@ -1,9 +1,10 @@
 //! The running log: gathers what is appended into batches, one between write and flush at a time, and does everything
 //! else (segments ahead, snapshot files, superblock, removal) beside it.
 
-use crate::block::{BLOCK, Identity, SUPER, SegmentHead, SuperBlock, segment_name, snapshot_name};
+use crate::block::{BLOCK, Identity, SUPER, SegmentHead, SuperBlock, segment_name};
 use crate::check::Check;
 use crate::error::{Damage, LogError};
+use crate::keeping::{KeptFile, Snapshots};
 use crate::record::{
     BATCH_HEAD, Base, ENTRY_MAX, HardState, LogEntry, PREAMBLE, RECORD_HEAD, Record, batch_span, write_buffer,
 };
@@ -97,26 +98,6 @@ impl Item {
     }
 }
 
-/// Writing one snapshot file; one job at a time.
-struct SnapJob {
-    id: u64,
-    snapshot: Snapshot,
-    /// For a snapshot of our own: its ticket and the base that it makes. None = it came from a peer.
-    keep: Option<(Ticket, Base)>,
-    file: Option<FileId>,
-    piece: usize,
-    state: JobState,
-}
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum JobState {
-    /// The next operation can start.
-    Ready,
-    /// One is in flight.
-    Busy,
-    /// The disk had no space for the file.
-    Full,
-}
-
 enum Ahead {
     None,
     Creating { number: u64, size: u64 },
@@ -167,14 +148,7 @@ pub struct Log {
     next_index: u64,
     queue: VecDeque<Item>,
     flight: Option<Flight>,
-    jobs: VecDeque<SnapJob>,
-    next_job: u64,
-    /// Snapshot files that are durable, (index, term), rising.
-    snapshots: Vec<KeptFile>,
-    /// Jobs of peers' snapshots whose file is durable.
-    written: Vec<u64>,
-    /// Highest index that a queued or written restart has.
-    restart_index: u64,
+    pub(crate) snapshots: Snapshots,
     trash: VecDeque<String>,
     trash_busy: bool,
     stop: Option<Ticket>,
@@ -189,9 +163,6 @@ pub struct Log {
     /// Segments up to this number are damaged: nothing more is written to them.
     pub(crate) leave: u64,
 }
-
-/// A durable snapshot: index, term, file, its bytes.
-pub(crate) type KeptFile = (u64, u64, FileId, u64);
 
 impl Log {
     pub(crate) fn opened(
@@ -223,11 +194,7 @@ impl Log {
             next_index,
             queue: VecDeque::new(),
             flight: None,
-            jobs: VecDeque::new(),
-            next_job: 0,
-            snapshots: vec![kept],
-            written: Vec::new(),
-            restart_index: 0,
+            snapshots: Snapshots::new(kept),
             trash: VecDeque::new(),
             trash_busy: false,
             stop: None,
@@ -245,10 +212,6 @@ impl Log {
     /// Segments, with what of them is durable.
     pub(crate) fn durable_segments(&self) -> impl Iterator<Item = Seg> + '_ {
         self.segs.iter().copied().filter(|s| s.end > 0)
-    }
-    /// Snapshots that are durable.
-    pub(crate) fn snapshot_files(&self) -> impl Iterator<Item = KeptFile> + '_ {
-        self.snapshots.iter().copied()
     }
     pub(crate) fn stopping(&self) -> bool {
         self.stop.is_some()
@@ -270,8 +233,7 @@ impl Log {
         assert!(append.entries.iter().all(|e| e.data.len() <= ENTRY_MAX), "an entry is larger than {ENTRY_MAX} bytes");
         let job = append.restart.as_ref().map(|s| {
             s.check().expect("the caller has checked the snapshot's bounds");
-            self.restart_index = self.restart_index.max(s.index);
-            self.job(s.clone(), None)
+            self.snapshots.restart(s.clone())
         });
         self.queue.push_back(Item::Append { ticket, append, job });
     }
@@ -296,14 +258,12 @@ impl Log {
             return Err(LogError::Config(format!("a snapshot at {} that keeps from {first}", snapshot.index)));
         }
         let base = Base { index: snapshot.index, term: snapshot.term, first, prev_term };
-        let written = self.snapshots.iter().map(|s| s.0);
-        let newest = self.jobs.iter().map(|j| j.snapshot.index).chain(written).max().unwrap_or(0);
-        if snapshot.index <= newest.max(self.base.index).max(self.restart_index) || self.stop.is_some() {
+        if snapshot.index <= self.snapshots.newest().max(self.base.index) || self.stop.is_some() {
             let why = format!("a snapshot at {} is not newer than what the log has", snapshot.index);
             self.done.push(Done::NotKept(ticket, why));
             return Ok(());
         }
-        self.job(snapshot, Some((ticket, base)));
+        self.snapshots.keep(snapshot, ticket, base);
         Ok(())
     }
 
@@ -314,11 +274,8 @@ impl Log {
 
     /// Asks the disk again for space that it did not have. Call it now and then.
     pub fn retry(&mut self) {
-        if self.full.take().is_some()
-            && let Some(job) = self.jobs.front_mut()
-            && job.state == JobState::Full
-        {
-            job.state = JobState::Ready;
+        if self.full.take().is_some() {
+            self.snapshots.retry();
         }
     }
 
@@ -336,15 +293,9 @@ impl Log {
     }
     /// Nothing is queued or in flight.
     pub fn idle(&self) -> bool {
-        self.queue.is_empty() && self.flight.is_none() && self.jobs.is_empty() && self.tags.is_empty()
+        self.queue.is_empty() && self.flight.is_none() && self.snapshots.idle() && self.tags.is_empty()
     }
 
-    fn job(&mut self, snapshot: Snapshot, keep: Option<(Ticket, Base)>) -> u64 {
-        self.next_job += 1;
-        let id = self.next_job;
-        self.jobs.push_back(SnapJob { id, snapshot, keep, file: None, piece: 0, state: JobState::Ready });
-        id
-    }
     pub(crate) fn submit(&mut self, what: What, op: DiskOp, ops: &mut Vec<(Tag, DiskOp)>) {
         self.next_tag += 1;
         let tag = Tag(self.next_tag);
@@ -366,28 +317,12 @@ impl Log {
     }
 
     fn start_snapshot(&mut self, ops: &mut Vec<(Tag, DiskOp)>) {
-        let id = self.id;
-        let Some(job) = self.jobs.front_mut().filter(|j| j.state == JobState::Ready) else { return };
-        job.state = JobState::Busy;
-        let (what, op) = match job.file {
-            None => {
-                let (name, size) = (job.snapshot.name(), job.snapshot.file_bytes());
-                (What::SnapCreate, DiskOp::Create { name, size })
-            }
-            Some(file) => match job.snapshot.piece(id, job.piece) {
-                Some((offset, bytes)) => {
-                    job.piece += 1;
-                    (What::SnapPiece, DiskOp::Write { file, offset, data: vec![bytes] })
-                }
-                None if !self.rules.snapshot_before_base => {
-                    // Only without the rule: the file counts as soon as it is written.
-                    self.snapshot_done();
-                    return;
-                }
-                None => (What::SnapFlush, DiskOp::Flush { file }),
-            },
-        };
-        self.submit(what, op, ops);
+        match self.snapshots.next(self.id) {
+            // Only without the rule: the file counts as soon as it is written.
+            Some((What::SnapFlush, _)) if !self.rules.snapshot_before_base => self.snapshot_done(),
+            Some((what, op)) => self.submit(what, op, ops),
+            None => {}
+        }
     }
 
     fn start_batch(&mut self, ops: &mut Vec<(Tag, DiskOp)>) {
@@ -398,7 +333,7 @@ impl Log {
         let (mut n, mut bytes) = (0, 0);
         for item in &self.queue {
             if let Item::Append { job: Some(j), .. } = item
-                && !self.written.contains(j)
+                && !self.snapshots.is_written(*j)
             {
                 break;
             }
@@ -440,7 +375,7 @@ impl Log {
                         self.base = Base { index: s.index, term: s.term, first: s.index + 1, prev_term: s.term };
                         self.next_index = s.index + 1;
                         records.push(Record::Base { base: self.base, restart: true });
-                        self.written.retain(|w| Some(*w) != job);
+                        self.snapshots.taken(job);
                     }
                     // The term comes first in the log as in the protocol: an entry never stands before its term.
                     if let Some(h) = append.hard {
@@ -544,14 +479,8 @@ impl Log {
 
     /// The snapshot in front is durable.
     fn snapshot_done(&mut self) {
-        if let Some(job) = self.jobs.pop_front() {
-            let s = &job.snapshot;
-            self.snapshots.extend(job.file.map(|f| (s.index, s.term, f, s.file_bytes())));
-            match job.keep {
-                Some((ticket, base)) => self.queue.push_back(Item::Base { ticket, base }),
-                None => self.written.push(job.id),
-            }
-        }
+        let said = self.snapshots.done().map(|(ticket, base)| Item::Base { ticket, base });
+        self.queue.extend(said);
     }
     fn batch_done(&mut self) {
         let flight = self.flight.take().expect("a batch is in flight while its flush is");
@@ -569,10 +498,8 @@ impl Log {
         self.drop_superfluous();
     }
     fn drop_superfluous(&mut self) {
-        let keep = self.base.index;
-        while self.snapshots.first().is_some_and(|s| s.0 < keep) {
-            let (index, term, ..) = self.snapshots.remove(0);
-            self.trash.push_back(snapshot_name(index, term));
+        while let Some(old) = self.snapshots.drop_older(self.base.index) {
+            self.trash.push_back(old);
         }
         while self.segs.len() > 1 && self.segs[0].max_index < self.base.first {
             let old = self.segs.pop_front().expect("length was checked");
@@ -603,16 +530,8 @@ impl Log {
                     self.need = None;
                 }
             }
-            (What::SnapCreate, DiskDone::Created(file)) => {
-                if let Some(job) = self.jobs.front_mut() {
-                    (job.file, job.state) = (Some(file), JobState::Ready);
-                }
-            }
-            (What::SnapPiece, _) => {
-                if let Some(job) = self.jobs.front_mut() {
-                    job.state = JobState::Ready;
-                }
-            }
+            (What::SnapCreate, DiskDone::Created(file)) => self.snapshots.went_on(Some(file)),
+            (What::SnapPiece, _) => self.snapshots.went_on(None),
             (What::SnapFlush, _) => self.snapshot_done(),
             (What::Remove, _) => {
                 self.trash_busy = false;
@@ -640,17 +559,11 @@ impl Log {
                 self.ahead = Ahead::None;
                 self.full = Some(e);
             }
-            (What::SnapCreate, DiskErrorKind::Full) => match self.jobs.pop_front() {
-                Some(SnapJob { keep: Some((ticket, _)), .. }) => {
+            (What::SnapCreate, DiskErrorKind::Full) => match self.snapshots.full() {
+                Some(ticket) => {
                     self.done.push(Done::NotKept(ticket, format!("{e}; free space on the disk of this MDS")));
                 }
-                // A peer's snapshot is needed: it waits until somebody asks again.
-                Some(mut job) => {
-                    job.state = JobState::Full;
-                    self.jobs.push_front(job);
-                    self.full = Some(e);
-                }
-                None => {}
+                None => self.full = Some(e),
             },
             // Gone is what it should be.
             (What::Remove, DiskErrorKind::Missing) => self.trash_busy = false,

@@ -6,7 +6,8 @@ use chunk_store::{Extent, StoreError};
 use host::node::Effects;
 use marks::mark;
 use replica::copy::TAIL_BYTES_MAX;
-use replica::member::{ConvergeVerdict, ReplaceVerdict, converged, lost, replaced, report, union};
+use replica::member::{lost, report, union};
+use replica::orders::{ConvergeVerdict, ReplaceVerdict, converged, replaced};
 use types::{ChunkId, CopyId, LeaseEpoch, Member, NodeId, Seq, SessionId, ViewVer};
 use wire::{CopyReq, CsToMds, Msg, RangeRec};
 

@@ -5,7 +5,8 @@ use chunk_store::Ticket;
 use host::node::Effects;
 use marks::mark;
 use replica::copy::CopyState;
-use replica::member::{ClearVerdict, FenceVerdict, lost, not_plain, report, store_fence};
+use replica::member::{lost, not_plain, report, store_fence};
+use replica::orders::{ClearVerdict, FenceVerdict};
 use types::{ChunkId, CopyId, LeaseEpoch, Nanos, NodeId, Seq, SessionId};
 use wire::{CopyReport, CsToMds, Msg};
 

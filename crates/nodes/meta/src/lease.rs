@@ -1,15 +1,15 @@
 //! Leases on files: who waits, who must give back, who is granted what (protocol section 4).
 
 use crate::leader::{FileLease, Held, SessionFence, Waiter};
-use crate::limits::{AGAIN, GONE, GRANT_CHUNKS, MAP_CHUNKS, RECALL, RECALL_RESET};
-use crate::propose::{PendingMap, PendingRead, Then};
+use crate::limits::{AGAIN, GONE, GRANT_CHUNKS, RECALL, RECALL_RESET};
+use crate::propose::{PendingRead, Then};
 use crate::{MetaServer, joins, takeovers};
 use host::node::Effects;
 use marks::mark;
-use meta_state::{Command, EndSource, Outcome};
+use meta_state::{Command, EndSource};
 use types::{ChunkId, CsId, InodeId, LeaseEpoch, Nanos, Seq, SessionId};
 use wire::meta::{ChunkGrant, ChunkLoss, FileEnd, Grant};
-use wire::names::{MetaError, MetaOp, MetaOutcome};
+use wire::names::{MetaOp, MetaOutcome};
 use wire::{FromMds, LeaseKind};
 
 /// Servers for the first chunk of a file about to be created.
@@ -270,124 +270,10 @@ impl MetaServer {
             zero,
         })
     }
-    fn chunk_grant(&self, index: u32, chunk: ChunkId) -> Option<ChunkGrant> {
+    pub(crate) fn chunk_grant(&self, index: u32, chunk: ChunkId) -> Option<ChunkGrant> {
         let l = self.leader.as_ref()?;
         let rec = self.state.chunk(chunk)?;
         Some(ChunkGrant { index, chunk, view: rec.view.clone(), last: l.lasts.get(&chunk).copied() })
-    }
-
-    #[allow(clippy::too_many_arguments)]
-    pub(crate) fn map(
-        &mut self,
-        session: SessionId,
-        ino: InodeId,
-        epoch: LeaseEpoch,
-        first: u32,
-        count: u32,
-        allocate: bool,
-        id: u64,
-        fx: &mut Effects,
-    ) {
-        let Some(l) = &self.leader else { return };
-        let held = l.files.get(&ino).and_then(|f| f.holders.get(&session));
-        let Some(h) = held.filter(|h| h.epoch == epoch) else {
-            let m = FromMds::Mapped { ino, epoch, id, chunks: Err(MetaError::NotHeld) };
-            return self.send_session(session, m, fx);
-        };
-        let kind = h.kind;
-        let count = count.clamp(1, MAP_CHUNKS);
-        let missing: Vec<u32> =
-            (first..first.saturating_add(count)).filter(|i| self.state.chunk_at(ino, *i).is_none()).collect();
-        if !allocate {
-            // Answered behind a read index: that the lease is held and a chunk is not there is as of now.
-            self.new_maps.push(PendingMap { session, ino, epoch, id, first, count });
-            return;
-        }
-        if missing.is_empty() {
-            return self.send_map(session, ino, epoch, id, first, count, fx);
-        }
-        let Some(layout) = self.state.inode(ino).map(|i| i.layout) else { return };
-        let mut chunks = vec![];
-        for i in missing {
-            let v = joins::place(self, usize::from(layout.norm), &[], ino.0.wrapping_add(u64::from(i)));
-            chunks.push((i, v));
-        }
-        // A new leader learns within moments which servers there are; till then the asker asks again.
-        let unheard = self.servers.values().any(|s| !s.known && !s.dead(self.now));
-        if unheard && chunks.iter().any(|(_, v)| v.len() < usize::from(layout.norm)) {
-            return;
-        }
-        let enough = chunks.iter().all(|(_, v)| v.len() >= usize::from(layout.min));
-        if kind != LeaseKind::Write || !enough {
-            let e = if enough { MetaError::NotHeld } else { MetaError::NoSpace };
-            return self.send_session(session, FromMds::Mapped { ino, epoch, id, chunks: Err(e) }, fx);
-        }
-        let cmd = Command::AllocChunks { ino, chunks };
-        self.propose(&cmd, Then::Alloc { session, ino, epoch, id, first, count });
-    }
-    /// The read index has come.
-    pub(crate) fn map_now(&mut self, m: PendingMap, fx: &mut Effects) {
-        let Some(l) = &self.leader else { return };
-        let held = l.files.get(&m.ino).and_then(|f| f.holders.get(&m.session)).is_some_and(|h| h.epoch == m.epoch);
-        if held {
-            return self.send_map(m.session, m.ino, m.epoch, m.id, m.first, m.count, fx);
-        }
-        let (ino, epoch, id) = (m.ino, m.epoch, m.id);
-        self.send_session(m.session, FromMds::Mapped { ino, epoch, id, chunks: Err(MetaError::NotHeld) }, fx);
-        self.send_session(m.session, FromMds::Gone { ino, epoch }, fx);
-    }
-    #[allow(clippy::too_many_arguments)]
-    fn send_map(
-        &self,
-        session: SessionId,
-        ino: InodeId,
-        epoch: LeaseEpoch,
-        id: u64,
-        first: u32,
-        count: u32,
-        fx: &mut Effects,
-    ) {
-        let chunks = (first..first.saturating_add(count))
-            .filter_map(|i| self.state.chunk_at(ino, i).and_then(|c| self.chunk_grant(i, c)))
-            .collect();
-        self.send_session(session, FromMds::Mapped { ino, epoch, id, chunks: Ok(chunks) }, fx);
-    }
-    #[allow(clippy::too_many_arguments)]
-    pub(crate) fn allocated(
-        &mut self,
-        session: SessionId,
-        ino: InodeId,
-        epoch: LeaseEpoch,
-        id: u64,
-        first: u32,
-        count: u32,
-        outcome: Outcome,
-        fx: &mut Effects,
-    ) {
-        match outcome {
-            Outcome::Chunks(Ok(made)) => {
-                if let Some(l) = &mut self.leader {
-                    for (_, chunk, view) in made {
-                        // A chunk at its first version was never written: empty everywhere, by its creation.
-                        if view.ver.0 == 1 && !l.lasts.contains_key(&chunk) {
-                            l.lasts.insert(chunk, Seq(0));
-                        }
-                    }
-                }
-                self.send_map(session, ino, epoch, id, first, count, fx);
-            }
-            Outcome::Chunks(Err(e)) => {
-                self.log.push(format!("inode {ino}: {e}"));
-                let chunks = Err(match e {
-                    meta_state::AllocError::NoFile | meta_state::AllocError::NotRegular => MetaError::NotFound,
-                    meta_state::AllocError::Index { .. } => MetaError::TooLarge,
-                    meta_state::AllocError::NotReplicated => MetaError::Unsupported,
-                    _ => MetaError::NoSpace,
-                });
-                self.send_session(session, FromMds::Mapped { ino, epoch, id, chunks }, fx);
-            }
-            _ => {}
-        }
     }
 
     /// A lease comes back. The file's end is committed first.

@@ -2,10 +2,10 @@
 //! leases, fences, takeovers, joins, failure detection. A [`MetaServer`] is a [`host::node::Node`].
 //!
 //! Rooms: [`propose`] carries commands to the log and their outcomes back; [`session`] attaches and fences; [`lease`]
-//! grants and recalls; [`names`] prepares namespace operations; [`views`] changes views, [`joins`] and [`takeovers`] run
-//! what makes and ends copies; [`care`] hears of damage; [`agree`] compares the states of the members; [`upkeep`] looks
-//! after the log; [`suspects`] looks after chunks that nobody uses; [`server`] hears chunk servers; [`status`] tells
-//! people. They share [`leader::Leader`], which exists only while this server leads.
+//! grants and recalls; [`maps`] says where chunks are; [`names`] prepares namespace operations; [`views`] changes views,
+//! [`joins`] and [`takeovers`] run what makes and ends copies; [`care`] hears of damage; [`agree`] compares the states of
+//! the members; [`upkeep`] looks after the log; [`suspects`] looks after chunks that nobody uses; [`server`] hears chunk
+//! servers; [`status`] tells people. They share [`leader::Leader`], which exists only while this server leads.
 #![forbid(unsafe_code)]
 
 mod agree;
@@ -14,6 +14,7 @@ mod joins;
 mod leader;
 mod lease;
 mod limits;
+mod maps;
 mod names;
 mod openers;
 mod propose;
@@ -32,8 +33,9 @@ use host::disk::{DiskDone, Tag};
 use host::node::{Effects, Input, Node};
 use leader::{Leader, Server};
 use limits::TICK;
+use maps::MapAsk;
 use meta_state::{Command, State};
-use propose::{PendingMap, PendingRead, Then};
+use propose::{PendingRead, Then};
 use replica::rules::Rules;
 use std::collections::BTreeMap;
 use types::{CsId, MdsId, Nanos, NodeId, SessionId};
@@ -69,8 +71,8 @@ pub struct MetaServer {
     next_proposal: u64,
     reads: BTreeMap<u64, Vec<PendingRead>>,
     new_reads: Vec<PendingRead>,
-    maps: BTreeMap<u64, Vec<PendingMap>>,
-    new_maps: Vec<PendingMap>,
+    maps: BTreeMap<u64, Vec<MapAsk>>,
+    new_maps: Vec<MapAsk>,
     next_read: u64,
     ready_reads: Vec<(u64, u64)>,
     next_tick: Nanos,

@@ -5,6 +5,7 @@
 
 use crate::leader::Leader;
 use crate::limits::SNAPSHOT_EVERY;
+use crate::maps::MapAsk;
 use crate::names::UnderWay;
 use crate::{MetaServer, joins, lease, takeovers, views};
 use consensus::Apply;
@@ -30,7 +31,7 @@ pub(crate) enum Then {
     Op(UnderWay),
     Attach { client: Incarnation, held: Vec<HeldLease>, stamp: u64 },
     Register { cs: CsId, incarnation: Incarnation, lost_memory: bool },
-    Alloc { session: SessionId, ino: InodeId, epoch: LeaseEpoch, id: u64, first: u32, count: u32 },
+    Alloc(MapAsk),
     Return { session: SessionId, ino: InodeId, epoch: LeaseEpoch, lasts: Vec<(ChunkId, types::Seq)> },
     View { chunk: ChunkId },
     Takeover { chunk: ChunkId, epoch: LeaseEpoch },
@@ -53,17 +54,6 @@ pub(crate) struct PendingRead {
     pub seq: u32,
     pub op: MetaOp,
     pub want: LeaseKind,
-}
-
-/// A question about a held file's chunks that waits likewise.
-#[derive(Clone, Debug)]
-pub(crate) struct PendingMap {
-    pub session: SessionId,
-    pub ino: InodeId,
-    pub epoch: LeaseEpoch,
-    pub id: u64,
-    pub first: u32,
-    pub count: u32,
 }
 
 impl MetaServer {
@@ -271,9 +261,7 @@ impl MetaServer {
             Then::Register { cs, incarnation, lost_memory } => {
                 self.registered(cs, incarnation, lost_memory, outcome, fx)
             }
-            Then::Alloc { session, ino, epoch, id, first, count } => {
-                self.allocated(session, ino, epoch, id, first, count, outcome, fx);
-            }
+            Then::Alloc(asked) => self.allocated(asked, outcome, fx),
             Then::Return { session, ino, epoch, lasts } => self.return_now(session, ino, epoch, lasts, fx),
             Then::View { chunk } => views::view_changed(self, chunk, outcome, fx),
             Then::Takeover { chunk, epoch } => takeovers::takeover_committed(self, chunk, epoch, outcome, fx),

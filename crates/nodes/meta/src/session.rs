@@ -3,6 +3,7 @@
 use crate::MetaServer;
 use crate::leader::{Attached, FileLease, Held, SessionFence};
 use crate::limits::{AGAIN, ATTACH, SESSION_KEPT};
+use crate::maps::MapAsk;
 use crate::propose::{PendingRead, Then};
 use host::node::Effects;
 use marks::mark;
@@ -66,7 +67,7 @@ impl MetaServer {
                 self.meta_op(PendingRead { client: c, session, slot, seq, op, want }, fx);
             }
             ToMds::Map { ino, epoch, first, count, allocate, id, .. } => {
-                self.map(session, ino, epoch, first, count, allocate, id, fx);
+                self.map(MapAsk { session, ino, epoch, id, first, count }, allocate, fx);
             }
             ToMds::Return { ino, epoch, end, lasts, .. } => self.take_back(session, ino, epoch, end, lasts, fx),
             ToMds::ViewChange { ino, epoch, changes, .. } => {

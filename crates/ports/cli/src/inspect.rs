@@ -1,7 +1,8 @@
 //! `scrub PATH`: look at what is stored of a file or folder tree, on all servers that have copies, and say what was found.
 
-use crate::fs::{attributes, page, progress_bar};
+use crate::fs::{Pages, attributes, progress_bar};
 use crate::link::Link;
+use crate::scrub;
 use anyhow::{Context, Result, bail};
 use client::{ClientAnswer, ClientError, ClientOp};
 use indicatif::ProgressBar;
@@ -107,10 +108,8 @@ impl Inspection<'_> {
         let mut todo = vec![top];
         let mut files = vec![];
         while let Some(dir) = todo.pop() {
-            let mut after = vec![];
-            loop {
-                let (entries, end) = page(self.link, dir, after)?;
-                after = entries.last().map(|e| e.name.clone()).unwrap_or_default();
+            let mut pages = Pages::of(dir);
+            while let Some(entries) = pages.next(self.link)? {
                 for a in entries.into_iter().map(|e| e.attr) {
                     match a.kind {
                         FileKind::Dir => todo.push(a.ino),
@@ -120,9 +119,6 @@ impl Inspection<'_> {
                     if files.len() >= FILES {
                         self.files(std::mem::take(&mut files))?;
                     }
-                }
-                if end {
-                    break;
                 }
             }
         }
@@ -219,10 +215,7 @@ impl Inspection<'_> {
         let t = &self.total;
         let servers = match self.missing.is_empty() {
             true => vec![],
-            false => match self.link.run(ClientOp::Status)?? {
-                ClientAnswer::Status(r) => r.cs,
-                _ => vec![],
-            },
+            false => scrub::status(self.link)?.cs,
         };
         let addr = |cs: CsId| servers.iter().find(|s| s.id == cs).map_or("?", |s| s.addr.as_str());
         let whole = self.missing.is_empty() && t.not_compared == 0 && t.pending == 0;
@@ -246,12 +239,7 @@ impl Inspection<'_> {
 }
 fn print(path: &str, t: &Total) {
     println!("{path}: {} files, {} chunks, {} copies looked at", t.files, t.chunks, t.copies);
-    println!("  blocks read and compared   {}", t.checked);
-    println!("  damaged blocks found       {}", t.found);
-    println!("    whole again              {}", t.mended);
-    println!("    overwritten or dropped   {}", t.overtaken);
-    println!("    being looked for         {}", t.pending);
-    println!("    LOST                     {}", t.lost);
+    scrub::print_blocks([t.checked, t.found, t.mended, t.overtaken, t.pending, t.lost]);
     println!("  chunks compared            {} ({} differed)", t.compared, t.differing);
     if t.not_compared > 0 {
         println!("  chunks NOT COMPARED        {}: written meanwhile, or a member is silent", t.not_compared);

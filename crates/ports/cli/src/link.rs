@@ -137,6 +137,13 @@ impl Link {
     pub fn outstanding(&self) -> usize {
         self.outstanding
     }
+    /// Turns until no more than `leave` operations are under way; their answers are to be taken.
+    pub fn turn_until(&mut self, leave: usize) -> Result<()> {
+        while self.outstanding > leave {
+            self.turn(Duration::from_millis(100))?;
+        }
+        Ok(())
+    }
     /// Waits for one operation, without end: a cluster that heals goes on.
     pub fn wait(&mut self, ticket: u64) -> Result<Answer> {
         let begun = Instant::now();

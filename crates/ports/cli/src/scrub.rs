@@ -129,7 +129,8 @@ fn follow(link: &mut Link, run: u64, bar: bool) -> Result<Box<ClusterReport>> {
         }
     }
 }
-fn status(link: &mut Link) -> Result<Box<ClusterReport>> {
+/// The state of the cluster.
+pub fn status(link: &mut Link) -> Result<Box<ClusterReport>> {
     match link.run(ClientOp::Status)?? {
         ClientAnswer::Status(r) => Ok(r),
         other => bail!("the cluster answered {other:?} to a question about its state"),
@@ -142,15 +143,19 @@ fn print(run: u64, whole: bool, i: &Integrity) {
         (n, false) => println!("look {n} goes on; `pstorage status` shows how far it is"),
     }
     println!("since the servers started:");
-    println!("  blocks read and compared   {}", i.checked);
-    println!("  damaged blocks found       {}", i.found);
-    println!("    whole again              {}", i.mended);
-    println!("    overwritten or dropped   {}", i.overtaken);
-    println!("    being looked for         {}", i.pending);
-    println!("    LOST                     {}", i.lost);
+    print_blocks([i.checked, i.found, i.mended, i.overtaken, i.pending, i.lost]);
     println!("  rewritten from memory      {}", i.rewritten);
     println!("  chunks compared            {} ({} differed)", i.compared, i.differing);
     println!("  copies given up            {}", i.given_up);
+}
+/// What looks at blocks came to.
+pub fn print_blocks([checked, found, mended, overtaken, pending, lost]: [u64; 6]) {
+    println!("  blocks read and compared   {checked}");
+    println!("  damaged blocks found       {found}");
+    println!("    whole again              {mended}");
+    println!("    overwritten or dropped   {overtaken}");
+    println!("    being looked for         {pending}");
+    println!("    LOST                     {lost}");
 }
 
 #[cfg(test)]

@@ -59,18 +59,16 @@ impl Looks {
 impl ChunkServer {
     /// A client wants `chunk` looked at, or asks how far that is.
     pub(crate) fn inspect(&mut self, now: Nanos, from: NodeId, chunk: ChunkId, id: u64, fx: &mut Effects) {
-        let life = self.cfg.incarnation;
-        let (key, copy) = ((from, id), self.store.copy(chunk).map(|c| c.copy));
-        let known = self.care.looks.all.get(&key).is_some_and(|l| l.chunk == chunk);
-        let look = match copy {
-            None if !known => ChunkLook { life, ended: true, given_up: true, ..ChunkLook::default() },
-            Some(copy) if !known && self.care.looks.all.len() >= LOOKS_MAX => {
-                ChunkLook { life, copy, queued: true, ..ChunkLook::default() }
-            }
-            _ => {
-                let new = || Look {
+        let (life, key, all) = (self.cfg.incarnation, (from, id), &mut self.care.looks.all);
+        let known = all.get_mut(&key).filter(|l| l.chunk == chunk).map(|l| l.heard = now).is_some();
+        let look = match self.store.copy(chunk).map(|c| c.copy) {
+            _ if known => self.how_far(key),
+            None => ChunkLook { life, ended: true, given_up: true, ..ChunkLook::default() },
+            Some(copy) if all.len() >= LOOKS_MAX => ChunkLook { life, copy, queued: true, ..ChunkLook::default() },
+            Some(copy) => {
+                let new = Look {
                     chunk,
-                    copy: copy.unwrap_or(CopyId::NONE),
+                    copy,
                     unit: Some(0),
                     checked: 0,
                     bad: BTreeMap::new(),
@@ -80,12 +78,7 @@ impl ChunkServer {
                     comparing: false,
                     heard: now,
                 };
-                if !known {
-                    self.care.looks.all.insert(key, new());
-                }
-                if let Some(l) = self.care.looks.all.get_mut(&key) {
-                    l.heard = now;
-                }
+                all.insert(key, new);
                 self.how_far(key)
             }
         };
@@ -146,8 +139,7 @@ impl ChunkServer {
         let (busy, looks) = (self.care.clock.busy(now), &mut self.care.looks);
         if let Some(l) = looks.reading.take().and_then(|k| looks.all.get_mut(&k)).filter(|l| l.chunk == chunk) {
             l.checked += u64::from(blocks);
-            let speed = self.care.pace.speed(0, true, busy).max(1);
-            looks.next = now + Nanos(u64::from(blocks) * u64::from(BLOCK) * 1_000_000_000 / speed);
+            looks.next = now + self.care.pace.pause(u64::from(blocks) * u64::from(BLOCK), 0, true, busy);
         }
         for l in looks.all.values_mut().filter(|l| l.chunk == chunk) {
             l.bad.extend(bad.iter().map(|b| (b.block, b.crc)));

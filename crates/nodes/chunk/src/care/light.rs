@@ -87,10 +87,10 @@ impl ChunkServer {
         if !l.located.is_empty() || !l.asked.is_empty() || now < l.next {
             return;
         }
-        let Some(leader) = self.group.leader else {
+        if self.group.leader.is_none() {
             l.next = now + SILENT;
             return;
-        };
+        }
         let chunks: Vec<ChunkId> = self.store.copies_behind(l.cursor).map(|c| c.chunk).take(BATCH).collect();
         let end = chunks.len() < BATCH;
         l.cursor = if end { ChunkId::NONE } else { chunks.last().copied().unwrap_or(ChunkId::NONE) };
@@ -101,12 +101,9 @@ impl ChunkServer {
         let pause = Nanos((self.care.pace.compare.0 / all).saturating_mul(chunks.len() as u64)).min(STEP_MAX);
         let pause = if end { pause.max(Nanos(self.care.pace.compare.0 / 24)) } else { pause };
         l.next = if l.rush { now } else { now + pause };
-        if chunks.is_empty() {
-            return;
+        if !chunks.is_empty() {
+            self.compare_now(now, chunks, fx);
         }
-        l.located.extend(chunks.iter().map(|c| (*c, now + SILENT)));
-        let ask = CareMsg::Whereabouts { cs: self.cfg.cs, incarnation: self.cfg.incarnation, chunks };
-        fx.send.push((NodeId::Mds(leader), Msg::Care(ask)));
     }
     /// Has these chunks compared, besides the turn that each takes.
     pub(crate) fn compare_now(&mut self, now: Nanos, chunks: Vec<ChunkId>, fx: &mut Effects) {

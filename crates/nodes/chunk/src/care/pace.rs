@@ -68,8 +68,7 @@ impl Clock {
     }
     /// `bytes` have been looked at, of `live` in all; `asked` = somebody waits for the end.
     pub fn spent(&mut self, now: Nanos, pace: &Pace, bytes: u64, live: u64, asked: bool) {
-        let speed = pace.speed(live, asked, self.busy(now));
-        let pause = Nanos(bytes.saturating_mul(1_000_000_000) / speed.max(1));
+        let pause = pace.pause(bytes, live, asked, self.busy(now));
         self.next = now + pause;
         // Half of the time may go by with waiting for clients, because the speed is twice what the period needs.
         self.latest = self.next + if asked { Nanos::ZERO } else { pause };
@@ -91,6 +90,10 @@ impl Pace {
             (true, false) => self.asked_idle,
             _ => (live.saturating_mul(2) / (self.period.0 / 1_000_000_000).max(1)).clamp(self.least, self.most.max(1)),
         }
+    }
+    /// How long `bytes` take at that speed.
+    pub fn pause(&self, bytes: u64, live: u64, asked: bool, busy: bool) -> Nanos {
+        Nanos(bytes.saturating_mul(1_000_000_000) / self.speed(live, asked, busy).max(1))
     }
 }
 

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use client::{ClientAnswer, ClientError, ClientOp};
 use serde_json::json;
 use std::collections::{BTreeMap, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use types::InodeId;
 use wire::LeaseKind;
 use wire::names::{Attr, DirEntry, FileKind, MetaError, MetaOp, MetaOutcome, NewInode, SetAttr, SetTime};
@@ -114,24 +114,19 @@ impl Copy<'_> {
         let mut todo = VecDeque::from([(from.ino, to)]);
         self.dirs.push((from, to));
         while let Some((from, to)) = todo.pop_front() {
-            let mut after = vec![];
-            loop {
-                let (entries, end) = path::page(self.to.link, from, after)?;
-                after = entries.last().map(|e| e.name.clone()).unwrap_or_default();
+            let mut pages = path::Pages::of(from);
+            while let Some(entries) = pages.next(self.to.link)? {
                 let (dirs, files): (Vec<_>, Vec<_>) = entries.into_iter().partition(|e| e.attr.kind == FileKind::Dir);
                 self.folders(dirs, to, &mut todo)?;
                 let mut files: Vec<_> = files.into_iter().filter(|e| !e.name.starts_with(PREFIX)).collect();
-                for e in files.iter_mut().filter(|e| !e.certain) {
-                    e.attr = path::attr(self.to.link.meta(MetaOp::Getattr { ino: e.attr.ino })??)?.0;
+                for e in &mut files {
+                    e.attr = path::certain(self.to.link, e)?;
                 }
                 let mut small = self.small(files.iter().map(|e| &e.attr))?;
                 for e in files {
                     let show = String::from_utf8_lossy(&e.name).into_owned();
                     let body = small.remove(&e.attr.ino);
                     self.file(e.attr, body, to, e.name, show)?;
-                }
-                if end {
-                    break;
                 }
             }
         }
@@ -254,41 +249,16 @@ impl Copy<'_> {
     fn end(&mut self) -> Result<()> {
         self.to.flush()?;
         for (ino, parent, name) in std::mem::take(&mut self.links) {
-            let (dir, first) = self.first.get(&ino).cloned().context("a further name has a first one")?;
-            self.hard_link((dir, first), parent, name)?;
+            let first = self.first.get(&ino).cloned().context("a further name has a first one")?;
+            let show = String::from_utf8_lossy(&name).into_owned();
+            let made = path::hard_link(self.to.link, first, (parent, name), &show)?;
+            self.to.files += u64::from(made);
         }
-        for (from, to) in self.dirs.iter().rev() {
+        let times = self.dirs.iter().rev().map(|(from, to)| {
             let atime = self.archive.then_some(SetTime::At(from.atime));
-            let set = SetAttr { mtime: Some(SetTime::At(from.mtime)), atime, ..SetAttr::default() };
-            let op = MetaOp::Setattr { ino: *to, set };
-            self.to.link.submit(ClientOp::Meta { op, want: LeaseKind::None });
-            while self.to.link.outstanding() >= 256 {
-                self.to.link.turn(Duration::from_millis(100))?;
-            }
-        }
-        while self.to.link.outstanding() > 0 {
-            self.to.link.turn(Duration::from_millis(100))?;
-        }
-        for (_, a) in self.to.link.take() {
-            a?;
-        }
-        Ok(())
-    }
-    fn hard_link(&mut self, first: (InodeId, Vec<u8>), parent: InodeId, name: Vec<u8>) -> Result<()> {
-        let link = &mut *self.to.link;
-        let show = String::from_utf8_lossy(&name).into_owned();
-        let (a, _) = path::attr(link.meta(MetaOp::Lookup { parent: first.0, name: first.1 })??)?;
-        let op = MetaOp::Link { ino: a.ino, parent, name: name.clone() };
-        match link.meta(op.clone())? {
-            Ok(_) => {}
-            Err(MetaError::Exists) => {
-                path::unlink(link, parent, name)?;
-                link.meta(op)?.with_context(|| format!("link `{show}`"))?;
-            }
-            Err(e) => bail!("link `{show}`: {e}"),
-        }
-        self.to.files += 1;
-        Ok(())
+            Ok((*to, SetAttr { mtime: Some(SetTime::At(from.mtime)), atime, ..SetAttr::default() }))
+        });
+        path::set_all(self.to.link, times)
     }
 }
 

@@ -1,7 +1,7 @@
 //! `fs get` and `fs cat`: files of the cluster to this host. Blocks of zeros become holes.
 
 use super::part::{Part, Tree, Version};
-use super::partial::{PREFIX, RECORDED};
+use super::partial::{PREFIX, RECORDED, mtime};
 use super::path;
 use super::progress::bar;
 use crate::link::Link;
@@ -169,10 +169,7 @@ impl Get<'_> {
     }
     /// Attributes of a file as they are when nobody writes it; only worth a question where they decide.
     fn certain(&mut self, e: DirEntry) -> Result<Attr> {
-        if e.certain || !(self.resume || e.attr.size >= RECORDED) {
-            return Ok(e.attr);
-        }
-        Ok(path::attr(self.link.meta(MetaOp::Getattr { ino: e.attr.ino })??)?.0)
+        if self.resume || e.attr.size >= RECORDED { path::certain(self.link, &e) } else { Ok(e.attr) }
     }
 
     fn entry(&mut self, attr: Attr, to: PathBuf) -> Result<()> {
@@ -297,10 +294,7 @@ impl Get<'_> {
 
 /// Is exactly this file here already? It gets its name only when it is whole, with its time.
 fn is_there(to: &Path, attr: &Attr) -> bool {
-    let same = |m: std::fs::Metadata| {
-        let mtime = m.mtime().saturating_mul(1_000_000_000).saturating_add(m.mtime_nsec());
-        m.is_file() && m.len() == attr.size && mtime == attr.mtime
-    };
+    let same = |m: std::fs::Metadata| m.is_file() && m.len() == attr.size && mtime(&m) == attr.mtime;
     std::fs::symlink_metadata(to).is_ok_and(same)
 }
 /// Another name for the file `first`, whatever had that name.

@@ -310,9 +310,7 @@ impl Incoming<'_> {
         while !self.jobs.is_empty() {
             self.turn()?;
         }
-        while self.link.outstanding() > 0 {
-            self.link.turn(Duration::from_millis(100))?;
-        }
+        self.link.turn_until(0)?;
         self.link.take();
         Ok(())
     }

@@ -45,10 +45,8 @@ pub fn leftovers(link: &mut Link, a: &Leftovers) -> Result<()> {
                 path::unmark(link, dir)?;
             }
         }
-        let mut after = vec![];
-        loop {
-            let (entries, end) = path::page(link, dir, after)?;
-            after = entries.last().map(|e| e.name.clone()).unwrap_or_default();
+        let mut pages = path::Pages::of(dir);
+        while let Some(entries) = pages.next(link)? {
             for e in entries {
                 let path = format!("{at}/{}", String::from_utf8_lossy(&e.name));
                 if e.attr.kind == FileKind::Dir {
@@ -65,9 +63,6 @@ pub fn leftovers(link: &mut Link, a: &Leftovers) -> Result<()> {
                         "source": record.as_ref().map(|r| &r.of.source), "of": record.as_ref().map(|r| r.of.size),
                         "upto": record.as_ref().map(|r| r.upto), "removed": a.remove }));
                 }
-            }
-            if end {
-                break;
             }
         }
     }

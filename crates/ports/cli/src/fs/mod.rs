@@ -137,7 +137,7 @@ enum FsCommand {
     },
 }
 
-pub use path::page;
+pub use path::Pages;
 /// Attributes of what a path names.
 pub fn attributes(link: &mut Link, path: &str) -> Result<Attr> {
     Ok(path::must(link, path)?.0)

@@ -59,6 +59,13 @@ impl State {
         let good = if self.boot == boot && !boot.is_empty() { self.upto } else { self.synced };
         (self.version == 1 && self.of == *now).then_some(good.min(now.size))
     }
+    fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("numbers and texts are always JSON")
+    }
+    /// None for anything that is no state.
+    fn read(path: &Path) -> Option<State> {
+        serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+    }
 }
 
 /// A file on its way.
@@ -96,8 +103,7 @@ impl Part {
         };
         let mut from = 0;
         if let (Some(now), true) = (&recorded, resume) {
-            let old = std::fs::read(&state_path).ok().and_then(|b| serde_json::from_slice::<State>(&b).ok());
-            match old.as_ref().map(|s| s.worth(now, &boot)) {
+            match State::read(&state_path).map(|s| s.worth(now, &boot)) {
                 Some(Some(upto)) => from = upto.min(here),
                 Some(None) => {
                     eprintln!("pstorage: `{}` changed since it was got in part; it begins anew", target.display());
@@ -132,8 +138,7 @@ impl Part {
         let Some(s) = &self.state else { return Ok(()) };
         let (_, path) = places(&self.target)?;
         let new = path.with_extension("state.new");
-        let bytes = serde_json::to_vec(s).expect("numbers and texts are always JSON");
-        std::fs::write(&new, bytes)
+        std::fs::write(&new, s.encode())
             .and_then(|()| std::fs::rename(&new, &path))
             .with_context(|| format!("write `{}`", path.display()))
     }
@@ -168,16 +173,14 @@ impl Tree {
     pub fn begin(target: &Path, of: Version) -> Result<Tree> {
         let (_, path) = places(target)?;
         let state = State { version: 1, of, boot: String::new(), upto: 0, synced: 0 };
-        let bytes = serde_json::to_vec(&state).expect("numbers and texts are always JSON");
-        std::fs::write(&path, bytes).with_context(|| format!("write `{}`", path.display()))?;
+        std::fs::write(&path, state.encode()).with_context(|| format!("write `{}`", path.display()))?;
         Ok(Tree(path))
     }
     /// The folder `target` if a get of the same folder began it and did not end.
     pub fn find(target: &Path, of: &Version) -> Result<Option<Tree>> {
         let (_, path) = places(target)?;
-        let old = std::fs::read(&path).ok().and_then(|b| serde_json::from_slice::<State>(&b).ok());
-        let same = |s: &State| (&s.of.cluster, s.of.inode) == (&of.cluster, of.inode);
-        Ok(old.is_some_and(|s| same(&s)).then_some(Tree(path)))
+        let same = |s: State| (&s.of.cluster, s.of.inode) == (&of.cluster, of.inode);
+        Ok(State::read(&path).is_some_and(same).then_some(Tree(path)))
     }
     /// It is complete.
     pub fn end(self) -> Result<()> {

@@ -58,12 +58,11 @@ impl Identity {
     }
     /// Of the file at `path`, which is absolute.
     pub fn of(path: &Path, m: &std::fs::Metadata) -> Identity {
-        let ns = |s: i64, n: i64| s.saturating_mul(1_000_000_000).saturating_add(n);
         Identity {
             source: Identity::source(path),
             size: m.len(),
-            mtime: ns(m.mtime(), m.mtime_nsec()),
-            ctime: ns(m.ctime(), m.ctime_nsec()),
+            mtime: mtime(m),
+            ctime: nanoseconds(m.ctime(), m.ctime_nsec()),
             dev: m.dev(),
             ino: m.ino(),
         }
@@ -93,6 +92,14 @@ impl Record {
             Use::Foreign
         }
     }
+}
+
+/// Time of the last change of its content, nanoseconds since 1970.
+pub fn mtime(m: &std::fs::Metadata) -> i64 {
+    nanoseconds(m.mtime(), m.mtime_nsec())
+}
+fn nanoseconds(s: i64, ns: i64) -> i64 {
+    s.saturating_mul(1_000_000_000).saturating_add(ns)
 }
 
 /// What all temporary names of the file `name` begin with.

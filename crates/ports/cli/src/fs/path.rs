@@ -3,8 +3,10 @@
 use super::partial::{self, Record};
 use crate::link::Link;
 use anyhow::{Context, Result, bail};
+use client::ClientOp;
 use types::InodeId;
-use wire::names::{Attr, DirEntry, FileKind, MetaError, MetaOp, MetaOutcome, XattrMode};
+use wire::LeaseKind;
+use wire::names::{Attr, DirEntry, FileKind, MetaError, MetaOp, MetaOutcome, SetAttr, XattrMode};
 
 const ROOT: InodeId = InodeId(1);
 
@@ -28,6 +30,14 @@ pub fn attr(o: MetaOutcome) -> Result<(Attr, bool)> {
     match o {
         MetaOutcome::Attr { attr, inline, .. } => Ok((attr, inline)),
         other => bail!("the cluster answered {other:?} instead of attributes"),
+    }
+}
+
+/// Attributes of an entry as they are when nobody writes it.
+pub fn certain(link: &mut Link, e: &DirEntry) -> Result<Attr> {
+    match e.certain {
+        true => Ok(e.attr.clone()),
+        false => Ok(attr(link.meta(MetaOp::Getattr { ino: e.attr.ino })??)?.0),
     }
 }
 
@@ -64,41 +74,49 @@ pub fn parent<'a>(link: &mut Link, path: &'a str) -> Result<(InodeId, &'a [u8])>
     }
     Ok((at, last))
 }
-/// The next entries of a folder behind the name `after`, and whether these are the last.
-pub fn page(link: &mut Link, dir: InodeId, after: Vec<u8>) -> Result<(Vec<DirEntry>, bool)> {
-    match link.meta(MetaOp::Readdir { ino: dir, after, limit: 1024 })? {
-        Ok(MetaOutcome::Names { entries, end }) => {
-            let end = end || entries.is_empty();
-            Ok((entries, end))
+/// The entries of a folder, a page of them at a time.
+pub struct Pages {
+    dir: InodeId,
+    /// The name behind which the next page begins; None = there is none.
+    after: Option<Vec<u8>>,
+}
+impl Pages {
+    /// From the first entry on.
+    pub fn of(dir: InodeId) -> Pages {
+        Pages::behind(dir, b"")
+    }
+    /// Of entries behind the name `after`.
+    pub fn behind(dir: InodeId, after: &[u8]) -> Pages {
+        Pages { dir, after: Some(after.to_vec()) }
+    }
+    /// The next page; None behind the last one.
+    pub fn next(&mut self, link: &mut Link) -> Result<Option<Vec<DirEntry>>> {
+        let Some(after) = self.after.take() else { return Ok(None) };
+        match link.meta(MetaOp::Readdir { ino: self.dir, after, limit: 1024 })? {
+            Ok(MetaOutcome::Names { entries, end }) => {
+                self.after = entries.last().filter(|_| !end).map(|e| e.name.clone());
+                Ok(Some(entries))
+            }
+            Ok(other) => bail!("the cluster answered {other:?} instead of names"),
+            Err(e) => bail!("folder {}: {e}", self.dir),
         }
-        Ok(other) => bail!("the cluster answered {other:?} instead of names"),
-        Err(e) => bail!("folder {dir}: {e}"),
     }
 }
 /// All entries of a folder.
 pub fn list(link: &mut Link, dir: InodeId) -> Result<Vec<DirEntry>> {
-    let mut out: Vec<DirEntry> = vec![];
-    loop {
-        let after = out.last().map(|e| e.name.clone()).unwrap_or_default();
-        let (entries, end) = page(link, dir, after)?;
-        out.extend(entries);
-        if end {
-            return Ok(out);
-        }
-    }
+    after(link, dir, b"")
 }
 /// Entries of a folder that begin with `prefix`, which is longer than it.
 pub fn after(link: &mut Link, dir: InodeId, prefix: &[u8]) -> Result<Vec<DirEntry>> {
-    let mut out: Vec<DirEntry> = vec![];
-    loop {
-        let from = out.last().map_or(prefix.to_vec(), |e| e.name.clone());
-        let (entries, end) = page(link, dir, from)?;
+    let (mut out, mut pages) = (vec![], Pages::behind(dir, prefix));
+    while let Some(entries) = pages.next(link)? {
         let all = out.len() + entries.len();
         out.extend(entries.into_iter().take_while(|e| e.name.starts_with(prefix)));
-        if end || out.len() < all {
-            return Ok(out);
+        if out.len() < all {
+            break;
         }
     }
+    Ok(out)
 }
 /// The record of a file that is not whole; None if it has none that is understood.
 pub fn record(link: &mut Link, ino: InodeId) -> Result<Option<Record>> {
@@ -126,4 +144,34 @@ pub fn unlink(link: &mut Link, parent: InodeId, name: Vec<u8>) -> Result<()> {
         Ok(_) | Err(MetaError::NotFound) => Ok(()),
         Err(e) => Err(e.into()),
     }
+}
+/// Gives the file with the name `first` another one, whatever had that; names are folders and what stands there. False = it
+/// has that name already.
+pub fn hard_link(link: &mut Link, first: (InodeId, Vec<u8>), to: (InodeId, Vec<u8>), show: &str) -> Result<bool> {
+    let look = |link: &mut Link, (parent, name)| anyhow::Ok(attr(link.meta(MetaOp::Lookup { parent, name })??)?.0.ino);
+    let ino = look(link, first)?;
+    let op = MetaOp::Link { ino, parent: to.0, name: to.1.clone() };
+    let mut made = link.meta(op.clone())?;
+    if made == Err(MetaError::Exists) {
+        if look(link, to.clone())? == ino {
+            return Ok(false);
+        }
+        unlink(link, to.0, to.1)?;
+        made = link.meta(op)?;
+    }
+    made.with_context(|| format!("link `{show}`"))?;
+    Ok(true)
+}
+/// Sets attributes, many at once; the first error of all.
+pub fn set_all(link: &mut Link, sets: impl Iterator<Item = Result<(InodeId, SetAttr)>>) -> Result<()> {
+    for set in sets {
+        let (ino, set) = set?;
+        link.submit(ClientOp::Meta { op: MetaOp::Setattr { ino, set }, want: LeaseKind::None });
+        link.turn_until(255)?;
+    }
+    link.turn_until(0)?;
+    for (_, a) in link.take() {
+        a?;
+    }
+    Ok(())
 }

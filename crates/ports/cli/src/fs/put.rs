@@ -1,7 +1,7 @@
 //! `fs put`: local files into the cluster.
 
 use super::incoming::{Incoming, Leftover, Wanted, What};
-use super::partial::{self, Identity, Record, Use};
+use super::partial::{self, Identity, Record, Use, mtime};
 use super::path;
 use super::progress::bar;
 use super::source::Source;
@@ -197,7 +197,12 @@ impl Put<'_> {
         }
         path::unmark(self.to.link, root)?;
         dirs.push((PathBuf::new(), PathBuf::new()));
-        self.set_times(&dirs, &base)
+        // Times of folders last: every entry made in them changed them.
+        let times = dirs.iter().rev().map(|(path, _)| {
+            let mtime = Some(SetTime::At(mtime(&std::fs::symlink_metadata(base.join(path))?)));
+            Ok((self.inos[path], SetAttr { mtime, ..SetAttr::default() }))
+        });
+        path::set_all(self.to.link, times)
     }
     fn make_dirs(&mut self, dirs: &[(PathBuf, PathBuf)], base: &Path) -> Result<()> {
         let mut i = 0;
@@ -221,42 +226,9 @@ impl Put<'_> {
         Ok(())
     }
     fn hard_link(&mut self, path: &Path, first: &Path) -> Result<()> {
-        let link = &mut *self.to.link;
-        let parent = self.inos[path.parent().unwrap_or(Path::new(""))];
-        let (dir, name) = (self.inos[first.parent().unwrap_or(Path::new(""))], last(first));
-        let (a, _) = path::attr(link.meta(MetaOp::Lookup { parent: dir, name })??)?;
-        match link.meta(MetaOp::Link { ino: a.ino, parent, name: last(path) })? {
-            Ok(_) => {}
-            Err(MetaError::Exists) => {
-                let (there, _) = path::attr(link.meta(MetaOp::Lookup { parent, name: last(path) })??)?;
-                if there.ino == a.ino {
-                    return Ok(());
-                }
-                link.meta(MetaOp::Unlink { parent, name: last(path), keep: false })??;
-                link.meta(MetaOp::Link { ino: a.ino, parent, name: last(path) })??;
-            }
-            Err(e) => bail!("link `{}`: {e}", path.display()),
-        }
-        self.to.files += 1;
-        Ok(())
-    }
-    /// Times of folders last: every entry made in them changed them.
-    fn set_times(&mut self, dirs: &[(PathBuf, PathBuf)], base: &Path) -> Result<()> {
-        for (path, _) in dirs.iter().rev() {
-            let m = std::fs::symlink_metadata(base.join(path))?;
-            let set = SetAttr { mtime: Some(SetTime::At(mtime(&m))), ..SetAttr::default() };
-            let op = MetaOp::Setattr { ino: self.inos[path], set };
-            let t = self.to.link.submit(ClientOp::Meta { op, want: LeaseKind::None });
-            if self.to.link.outstanding() >= 256 {
-                self.to.link.wait(t)??;
-            }
-        }
-        while self.to.link.outstanding() > 0 {
-            self.to.link.turn(Duration::from_millis(100))?;
-        }
-        for (_, a) in self.to.link.take() {
-            a?;
-        }
+        let place = |p: &Path| (self.inos[p.parent().unwrap_or(Path::new(""))], last(p));
+        let made = path::hard_link(self.to.link, place(first), place(path), &path.display().to_string())?;
+        self.to.files += u64::from(made);
         Ok(())
     }
     /// Makes or finds the folder that is to hold the tree. One that is made says from its first moment on whose it is: the
@@ -375,11 +347,8 @@ impl Put<'_> {
             let files = all.into_iter().filter(|e| e.attr.kind == FileKind::File);
             self.there = Some((parent, files.map(|e| (e.name.clone(), e)).collect()));
         }
-        let Some(e) = self.there.as_ref().and_then(|t| t.1.get(name)).cloned() else { return Ok(false) };
-        let a = match e.certain {
-            true => e.attr,
-            false => path::attr(self.to.link.meta(MetaOp::Getattr { ino: e.attr.ino })??)?.0,
-        };
+        let Some(e) = self.there.as_ref().and_then(|t| t.1.get(name)) else { return Ok(false) };
+        let a = path::certain(self.to.link, e)?;
         if (a.size, a.mtime) != (m.len(), mtime(m)) {
             return Ok(false);
         }
@@ -430,9 +399,6 @@ impl Put<'_> {
 
 fn last(p: &Path) -> Vec<u8> {
     p.file_name().map(|n| n.as_bytes().to_vec()).unwrap_or_default()
-}
-fn mtime(m: &Metadata) -> i64 {
-    m.mtime().saturating_mul(1_000_000_000).saturating_add(m.mtime_nsec())
 }
 fn new_inode(m: &Metadata) -> NewInode {
     NewInode { mode: (m.mode() & 0o7777) as u16, uid: m.uid(), gid: m.gid(), mtime: Some(mtime(m)), exact: true }

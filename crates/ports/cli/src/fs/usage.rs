@@ -72,7 +72,6 @@ impl Sum {
 
 /// A folder being counted.
 struct Open {
-    ino: InodeId,
     path: Vec<u8>,
     /// Subfolders that are still to be counted.
     todo: Vec<(InodeId, Vec<u8>)>,
@@ -128,11 +127,9 @@ impl Counting<'_> {
     }
     /// Counts what stands in a folder itself.
     fn open(&mut self, ino: InodeId, path: Vec<u8>) -> Result<Open> {
-        let mut o = Open { ino, path, todo: vec![], sum: Sum { folders: 1, ..Sum::default() } };
-        let mut after = vec![];
-        loop {
-            let (entries, end) = path::page(self.link, o.ino, after)?;
-            after = entries.last().map(|e| e.name.clone()).unwrap_or_default();
+        let mut o = Open { path, todo: vec![], sum: Sum { folders: 1, ..Sum::default() } };
+        let mut pages = path::Pages::of(ino);
+        while let Some(entries) = pages.next(self.link)? {
             let mut files = vec![];
             for e in entries {
                 match (e.attr.kind, e.certain) {
@@ -146,11 +143,9 @@ impl Counting<'_> {
                 }
             }
             o.sum.add(self.files(files)?);
-            if end {
-                o.todo.reverse();
-                return Ok(o);
-            }
         }
+        o.todo.reverse();
+        Ok(o)
     }
     fn files(&mut self, files: Vec<Attr>) -> Result<Sum> {
         let mut sum = Sum::default();

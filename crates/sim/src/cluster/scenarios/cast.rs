@@ -1,5 +1,6 @@
 //! Who plays in a scenario: the cluster of the standard shape, and questions that scripts ask about it.
 
+use super::super::survey::Chunk;
 use super::super::{Cluster, Metadata, Shape};
 use crate::actor::{Role, SlotId};
 use crate::block::Seen;
@@ -7,6 +8,7 @@ use crate::disks::Tear;
 use crate::scenario::Stage;
 use crate::world::{MS, S, Verdict};
 use replica::rules::Rules;
+use types::Member;
 use wire::Msg;
 
 /// The stage and everybody on it.
@@ -45,16 +47,24 @@ pub fn cast_as(shape: Shape, mutant: Option<&str>) -> Result<Cast, String> {
 pub fn same(what: &str, seen: Seen, value: u64) -> Result<(), String> {
     if seen == Seen::Value(value) { Ok(()) } else { Err(format!("{what}: {seen:?} instead of value {value}")) }
 }
+fn first_chunk(stage: &mut Stage<Cluster>) -> Option<Chunk> {
+    let survey = &mut stage.system.survey;
+    survey.refresh(&mut stage.world, 1);
+    survey.chunks().iter().find(|c| c.file == Some(0) && c.index == 0).cloned()
+}
 
 impl Cast {
     /// The servers of the members of file 0's first chunk, in the order of the view. A reader of its first blocks asks
     /// the first one.
     pub fn members(&mut self) -> Result<Vec<SlotId>, String> {
-        let survey = &mut self.stage.system.survey;
-        survey.refresh(&mut self.stage.world, 1);
-        let chunk = survey.chunks().iter().find(|c| c.file == Some(0) && c.index == 0);
-        let members = chunk.ok_or("file 0 has no first chunk yet")?.members.iter();
-        members.map(|m| survey.slot(*m).ok_or_else(|| format!("{m:?} stands on no known server"))).collect()
+        let members = self.first_chunk()?.members;
+        let slot =
+            |m: Member| self.stage.system.survey.slot(m).ok_or_else(|| format!("{m:?} stands on no known server"));
+        members.into_iter().map(slot).collect()
+    }
+    /// The first chunk of file 0, by the newest records.
+    pub fn first_chunk(&mut self) -> Result<Chunk, String> {
+        first_chunk(&mut self.stage).ok_or_else(|| "file 0 has no first chunk yet".into())
     }
     /// [`Self::members`] of a chunk with all three copies.
     pub fn three(&mut self) -> Result<[SlotId; 3], String> {
@@ -104,11 +114,7 @@ impl Cast {
     }
     /// Waits until the group counts three members of file 0's first chunk.
     pub fn until_three(&mut self, what: &str, limit: u64) -> Result<(), String> {
-        self.stage.run_until(what, limit, |s| {
-            let survey = &mut s.system.survey;
-            survey.refresh(&mut s.world, 1);
-            survey.chunks().iter().any(|c| c.file == Some(0) && c.index == 0 && c.members.len() == 3)
-        })
+        self.stage.run_until(what, limit, |s| first_chunk(s).is_some_and(|c| c.members.len() == 3))
     }
     /// Cuts `slot` off from all of `others`.
     pub fn cut_off(&mut self, slot: SlotId, others: &[SlotId]) {

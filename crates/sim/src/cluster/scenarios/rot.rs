@@ -50,16 +50,16 @@ impl Cast {
         }
         Ok(())
     }
-    /// The first chunk of file 0.
-    fn first_chunk(&mut self) -> Result<ChunkId, String> {
-        let survey = &mut self.stage.system.survey;
-        survey.refresh(&mut self.stage.world, 1);
-        let c = survey.chunks().iter().find(|c| c.file == Some(0) && c.index == 0);
-        c.map(|c| c.id).ok_or_else(|| "file 0 has no first chunk yet".into())
+    /// Writes block 0 of file 0, which stands in the data area of all its members then. The value and the members.
+    fn merged_write(&mut self) -> Result<(u64, [SlotId; 3]), String> {
+        let value = self.settled_write(self.clients[0], 0)?;
+        let members = self.three()?;
+        self.merge(&members)?;
+        Ok((value, self.three()?))
     }
     /// Flips a bit of block 0 of file 0 in the data area of this server.
     fn flip(&mut self, slot: SlotId) -> Result<(), String> {
-        let chunk = self.first_chunk()?;
+        let chunk = self.first_chunk()?.id;
         let memory = self.stage.world.slot(slot).disk.memory.clone();
         let found = chunk_store::survey(&mut memory.clone()).map_err(|e| e.to_string())?;
         let b = found.blocks.iter().find(|b| (b.chunk, b.block) == (chunk, 0)).ok_or("the block is not merged")?;
@@ -70,10 +70,7 @@ impl Cast {
 
 fn damaged_block_read(mutant: Option<&str>) -> Result<(), String> {
     let mut c = cast(mutant)?;
-    let value = c.settled_write(c.clients[0], 0)?;
-    let members = c.three()?;
-    c.merge(&members)?;
-    let [asked, ..] = c.three()?;
+    let (value, [asked, ..]) = c.merged_write()?;
     c.flip(asked)?;
     let seen = c.stage.read(c.clients[1], 0, 0)?;
     same("beside a damaged copy", seen, value)?;
@@ -85,10 +82,7 @@ fn damaged_block_read(mutant: Option<&str>) -> Result<(), String> {
 fn mended_after_written(mutant: Option<&str>) -> Result<(), String> {
     let mut c = cast(mutant)?;
     let client = c.clients[0];
-    c.settled_write(client, 0)?;
-    let members = c.three()?;
-    c.merge(&members)?;
-    let [asked, ..] = c.three()?;
+    let (_, [asked, ..]) = c.merged_write()?;
     c.flip(asked)?;
     let rule = c.stage.rule(move |m| match m.msg {
         Msg::Mend(_) if m.to == asked => Verdict::Hold,
@@ -110,10 +104,7 @@ fn mended_after_written(mutant: Option<&str>) -> Result<(), String> {
 fn part_of_a_lost_block(mutant: Option<&str>) -> Result<(), String> {
     let mut c = cast(mutant)?;
     let client = c.clients[0];
-    c.settled_write(client, 0)?;
-    let members = c.three()?;
-    c.merge(&members)?;
-    for m in c.three()? {
+    for m in c.merged_write()?.1 {
         c.flip(m)?;
     }
     let begun = c.stage.world.now();
@@ -145,11 +136,8 @@ fn part_of_a_lost_block(mutant: Option<&str>) -> Result<(), String> {
 
 fn outvoted(mutant: Option<&str>) -> Result<(), String> {
     let mut c = cast_as(Shape { damage: true, ..Shape::default() }, mutant)?;
-    let value = c.settled_write(c.clients[0], 0)?;
-    let members = c.three()?;
-    c.merge(&members)?;
-    let [odd, ..] = c.three()?;
-    let chunk = c.first_chunk()?;
+    let (value, [odd, ..]) = c.merged_write()?;
+    let chunk = c.first_chunk()?.id;
     let server = c.stage.world.node::<Chunks>(odd);
     let before = server.and_then(|s| s.0.copy(chunk)).map(|x| x.copy).ok_or("the odd copy is not there")?;
     c.stage.world.stop(odd);
