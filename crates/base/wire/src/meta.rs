@@ -29,6 +29,17 @@ pub struct HeldLease {
     pub epoch: LeaseEpoch,
 }
 
+/// Attributes that an answer tells may be kept, and given to programs without asking again: for
+/// [`KEPT`](crate::names::KEPT) from the first sending of the question, longer with every later answer that says so too,
+/// and until they are to be forgotten.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Kept {
+    /// Who says so: the leader of this term.
+    pub term: Term,
+    /// Times that the session was told to forget before this answer. One that comes behind a later demand says nothing.
+    pub forgets: u64,
+}
+
 /// What a holder knows of a file's end; the record of the group follows it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct FileEnd {
@@ -276,6 +287,17 @@ pub enum ToMds {
         /// Its life; NONE = whichever.
         incarnation: Incarnation,
     },
+    /// Neither this client nor its kernel has the attributes any more that a Forget named.
+    Forgot {
+        /// Whose.
+        session: SessionId,
+        /// Its life.
+        incarnation: Incarnation,
+        /// The Forget's.
+        term: Term,
+        /// The Forget's.
+        number: u64,
+    },
 }
 
 /// MDS → client.
@@ -331,6 +353,8 @@ pub enum FromMds {
         outcome: Result<MetaOutcome, MetaError>,
         /// The lease asked for.
         grant: Option<Grant>,
+        /// What it [tells](crate::names::told) may be kept.
+        kept: Option<Kept>,
     },
     /// A lease asked for comes later than its operation.
     Grant(Grant),
@@ -403,5 +427,14 @@ pub enum FromMds {
         id: u64,
         /// The report.
         report: Box<crate::status::ClusterReport>,
+    },
+    /// Attributes that this session may keep are about to change: it keeps them no more. Answer: Forgot.
+    Forget {
+        /// Term of the leader.
+        term: Term,
+        /// Counts them, in this term and for this session.
+        number: u64,
+        /// Whose.
+        inos: Vec<InodeId>,
     },
 }

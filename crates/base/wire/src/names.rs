@@ -2,7 +2,7 @@
 //! its time stamped by the leader.
 
 use serde::{Deserialize, Serialize};
-use types::{InodeId, Layout, LeaseEpoch};
+use types::{InodeId, Layout, LeaseEpoch, Nanos};
 
 /// Kinds of inode.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -386,6 +386,21 @@ impl MetaOp {
                 | MetaOp::Open { .. }
                 | MetaOp::Info { .. }
         )
+    }
+}
+
+/// How long attributes may be kept after the question was sent, by the asker's clock, unless a later answer makes it longer.
+pub const KEPT: Nanos = Nanos::from_secs(1);
+
+/// Inodes whose attributes an answer tells as they are now. Asker and asked must agree on it: what is kept here is what is
+/// asked back there.
+pub fn told(op: &MetaOp, outcome: &Result<MetaOutcome, MetaError>) -> Vec<InodeId> {
+    match (op, outcome) {
+        (MetaOp::Readdir { .. }, Ok(MetaOutcome::Names { entries, .. })) => {
+            entries.iter().filter(|e| e.certain).map(|e| e.attr.ino).collect()
+        }
+        (_, Ok(MetaOutcome::Attr { attr, .. })) => vec![attr.ino],
+        _ => vec![],
     }
 }
 

@@ -73,6 +73,12 @@ marks::switches! {
     sessions_told_before_grants,
     /// Who has not said so in time is fenced, if somebody waits.
     silent_sessions_fenced,
+    /// Attributes that others keep change only after these have forgotten them, or their time is up.
+    changes_forgotten_first,
+    /// What a client keeps lapses with its time.
+    kept_lapses,
+    /// An answer from before a demand to forget gives no right to keep.
+    forgotten_stays_forgotten,
     /// That a silent holder's lease is over is committed before anybody else gets one.
     lease_floors,
     /// Holders who only read give back before a join of the group's own is committed.

@@ -10,7 +10,7 @@ use types::{InodeId, LeaseEpoch, Nanos};
 pub const REVOKE_MAX: Nanos = Nanos::from_millis(1500);
 
 /// Something a front end has to act on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Event {
     /// The lease on this file is to be given back: drop what is kept of its content, hand over what was written, then say
     /// [`crate::ClientOp::Revoked`]. After [`REVOKE_MAX`] it goes back all the same.
@@ -24,6 +24,14 @@ pub enum Event {
     Lost {
         /// Which file.
         ino: InodeId,
+    },
+    /// Attributes of these inodes are about to change: drop what is kept of them, then say
+    /// [`crate::ClientOp::Forgotten`]. Whoever changes them waits for it, a second at most.
+    Forget {
+        /// Names the demand.
+        number: u64,
+        /// Whose attributes.
+        inos: Vec<InodeId>,
     },
     /// This file has no name any more and is kept for this session, which may have it open: when it has not, or once it
     /// has not any more, the group wants a Forget. Told again as long as it is kept.

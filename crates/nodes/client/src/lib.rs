@@ -17,6 +17,7 @@ mod file;
 mod flush;
 mod inspect;
 mod lease;
+mod names;
 mod op;
 mod read;
 mod session;
@@ -131,6 +132,7 @@ pub struct Client {
     space: Option<(u64, Nanos)>,
     space_asked: Nanos,
     events: Vec<Event>,
+    keeping: names::Keeping,
     wake: Nanos,
     stats: ClientStats,
 }
@@ -192,6 +194,7 @@ impl Client {
             space: None,
             space_asked: Nanos::ZERO,
             events: Vec::new(),
+            keeping: names::Keeping::default(),
             wake: Nanos::ZERO,
             stats: ClientStats::default(),
         }

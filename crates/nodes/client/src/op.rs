@@ -112,6 +112,11 @@ pub enum ClientOp {
         /// The event's.
         epoch: LeaseEpoch,
     },
+    /// Answer to [`crate::Event::Forget`]: nothing of these attributes is kept any more.
+    Forgotten {
+        /// The event's.
+        number: u64,
+    },
     /// The cluster as the leader sees it.
     Status,
     /// Look at everything that is stored, now. Answer: Scrubbing.
@@ -369,6 +374,10 @@ impl Client {
             }
             ClientOp::Revoked { ino, epoch } => {
                 self.revoked(ino, epoch);
+                self.finished.push((ticket, Ok(ClientAnswer::Done)));
+            }
+            ClientOp::Forgotten { number } => {
+                self.forgotten(number, fx);
                 self.finished.push((ticket, Ok(ClientAnswer::Done)));
             }
             ClientOp::Read { ino, offset, length } => {

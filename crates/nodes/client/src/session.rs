@@ -30,7 +30,9 @@ struct Call {
 #[derive(Debug, Default)]
 struct Slot {
     seq: u32,
+    /// With the time of its last sending.
     call: Option<(Call, Nanos)>,
+    first_sent: Nanos,
 }
 
 /// The link to the group.
@@ -147,6 +149,7 @@ impl Client {
             {
                 self.link.slots[i].seq += 1;
                 self.link.slots[i].call = Some((c, self.now));
+                self.link.slots[i].first_sent = self.now;
                 self.send_slot(i, fx);
             }
         }
@@ -326,11 +329,12 @@ impl Client {
                     }
                 }
             }
-            FromMds::MetaOk { session, slot, seq, outcome, grant } => {
+            FromMds::MetaOk { session, slot, seq, outcome, grant, kept } => {
                 if session == self.link.session {
-                    self.call_done(usize::from(slot), seq, outcome, grant, fx);
+                    self.call_done(usize::from(slot), seq, outcome, grant, kept, fx);
                 }
             }
+            FromMds::Forget { term, number, inos } => self.forget(term, number, inos, fx),
             FromMds::Grant(g) => self.granted(g, fx),
             FromMds::Mapped { ino, epoch, id, chunks } => self.mapped(ino, epoch, id, chunks),
             FromMds::Recall { ino, epoch, .. } => self.recall(ino, epoch, fx),
@@ -362,6 +366,7 @@ impl Client {
         seq: u32,
         outcome: Result<MetaOutcome, MetaError>,
         grant: Option<wire::meta::Grant>,
+        kept: Option<wire::meta::Kept>,
         fx: &mut Effects,
     ) {
         let Some(s) = self.link.slots.get_mut(slot) else { return };
@@ -369,6 +374,10 @@ impl Client {
             return;
         }
         let Some((call, _)) = s.call.take() else { return };
+        let asked = s.first_sent;
+        if let Some(kept) = kept {
+            self.may_keep(kept, asked, wire::names::told(&call.op, &outcome));
+        }
         // A repeated answer may be older than the lease that comes with it.
         let now = match (&grant, &outcome) {
             (Some(g), Ok(MetaOutcome::Attr { attr, .. })) => g.attr == *attr,
@@ -394,6 +403,7 @@ impl Client {
         let mut again = vec![];
         for s in &mut self.link.slots {
             s.seq = 0;
+            s.first_sent = Nanos::ZERO;
             if let Some((c, _)) = s.call.take() {
                 if c.op.is_write() { unknown.push(c) } else { again.push(c) }
             }

@@ -65,6 +65,8 @@ pub(crate) struct FileLease {
     pub last_writer: Option<SessionId>,
     /// Questions about the file that wait for its writer.
     pub stats: Vec<crate::propose::PendingRead>,
+    /// Sessions that have to forget the file's attributes before this one may write it.
+    pub forgetting: Option<(SessionId, Vec<crate::keepers::Wait>)>,
 }
 impl FileLease {
     pub fn writer(&self) -> Option<(SessionId, LeaseEpoch)> {
@@ -193,6 +195,9 @@ pub(crate) struct Leader {
     pub naming: BTreeMap<crate::names::Name, u32>,
     /// Operations that wait for one of these.
     pub deferred: Vec<crate::propose::PendingRead>,
+    /// Who keeps which attributes, and operations that wait until others have forgotten them.
+    pub keepers: crate::keepers::Keepers,
+    pub held_back: Vec<crate::names::HeldBack>,
     /// A command that cleans up is under way.
     pub reaping: bool,
 }
@@ -224,6 +229,8 @@ impl Leader {
             ending: BTreeMap::new(),
             naming: BTreeMap::new(),
             deferred: Vec::new(),
+            keepers: crate::keepers::Keepers::default(),
+            held_back: Vec::new(),
             reaping: false,
         }
     }

@@ -149,7 +149,7 @@ impl MetaServer {
             if l.fences.values().any(|f| !f.committed) {
                 break;
             }
-            if self.prepare(ino) {
+            if self.prepare(ino) || !self.forgotten(ino, w.session, w.want, fx) {
                 break;
             }
             let Some(l) = &mut self.leader else { return grants };
@@ -172,6 +172,29 @@ impl MetaServer {
             self.prepare(ino);
         }
         grants
+    }
+
+    /// Whoever may write a file may change its attributes unheard: everybody else has to forget them first.
+    fn forgotten(&mut self, ino: InodeId, session: SessionId, want: LeaseKind, fx: &mut Effects) -> bool {
+        let (now, rule) = (self.now, self.cfg.rules.changes_forgotten_first);
+        let Some(l) = self.leader.as_mut().filter(|_| want == LeaseKind::Write && rule) else { return true };
+        let Some(f) = l.files.get_mut(&ino) else { return true };
+        if let Some((_, waits)) = f.forgetting.as_ref().filter(|(s, _)| *s == session) {
+            let over = waits.iter().all(|w| l.keepers.is_over(*w, now));
+            if over {
+                f.forgetting = None;
+            }
+            return over;
+        }
+        let demands = l.keepers.demand(session, &[ino], now);
+        if demands.is_empty() {
+            return true;
+        }
+        let waits = self.send_forgets(demands, fx);
+        if let Some(f) = self.leader.as_mut().and_then(|l| l.files.get_mut(&ino)) {
+            f.forgetting = Some((session, waits));
+        }
+        false
     }
 
     /// Are the attributes of a file those of now, without asking anybody?

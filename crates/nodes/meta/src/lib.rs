@@ -11,6 +11,7 @@
 mod agree;
 mod care;
 mod joins;
+mod keepers;
 mod leader;
 mod lease;
 mod limits;
@@ -247,6 +248,7 @@ impl MetaServer {
         self.sweep_takeovers(fx);
         self.sweep_joins(fx);
         self.sweep_leases(fx);
+        self.sweep_keepers(fx);
         self.ask_for_digests();
         self.reap();
     }

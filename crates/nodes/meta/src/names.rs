@@ -1,7 +1,8 @@
 //! Namespace operations at the leader: what it checks and adds before they go into the log, and the questions that only
 //! it can answer.
 
-use crate::leader::Leader;
+use crate::keepers::{Forget, Wait};
+use crate::leader::{Leader, Waiter};
 use crate::limits::{NAMELESS_MAX, REAP_STEPS, SESSION_KEPT};
 use crate::propose::{PendingRead, Then};
 use crate::{MetaServer, lease};
@@ -9,12 +10,24 @@ use host::node::Effects;
 use meta_state::{Command, Outcome, ROOT};
 use replica::rules::Rules;
 use std::collections::BTreeSet;
-use types::{Incarnation, InodeId, LeaseEpoch, OpId, SessionId};
+use types::{Incarnation, InodeId, LeaseEpoch, OpId, SessionId, Term};
+use wire::meta::Kept;
 use wire::names::{FileKind, MetaError, MetaOp, MetaOutcome, RenameMode};
 use wire::{FromMds, LeaseKind};
 
+/// What came of an operation or a question.
+pub(crate) type Answer = Result<MetaOutcome, MetaError>;
+
 /// A name within its directory.
 pub(crate) type Name = (InodeId, Vec<u8>);
+
+/// An operation that waits until others have forgotten what it changes.
+#[derive(Debug)]
+pub(crate) struct HeldBack {
+    op: PendingRead,
+    touches: Vec<InodeId>,
+    waits: Vec<Wait>,
+}
 
 /// An operation on its way through the log.
 #[derive(Debug)]
@@ -25,6 +38,8 @@ pub(crate) struct UnderWay {
     want: LeaseKind,
     /// Nobody is granted a lease on this file meanwhile.
     file: Option<InodeId>,
+    /// Nobody keeps the attributes of these meanwhile.
+    touches: Vec<InodeId>,
     /// Sessions to be told if an inode is kept for them.
     tell: Vec<SessionId>,
 }
@@ -56,6 +71,46 @@ fn victim(op: &MetaOp) -> Option<MetaOp> {
     Some(MetaOp::Lookup { parent: *parent, name: name.clone() })
 }
 
+/// Names that decide which inodes an operation touches: they may not be about to change.
+fn decisive(op: &MetaOp) -> Vec<Name> {
+    match op {
+        MetaOp::Unlink { .. } | MetaOp::Rmdir { .. } | MetaOp::Rename { .. } => names(op),
+        _ => vec![],
+    }
+}
+
+/// Inodes named by an operation whose attributes it changes. Those that it finds by [`decisive`] names come on top.
+fn named(op: &MetaOp) -> Vec<InodeId> {
+    match op {
+        MetaOp::Create { parent, .. }
+        | MetaOp::Mkdir { parent, .. }
+        | MetaOp::Mknod { parent, .. }
+        | MetaOp::Symlink { parent, .. }
+        | MetaOp::Unlink { parent, .. }
+        | MetaOp::Rmdir { parent, .. } => vec![*parent],
+        MetaOp::Rename { parent, to_parent, .. } => vec![*parent, *to_parent],
+        MetaOp::Link { ino, parent, .. } => vec![*ino, *parent],
+        MetaOp::Setattr { ino, .. }
+        | MetaOp::Truncate { ino, .. }
+        | MetaOp::SetBody { ino, .. }
+        | MetaOp::Unbody { ino, .. }
+        | MetaOp::Setxattr { ino, .. }
+        | MetaOp::Removexattr { ino, .. } => vec![*ino],
+        // Nobody else can know a file without a name; the others tell nothing that attributes tell.
+        MetaOp::Tmpfile { .. } | MetaOp::Forget { .. } | MetaOp::SetLayout { .. } | MetaOp::NewCs { .. } => vec![],
+        MetaOp::Lookup { .. }
+        | MetaOp::Getattr { .. }
+        | MetaOp::Parent { .. }
+        | MetaOp::Getxattr { .. }
+        | MetaOp::Listxattr { .. }
+        | MetaOp::Statfs
+        | MetaOp::Readdir { .. }
+        | MetaOp::ReadBody { .. }
+        | MetaOp::Open { .. }
+        | MetaOp::Info { .. } => vec![],
+    }
+}
+
 /// The file and the lease that an operation is bound to.
 fn bound(op: &MetaOp) -> Option<(InodeId, LeaseEpoch)> {
     match op {
@@ -69,17 +124,16 @@ fn bound(op: &MetaOp) -> Option<(InodeId, LeaseEpoch)> {
 impl Leader {
     /// Is one of these names about to change?
     fn is_changing(&self, op: &MetaOp) -> bool {
-        names(op).iter().any(|n| self.naming.contains_key(n))
+        decisive(op).iter().any(|n| self.naming.contains_key(n))
     }
-    fn begin(&mut self, op: &MetaOp, file: Option<InodeId>) {
+    fn begin(&mut self, op: &MetaOp, touches: &[InodeId]) {
         for n in names(op) {
             *self.naming.entry(n).or_default() += 1;
         }
-        if let Some(ino) = file {
-            *self.ending.entry(ino).or_default() += 1;
-        }
+        self.keepers.begin(touches);
     }
-    fn end(&mut self, op: &MetaOp) {
+    fn end(&mut self, op: &MetaOp, touches: &[InodeId]) {
+        self.keepers.done(touches);
         for n in names(op) {
             let left = self.naming.get(&n).map_or(0, |c| c.saturating_sub(1));
             if left == 0 {
@@ -115,30 +169,126 @@ impl MetaServer {
                 let (client, op, want) = (r.client, r.op, r.want);
                 return self.answer_op(client, id, &op, want, Err(MetaError::NotHeld), fx);
             }
-            return self.propose_op(r, None, vec![], Some(ino));
         }
-        let Some(victim) = victim(&r.op) else {
-            let place = lease::place_for(self, &r.op);
-            return self.propose_op(r, place, vec![], None);
-        };
+        // Its client repeats it while it waits; once is enough.
+        let same = |d: &PendingRead| (d.session, d.slot) == (r.session, r.slot);
+        if l.held_back.iter().any(|h| same(&h.op)) {
+            return;
+        }
         // Who loses a name must be known for certain: an operation under way may give it to another inode.
         if l.is_changing(&r.op) {
-            // Its client repeats it while it waits; once is enough.
-            l.deferred.retain(|d| (d.session, d.slot) != (r.session, r.slot));
+            l.deferred.retain(|d| !same(d));
             l.deferred.push(r);
             return;
         }
+        let touches = self.touches(&r.op);
+        let now = self.now;
+        let Some(l) = &mut self.leader else { return };
+        l.begin(&r.op, &touches);
+        let demands = match self.cfg.rules.changes_forgotten_first {
+            true => l.keepers.demand(r.session, &touches, now),
+            false => vec![],
+        };
+        if demands.is_empty() {
+            return self.go(r, touches);
+        }
+        let waits = self.send_forgets(demands, fx);
+        if let Some(l) = &mut self.leader {
+            l.held_back.push(HeldBack { op: r, touches, waits });
+        }
+    }
+    /// Inodes whose attributes an operation changes.
+    fn touches(&self, op: &MetaOp) -> Vec<InodeId> {
+        let mut touches = named(op);
+        for (parent, name) in decisive(op) {
+            if let Ok(MetaOutcome::Attr { attr, .. }) = self.state.query(&MetaOp::Lookup { parent, name }) {
+                touches.push(attr.ino);
+            }
+        }
+        touches
+    }
+    /// Nobody else keeps what an operation changes: it goes its way.
+    fn go(&mut self, r: PendingRead, touches: Vec<InodeId>) {
+        if let Some((ino, _)) = bound(&r.op) {
+            return self.propose_op(r, None, vec![], Some(ino), touches);
+        }
+        let Some(victim) = victim(&r.op) else {
+            let place = lease::place_for(self, &r.op);
+            return self.propose_op(r, place, vec![], None, touches);
+        };
         let ino = match self.state.query(&victim) {
             Ok(MetaOutcome::Attr { attr, .. }) => Some(attr.ino),
             _ => None,
         };
-        let keepers = ino.map_or(vec![], |i| self.keepers(i, r.session));
-        self.propose_op(r, None, keepers, ino);
+        let kept_for = ino.map_or(vec![], |i| self.kept_for(i, r.session));
+        self.propose_op(r, None, kept_for, ino, touches);
+    }
+
+    /// Sends them; what has to be waited for.
+    pub(crate) fn send_forgets(&self, demands: Vec<Forget>, fx: &mut Effects) -> Vec<Wait> {
+        let Some(term) = self.leader.as_ref().map(|l| l.term) else { return vec![] };
+        let waits = demands.iter().map(|d| (d.session, d.number)).collect();
+        for Forget { session, number, inos } in demands {
+            self.send_session(session, FromMds::Forget { term, number, inos }, fx);
+        }
+        waits
+    }
+    /// A session has forgotten attributes.
+    pub(crate) fn forgot(&mut self, session: SessionId, term: Term, number: u64) {
+        let Some(l) = self.leader.as_mut().filter(|l| l.term == term) else { return };
+        l.keepers.forgot(session, number);
+        self.serve_held_back();
+    }
+    /// Operations that waited for others to forget.
+    fn serve_held_back(&mut self) {
+        let now = self.now;
+        let Some(l) = &mut self.leader else { return };
+        let keepers = &l.keepers;
+        let free = |h: &mut HeldBack| h.waits.iter().all(|w| keepers.is_over(*w, now));
+        let free: Vec<HeldBack> = l.held_back.extract_if(.., free).collect();
+        let forgetting = |f: &crate::leader::FileLease| f.forgetting.is_some();
+        l.dirty.extend(l.files.iter().filter(|(_, f)| forgetting(f)).map(|(ino, _)| *ino));
+        for h in free {
+            self.go(h.op, h.touches);
+        }
+    }
+    pub(crate) fn sweep_keepers(&mut self, fx: &mut Effects) {
+        let now = self.now;
+        let Some(l) = &mut self.leader else { return };
+        let again = l.keepers.again(now);
+        self.send_forgets(again, fx);
+        self.serve_held_back();
+    }
+    /// What an answer tells may be kept, if it is that of now and stays so until the session is told otherwise.
+    pub(crate) fn keep(&mut self, session: SessionId, op: &MetaOp, outcome: &Answer) -> Option<Kept> {
+        if !self.state.session(session).is_some_and(|s| s.may_cache) {
+            return None;
+        }
+        let inos = wire::names::told(op, outcome);
+        let mine = |ino: &InodeId| self.writes_alone(*ino, session);
+        if !inos.iter().all(mine) {
+            return None;
+        }
+        let now = self.now;
+        let l = self.leader.as_mut().filter(|l| l.attached.contains_key(&session))?;
+        let forgets = l.keepers.tell(session, &inos, now)?;
+        Some(Kept { term: l.term, forgets })
+    }
+    /// Nobody but this session writes the inode, or is about to.
+    fn writes_alone(&self, ino: InodeId, session: SessionId) -> bool {
+        if self.state.inode(ino).is_none_or(|i| i.attr.kind != FileKind::File) {
+            return true;
+        }
+        let file = self.leader.as_ref().and_then(|l| l.files.get(&ino));
+        let others = |w: &Waiter| w.want == LeaseKind::Write && w.session != session;
+        let soon = file.is_some_and(|f| f.queue.iter().any(others));
+        let writer = file.and_then(|f| f.writer());
+        !soon && writer.map_or_else(|| self.nobody_writes(ino), |(s, _)| s == session)
     }
 
     /// For whom an inode is to be kept if it loses its last name. A new leader does not know what those who have not
     /// attached yet hold: it reckons with all of them.
-    fn keepers(&self, ino: InodeId, asks: SessionId) -> Vec<(InodeId, SessionId)> {
+    fn kept_for(&self, ino: InodeId, asks: SessionId) -> Vec<(InodeId, SessionId)> {
         let rules = self.cfg.rules;
         let Some(l) = self.leader.as_ref().filter(|_| rules.orphans) else { return vec![] };
         let mut sessions = l.users(ino, asks, rules);
@@ -154,23 +304,25 @@ impl MetaServer {
         place: Option<Vec<types::CsId>>,
         keepers: Vec<(InodeId, SessionId)>,
         file: Option<InodeId>,
+        touches: Vec<InodeId>,
     ) {
         let id = OpId { session: r.session, slot: r.slot, seq: r.seq };
         let tell = keepers.iter().map(|(_, s)| *s).collect();
         let cmd = Command::Op { id, time: self.wall(), op: r.op.clone(), place, keepers };
-        let under_way = UnderWay { client: r.client, id, op: r.op.clone(), want: r.want, file, tell };
+        let under_way = UnderWay { client: r.client, id, op: r.op.clone(), want: r.want, file, touches, tell };
+        // If it cannot be proposed, this server leads no more.
         if self.propose(&cmd, Then::Op(under_way))
-            && let Some(l) = &mut self.leader
+            && let (Some(l), Some(ino)) = (&mut self.leader, file)
         {
-            l.begin(&r.op, file);
+            *l.ending.entry(ino).or_default() += 1;
         }
     }
 
     /// A namespace operation has been applied.
     pub(crate) fn op_done(&mut self, done: UnderWay, outcome: Outcome, fx: &mut Effects) {
-        let UnderWay { client, id, op, want, file, tell } = done;
+        let UnderWay { client, id, op, want, file, touches, tell } = done;
         let Some(l) = &mut self.leader else { return };
-        l.end(&op);
+        l.end(&op, &touches);
         let deferred = std::mem::take(&mut l.deferred);
         if let Some(ino) = file {
             self.known(ino);

@@ -181,6 +181,11 @@ impl MetaServer {
         for (cs, r) in self.state.servers() {
             self.servers.entry(cs).or_insert_with(|| crate::server::unknown(&r.addr, &r.host, self.now));
         }
+        for (session, s) in self.state.sessions() {
+            if s.may_cache {
+                l.keepers.inherit(session, self.now);
+            }
+        }
         // Fence again every blocked session whose takeover is not committed as done.
         for (session, b) in self.state.blocked() {
             if !b.settled {
@@ -321,7 +326,8 @@ impl MetaServer {
         if let (Some(ino), true) = (ino, want != LeaseKind::None) {
             grant = self.want(ino, id.session, want, fx);
         }
-        let m = FromMds::MetaOk { session: id.session, slot: id.slot, seq: id.seq, outcome, grant };
+        let kept = self.keep(id.session, op, &outcome);
+        let m = FromMds::MetaOk { session: id.session, slot: id.slot, seq: id.seq, outcome, grant, kept };
         fx.send.push((NodeId::Client(client), Msg::FromMds(m)));
     }
 }

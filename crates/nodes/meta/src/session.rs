@@ -42,6 +42,7 @@ impl MetaServer {
             | ToMds::Return { session, incarnation, .. }
             | ToMds::ViewChange { session, incarnation, .. }
             | ToMds::Unsettled { session, incarnation, .. }
+            | ToMds::Forgot { session, incarnation, .. }
             | ToMds::GoneOk { session, incarnation, .. } => (*session, *incarnation),
             ToMds::Attach { .. } | ToMds::Status { .. } | ToMds::Scrub { .. } | ToMds::Death { .. } => return,
         };
@@ -76,6 +77,7 @@ impl MetaServer {
                 }
             }
             ToMds::Unsettled { ino, epoch, chunk, .. } => self.chunk_unsettled(session, ino, epoch, chunk, fx),
+            ToMds::Forgot { term, number, .. } => self.forgot(session, term, number),
             ToMds::GoneOk { ino, epoch, end, .. } => self.gone_ok(session, ino, epoch, end),
             ToMds::Attach { .. } | ToMds::Status { .. } | ToMds::Scrub { .. } | ToMds::Death { .. } => {}
         }
@@ -223,6 +225,7 @@ impl MetaServer {
         if let Some(a) = l.attached.remove(&session) {
             l.nodes.remove(&a.incarnation);
         }
+        l.keepers.ended(session);
         for (ino, f) in &mut l.files {
             f.queue.retain(|w| w.session != session);
             f.deposed.retain(|d| d.session != session);

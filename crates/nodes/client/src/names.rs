@@ -1,0 +1,110 @@
+//! Attributes that may be kept without asking again, as long as the leader's word holds.
+//!
+//! An answer that may be kept makes the leader remember this client until its time is up, and ask before anything of it
+//! changes. The time counts from the sending of the question: the leader cannot have known later than that.
+
+use crate::events::Event;
+use crate::Client;
+use host::node::Effects;
+use marks::mark;
+use std::collections::BTreeSet;
+use types::{InodeId, Nanos, Term};
+use wire::ToMds;
+use wire::meta::Kept;
+use wire::names::KEPT;
+
+/// Inodes remembered; of more, all are forgotten at once. The leader may remember more than that.
+const MOST: usize = 1 << 17;
+
+/// What may be kept.
+#[derive(Debug, Default)]
+pub(crate) struct Keeping {
+    term: Term,
+    /// Demands of that leader to forget, the newest one seen.
+    forgets: u64,
+    until: Nanos,
+    inos: BTreeSet<InodeId>,
+    /// Demands that the front end has not answered.
+    asked: BTreeSet<u64>,
+}
+
+impl Keeping {
+    fn of_term(&mut self, term: Term) {
+        if self.term != term {
+            *self = Keeping { term, ..Keeping::default() };
+        }
+    }
+    /// An answer to a question first sent at `asked` tells of `inos`.
+    fn told(&mut self, kept: Kept, asked: Nanos, inos: Vec<InodeId>, now: Nanos) {
+        self.of_term(kept.term);
+        if now >= self.until || self.inos.len() + inos.len() > MOST {
+            self.inos.clear();
+        }
+        self.forgets = self.forgets.max(kept.forgets);
+        self.until = self.until.max(asked + KEPT);
+        self.inos.extend(inos);
+    }
+    /// How much longer the attributes of an inode may be kept.
+    fn left(&self, ino: InodeId, now: Nanos, lapses: bool) -> Nanos {
+        let left = if lapses { self.until.since(now) } else { KEPT };
+        if self.inos.contains(&ino) { left } else { Nanos::ZERO }
+    }
+}
+
+impl Client {
+    /// How long attributes of this inode that were told by now may be given to programs without asking again; zero = not
+    /// at all. It becomes longer with answers and ends at once with [`Event::Forget`].
+    pub fn kept(&self, ino: InodeId) -> Nanos {
+        let attached = self.attached() && self.keeping.term == self.link.term;
+        match attached {
+            true => self.keeping.left(ino, self.now, self.cfg.rules.kept_lapses),
+            false => Nanos::ZERO,
+        }
+    }
+
+    /// An answer of the leader says that what it tells may be kept.
+    pub(crate) fn may_keep(&mut self, kept: Kept, asked: Nanos, inos: Vec<InodeId>) {
+        let current = self.attached() && kept.term == self.link.term;
+        // An answer from before a demand may tell what was to be forgotten.
+        let late = kept.term == self.keeping.term && kept.forgets < self.keeping.forgets;
+        if !current || (late && self.cfg.rules.forgotten_stays_forgotten) {
+            mark!("client.kept-late");
+            return;
+        }
+        self.keeping.told(kept, asked, inos, self.now);
+    }
+
+    /// The leader wants attributes forgotten.
+    pub(crate) fn forget(&mut self, term: Term, number: u64, inos: Vec<InodeId>, fx: &mut Effects) {
+        if !self.attached() || term != self.link.term {
+            return; // a leader of now asks again
+        }
+        let now = self.now;
+        let k = &mut self.keeping;
+        k.of_term(term);
+        k.forgets = k.forgets.max(number);
+        if k.asked.contains(&number) {
+            return;
+        }
+        let lapsed = now >= k.until;
+        let known = inos.iter().filter(|i| k.inos.remove(i)).count();
+        // What was demanded before may name the same inodes and still be under way.
+        if (known > 0 && !lapsed) || !k.asked.is_empty() {
+            mark!("client.forget");
+            k.asked.insert(number);
+            self.events.push(Event::Forget { number, inos });
+            return;
+        }
+        self.say_forgot(number, fx);
+    }
+    /// The front end has forgotten what [`Event::Forget`] named.
+    pub(crate) fn forgotten(&mut self, number: u64, fx: &mut Effects) {
+        if self.keeping.asked.remove(&number) {
+            self.say_forgot(number, fx);
+        }
+    }
+    fn say_forgot(&mut self, number: u64, fx: &mut Effects) {
+        let (session, incarnation, term) = (self.link.session, self.cfg.incarnation, self.keeping.term);
+        self.tell_leader(ToMds::Forgot { session, incarnation, term, number }, fx);
+    }
+}
