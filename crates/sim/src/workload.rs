@@ -7,6 +7,9 @@ use crate::system::Load;
 use crate::world::{Finished, MS, World};
 use std::collections::BTreeMap;
 
+/// Directories that all clients use, one operation after the other; any other one belongs to one client.
+const SHARED: std::ops::Range<u32> = 1000..1002;
+
 #[derive(Default)]
 struct Application {
     life: u32,
@@ -14,7 +17,8 @@ struct Application {
     open: BTreeMap<u64, usize>,
     /// File it is busy with for a while.
     focus: u32,
-    naming: bool,
+    /// The directory of its operation on names.
+    naming: Option<u32>,
 }
 
 /// The applications of a run.
@@ -97,7 +101,9 @@ impl Workload {
             // What an earlier life left open stays open for ever.
             *app = Application { life, ..Application::default() };
         }
-        app.naming |= matches!(op, AppOp::Name(_));
+        if let AppOp::Name(op) = op {
+            app.naming = Some(op.dir().unwrap_or(slot.0 as u32));
+        }
         app.open.insert(ticket, self.history.records.len());
         self.history.records.push(Record { slot, life, op, start: world.now(), end: None });
         Some(self.history.records.len() - 1)
@@ -108,7 +114,9 @@ impl Workload {
         let Some(app) = self.apps.get_mut(&f.slot).filter(|a| a.life == f.life) else { return };
         let Some(index) = app.open.remove(&f.ticket) else { return };
         let r = &mut self.history.records[index];
-        app.naming &= !matches!(r.op, AppOp::Name(_));
+        if matches!(r.op, AppOp::Name(_)) {
+            app.naming = None;
+        }
         r.end = Some((now, f.answer));
     }
     /// Takes note of everything that ended.
@@ -126,7 +134,7 @@ impl Workload {
             && (app.life != life || !up)
         {
             app.open.clear();
-            app.naming = false;
+            app.naming = None;
         }
     }
     /// Forgets what dead clients left open.
@@ -158,7 +166,7 @@ impl Workload {
             if refocus {
                 app.focus = fresh;
             }
-            app.naming
+            app.naming.is_some()
         };
         let file = if self.rng.percent(80) { self.apps[&slot].focus } else { fresh };
         let (first, length) = *self.rng.pick(&self.load.ranges)?;
@@ -176,7 +184,7 @@ impl Workload {
         } else if dice < w + f {
             if self.rng.percent(20) { AppOp::Close { file } } else { AppOp::Flush { file } }
         } else if dice < w + f + n && !naming {
-            AppOp::Name(self.name_op(slot.0 as u32))
+            AppOp::Name(self.name_op(slot.0 as u32)?)
         } else {
             AppOp::Read { file, block, count }
         })
@@ -187,7 +195,26 @@ impl Workload {
             _ => AppOp::Truncate { file, blocks: if self.rng.percent(15) { 0 } else { block + count - 1 } },
         }
     }
-    fn name_op(&mut self, dir: u32) -> NameOp {
+    /// In the client's own directory or a shared one. None: somebody is busy in that.
+    fn name_op(&mut self, own: u32) -> Option<NameOp> {
+        if !self.turns.percent(50) {
+            return Some(self.name_op_in(own));
+        }
+        let dir = SHARED.start + self.turns.below(SHARED.len() as u64) as u32;
+        if self.apps.values().any(|a| a.naming == Some(dir)) {
+            return None;
+        }
+        // Few names, found often: what one client keeps is what another one changes.
+        let name = self.turns.below(2) as u32;
+        Some(match self.turns.below(10) {
+            0..2 => NameOp::Create { dir, name },
+            2 => NameOp::Remove { dir, name },
+            3 => NameOp::Replace { dir, name, to: 1 - name },
+            4 => NameOp::Exchange { dir, name, to: 1 - name },
+            _ => NameOp::Find { dir, name },
+        })
+    }
+    fn name_op_in(&mut self, dir: u32) -> NameOp {
         let name = self.rng.below(6) as u32;
         match self.rng.below(10) {
             0..4 => NameOp::Create { dir, name },

@@ -3,8 +3,10 @@
 /// Names of all marks.
 pub const NAMES: &[&str] = &[
     "client.call-again",
+    "client.forget",
     "client.grant-too-late",
     "client.grant-while-held",
+    "client.kept-late",
     "client.leader-silent",
     "client.lease-taken",
     "client.limbo-again",
@@ -68,6 +70,8 @@ pub const NAMES: &[&str] = &[
     "member.refuse.unclean",
     "merge.foreign-ranges",
     "merge.overtaken",
+    "names.forget",
+    "names.many-kept",
     "pull.failed",
     "pull.mark-not-taken",
     "pull.no-room",

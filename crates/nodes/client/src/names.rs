@@ -3,8 +3,8 @@
 //! An answer that may be kept makes the leader remember this client until its time is up, and ask before anything of it
 //! changes. The time counts from the sending of the question: the leader cannot have known later than that.
 
-use crate::events::Event;
 use crate::Client;
+use crate::events::Event;
 use host::node::Effects;
 use marks::mark;
 use std::collections::BTreeSet;
@@ -24,6 +24,8 @@ pub(crate) struct Keeping {
     forgets: u64,
     until: Nanos,
     inos: BTreeSet<InodeId>,
+    /// Rises when some of them are not to be kept any more.
+    spell: u64,
     /// Demands that the front end has not answered.
     asked: BTreeSet<u64>,
 }
@@ -31,7 +33,7 @@ pub(crate) struct Keeping {
 impl Keeping {
     fn of_term(&mut self, term: Term) {
         if self.term != term {
-            *self = Keeping { term, ..Keeping::default() };
+            *self = Keeping { term, spell: self.spell + 1, ..Keeping::default() };
         }
     }
     /// An answer to a question first sent at `asked` tells of `inos`.
@@ -39,6 +41,7 @@ impl Keeping {
         self.of_term(kept.term);
         if now >= self.until || self.inos.len() + inos.len() > MOST {
             self.inos.clear();
+            self.spell += 1;
         }
         self.forgets = self.forgets.max(kept.forgets);
         self.until = self.until.max(asked + KEPT);
@@ -54,12 +57,19 @@ impl Keeping {
 impl Client {
     /// How long attributes of this inode that were told by now may be given to programs without asking again; zero = not
     /// at all. It becomes longer with answers and ends at once with [`Event::Forget`].
-    pub fn kept(&self, ino: InodeId) -> Nanos {
+    pub fn kept(&self, ino: InodeId, now: Nanos) -> Nanos {
         let attached = self.attached() && self.keeping.term == self.link.term;
-        match attached {
-            true => self.keeping.left(ino, self.now, self.cfg.rules.kept_lapses),
-            false => Nanos::ZERO,
-        }
+        if attached { self.keeping.left(ino, now, self.cfg.rules.kept_lapses) } else { Nanos::ZERO }
+    }
+
+    /// A number that is another one whenever attributes that might be kept may be no more. What was told in one spell and is
+    /// [kept](Self::kept) in the same one is right.
+    pub fn spell(&self) -> u64 {
+        self.keeping.spell
+    }
+    /// The session is over, and with it all that the leader promised.
+    pub(crate) fn keep_nothing(&mut self) {
+        self.keeping = Keeping { spell: self.keeping.spell + 1, ..Keeping::default() };
     }
 
     /// An answer of the leader says that what it tells may be kept.
@@ -88,6 +98,7 @@ impl Client {
         }
         let lapsed = now >= k.until;
         let known = inos.iter().filter(|i| k.inos.remove(i)).count();
+        k.spell += u64::from(known > 0);
         // What was demanded before may name the same inodes and still be under way.
         if (known > 0 && !lapsed) || !k.asked.is_empty() {
             mark!("client.forget");

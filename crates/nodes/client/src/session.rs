@@ -398,6 +398,7 @@ impl Client {
         self.link.settled = LeaseEpoch::NONE;
         self.link.fence_seen = LeaseEpoch::NONE;
         self.promises.clear();
+        self.keep_nothing();
         self.session_lost();
         let mut unknown = vec![];
         let mut again = vec![];

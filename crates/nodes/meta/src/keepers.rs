@@ -235,7 +235,6 @@ mod tests {
         assert_eq!(k.demand(A, &[Y], at(1)).len(), 1);
         assert_eq!(k.tell(B, &[X], at(5)), Some(1));
         assert_eq!(k.demand(A, &[InodeId(99)], at(10)).len(), 1, "still");
-        assert_eq!(k.tell(B, &[X], at(900)), None, "contended");
         assert_eq!(k.demand(A, &[InodeId(99)], at(1_131)), []);
         k.inherit(B, at(2_000));
         k.ended(B);

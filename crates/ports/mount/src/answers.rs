@@ -2,7 +2,7 @@
 
 use crate::attributes as attr;
 use crate::errors;
-use crate::system::{FileSystem, Shell};
+use crate::system::{After, FileSystem, Shell};
 use crate::waiting::Then;
 use client::{ClientAnswer, ClientError, ClientOp};
 use fuse::Errno;
@@ -51,7 +51,7 @@ impl FileSystem {
             (Then::Written { ino, size, sync, believed: Some(offset) }, a) => {
                 if a != ClientAnswer::Placed(offset) {
                     // The kernel has put the bytes into its pages where they are not.
-                    sh.notify(Notice::InvalInode { node: ino.0, offset: 0, len: 0 }, None);
+                    sh.notify(Notice::InvalInode { node: ino.0, offset: 0, len: 0 }, After::Nothing);
                 }
                 self.succeeded(unique, Then::Written { ino, size, sync, believed: None }, ClientAnswer::Done, sh);
             }
@@ -82,11 +82,11 @@ impl FileSystem {
             }
             (Then::Attr, MetaOutcome::Attr { attr, .. }) => {
                 let a = attr::kernel(&attr, sh.view(attr.ino));
-                sh.reply(unique, Reply::attr(&a, self.valid()));
+                sh.reply(unique, Reply::attr(&a, self.valid(attr.ino, sh)));
             }
             (Then::Statx, MetaOutcome::Attr { attr, .. }) => {
                 let a = attr::kernel(&attr, sh.view(attr.ino));
-                sh.reply(unique, Reply::statx(&a, self.valid()));
+                sh.reply(unique, Reply::statx(&a, self.valid(attr.ino, sh)));
             }
             (Then::AttrAfter(ino, set), MetaOutcome::Attr { .. }) => self.change(unique, ino, *set, sh),
             (Then::Opened { ino, flags }, MetaOutcome::Attr { attr, .. }) => {
@@ -134,7 +134,7 @@ impl FileSystem {
                 sh.reply(unique, Reply::statfs(&s));
             }
             (Then::Names { handle, after, plus, offset, size }, MetaOutcome::Names { entries, end }) => {
-                self.page_came(handle, after, entries, end);
+                self.page_came(handle, after, entries, end, sh.spell());
                 self.list(unique, handle, plus, offset, size, sh);
             }
             _ => sh.reply(unique, Reply::error(Errno::IO)),

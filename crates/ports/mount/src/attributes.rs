@@ -1,11 +1,13 @@
 //! Attributes: reading and changing them, extended ones, and the space that is left.
 
+use crate::known::Calm;
 use crate::system::{FileSystem, Shell};
 use crate::waiting::Then;
 use client::{ClientOp, FileView};
 use fuse::Errno;
 use fuse::reply::{Attr, Entry, Reply};
 use fuse::request::{Op, Request, SetTime, Time};
+use std::time::Duration;
 use types::InodeId;
 use wire::LeaseKind;
 use wire::names::{self, FileKind, MetaOp, XattrMode};
@@ -76,8 +78,8 @@ impl FileSystem {
             nodeid: attr.ino.0,
             generation: u64::from(attr.generation),
             attr: kernel(attr, sh.view(attr.ino)),
-            entry_valid: self.valid(),
-            attr_valid: self.valid(),
+            entry_valid: self.valid(attr.ino, sh),
+            attr_valid: self.valid(attr.ino, sh),
         }
     }
 
@@ -85,17 +87,18 @@ impl FileSystem {
         let ino = InodeId(r.nodeid);
         if let Some(last) = self.removed_directory(ino) {
             match r.op {
-                Op::GetAttr { .. } => return sh.reply(r.unique, Reply::attr(last, self.valid())),
-                Op::Statx { .. } => return sh.reply(r.unique, Reply::statx(last, self.valid())),
+                Op::GetAttr { .. } => return sh.reply(r.unique, Reply::attr(last, Duration::ZERO)),
+                Op::Statx { .. } => return sh.reply(r.unique, Reply::statx(last, Duration::ZERO)),
                 _ => {}
             }
         }
         match r.op {
             Op::GetAttr { .. } => self.ask_meta(sh, r.unique, MetaOp::Getattr { ino }, Then::Attr),
             Op::Statx { .. } => {
-                let known = self.known.attributes(self.waits.calm(), ino, self.now, self.valid());
+                let valid = self.valid(ino, sh);
+                let known = self.known.attributes(self.calm(sh), ino).filter(|_| !valid.is_zero());
                 match known.filter(|_| sh.view(ino).is_none()) {
-                    Some((attr, left)) => sh.reply(r.unique, Reply::statx(&kernel(attr, None), left)),
+                    Some(attr) => sh.reply(r.unique, Reply::statx(&kernel(attr, None), valid)),
                     None => self.ask_meta(sh, r.unique, MetaOp::Getattr { ino }, Then::Statx),
                 }
             }
@@ -139,8 +142,8 @@ impl FileSystem {
             Op::GetXattr { name, .. } | Op::RemoveXattr { name } if !kept(name) => {
                 sh.reply(r.unique, Reply::error(Errno::OPNOTSUPP));
             }
-            Op::GetXattr { .. } if self.bare(ino) => sh.reply(r.unique, Reply::error(Errno::NODATA)),
-            Op::ListXattr { size } if self.bare(ino) => sh.reply(r.unique, Reply::xattr(&[], size)),
+            Op::GetXattr { .. } if self.bare(ino, sh) => sh.reply(r.unique, Reply::error(Errno::NODATA)),
+            Op::ListXattr { size } if self.bare(ino, sh) => sh.reply(r.unique, Reply::xattr(&[], size)),
             Op::GetXattr { name, size } => {
                 self.ask_meta(sh, r.unique, MetaOp::Getxattr { ino, name: name.to_vec() }, Then::Xattr { size });
             }
@@ -152,9 +155,13 @@ impl FileSystem {
         }
     }
 
+    /// While nothing changes here, nor is to be forgotten because it changes elsewhere: what that is called.
+    pub(crate) fn calm(&self, sh: &impl Shell) -> Option<Calm> {
+        Some((self.waits.calm()?, sh.spell()))
+    }
     /// Is it known to have no extended attributes?
-    fn bare(&self, ino: InodeId) -> bool {
-        self.known.bare(self.waits.calm(), ino, self.now, self.valid())
+    fn bare(&self, ino: InodeId, sh: &impl Shell) -> bool {
+        !self.valid(ino, sh).is_zero() && self.known.bare(self.calm(sh), ino)
     }
 
     /// Changes attributes other than the size.

@@ -26,6 +26,8 @@ pub(crate) struct Directory {
     /// Index of the first name of the page.
     first: u64,
     page: Vec<DirEntry>,
+    /// The spell in which it came: in a later one its attributes may be old.
+    spell: u64,
     /// Nothing follows the page.
     end: bool,
     /// Pages so far: index of the first name, and the name before it.
@@ -44,7 +46,7 @@ enum Place {
 
 impl Directory {
     fn new(ino: InodeId) -> Directory {
-        Directory { ino, last: None, first: 0, page: Vec::new(), end: false, marks: Vec::new() }
+        Directory { ino, last: None, first: 0, page: Vec::new(), spell: 0, end: false, marks: Vec::new() }
     }
     fn find(&self, index: u64) -> Place {
         let have = self.first + self.page.len() as u64;
@@ -118,7 +120,7 @@ impl FileSystem {
             let next = d.first + i as u64 + 1 + DOTS;
             let name = Name { ino: e.attr.ino.0, next, mode: kind_bits(e.attr.kind), name: &e.name };
             // A size that may be old would stand in the kernel for as long as attributes do: it asks for that file then.
-            let known = e.certain || sh.view(e.attr.ino).is_some();
+            let known = (e.certain && d.spell == sh.spell()) || sh.view(e.attr.ino).is_some();
             let entry = (plus && known).then(|| self.entry(&e.attr, sh));
             if !(if plus { out.push_plus(entry.as_ref(), name) } else { out.push(name) }) {
                 break;
@@ -149,7 +151,7 @@ impl FileSystem {
     }
 
     /// A page has come.
-    pub(crate) fn page_came(&mut self, handle: u64, after: Vec<u8>, page: Vec<DirEntry>, end: bool) {
+    pub(crate) fn page_came(&mut self, handle: u64, after: Vec<u8>, page: Vec<DirEntry>, end: bool, spell: u64) {
         let Some(d) = self.directories.get_mut(&handle) else { return };
         let first = match d.marks.iter().find(|m| m.1 == after) {
             Some(m) => m.0,
@@ -160,6 +162,6 @@ impl FileSystem {
         }
         // A page without names is an end, whatever it says: otherwise it would be asked for again and again.
         d.end = end || page.is_empty();
-        (d.first, d.page) = (first, page);
+        (d.first, d.page, d.spell) = (first, page, spell);
     }
 }

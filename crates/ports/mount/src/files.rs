@@ -1,7 +1,7 @@
 //! Open files: opening, reading, writing, making durable, letting go.
 
 use crate::names::new_inode;
-use crate::system::{Cache, FileSystem, Shell};
+use crate::system::{After, Cache, FileSystem, Shell};
 use crate::waiting::Then;
 use bytes::Bytes;
 use client::{ClientOp, Event, Extent, FileView};
@@ -10,7 +10,7 @@ use fuse::flags::open;
 use fuse::notify::Notice;
 use fuse::reply::{Opened, Reply};
 use fuse::request::{Op, Request};
-use types::{InodeId, LeaseEpoch, Nanos};
+use types::{InodeId, Nanos};
 use wire::LeaseKind;
 use wire::names::{Attr, FileKind, MetaOp, SetAttr};
 
@@ -208,19 +208,34 @@ impl FileSystem {
     /// The client is about to give the file's lease back, or has lost it: the kernel's pages are not right any more.
     pub fn event(&mut self, now: Nanos, event: Event, sh: &mut impl Shell) {
         self.now = self.now.max(now);
-        let (ino, revoke) = match event {
-            Event::Revoke { ino, epoch } => (ino, Some((ino, epoch))),
-            Event::Lost { ino } => (ino, None),
+        let (ino, after) = match event {
+            Event::Revoke { ino, epoch } => (ino, After::Revoked(ino, epoch)),
+            Event::Lost { ino } => (ino, After::Nothing),
             Event::Nameless { ino } => return self.kept_without_name(ino, sh),
+            Event::Forget { number, inos } => return self.forget(number, &inos, sh),
         };
         self.cached.remove(&ino);
-        sh.notify(Notice::InvalInode { node: ino.0, offset: 0, len: 0 }, revoke);
+        sh.notify(Notice::InvalInode { node: ino.0, offset: 0, len: 0 }, after);
     }
 
-    /// The kernel has dropped its pages: the lease may go back.
-    pub fn dropped(&mut self, now: Nanos, ino: InodeId, epoch: LeaseEpoch, sh: &mut impl Shell) {
+    /// The kernel has dropped what it was told to drop.
+    pub fn dropped(&mut self, now: Nanos, after: After, sh: &mut impl Shell) {
         self.now = self.now.max(now);
-        self.background(sh, ClientOp::Revoked { ino, epoch });
+        match after {
+            After::Nothing => {}
+            After::Revoked(ino, epoch) => self.background(sh, ClientOp::Revoked { ino, epoch }),
+            After::Forgotten(number) => self.background(sh, ClientOp::Forgotten { number }),
+        }
+    }
+
+    /// Attributes are about to change elsewhere. The kernel keeps nothing of what it asked before these notices and hears
+    /// after them.
+    fn forget(&mut self, number: u64, inos: &[InodeId], sh: &mut impl Shell) {
+        for ino in inos {
+            sh.notify(Notice::InvalInode { node: ino.0, offset: -1, len: 0 }, After::Nothing);
+        }
+        // Names one by one would need locks that a waiting request may hold.
+        sh.notify(Notice::IncEpoch, After::Forgotten(number));
     }
 
     /// The group keeps a file without a name for this session, which may not have it open at all. It says so again and

@@ -2,75 +2,63 @@
 //! extended attributes, and programs ask for those file by file: here they are answered without asking the cluster again.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
-use types::{InodeId, Nanos};
+use types::InodeId;
 use wire::names::{Attr, DirEntry};
 
 /// Inodes kept; of more, all are forgotten at once.
 const MOST: usize = 1 << 14;
+
+/// A time in which nothing was changed through this mount ([`crate::waiting::Waits::calm`]), nor was to be forgotten because
+/// somebody else changes it ([`crate::Shell::spell`]).
+pub(crate) type Calm = (u64, u64);
 
 #[derive(Debug)]
 struct Row {
     attr: Attr,
     /// It has no extended attributes.
     bare: bool,
-    asked: Nanos,
 }
 
-/// What was told while nothing was changed through this mount.
+/// What was told in one calm. Whether an inode's row may still be believed is for [`crate::Shell::kept`] to say.
 #[derive(Debug, Default)]
 pub(crate) struct Known {
-    /// Number of the calm (see [`crate::waiting::Waits::calm`]) in which the rows were told.
-    calm: u64,
+    calm: Calm,
     rows: BTreeMap<InodeId, Row>,
 }
 
 impl Known {
-    fn learn(&mut self, calm: u64, asked: Nanos, attr: Attr, bare: bool) {
+    fn learn(&mut self, calm: Calm, attr: Attr, bare: bool) {
         if self.calm != calm || self.rows.len() >= MOST {
             self.rows.clear();
         }
         self.calm = calm;
-        self.rows.insert(attr.ino, Row { attr, bare, asked });
+        self.rows.insert(attr.ino, Row { attr, bare });
     }
-    /// Attributes of one file, asked for at `asked`.
-    pub fn learn_one(&mut self, calm: u64, asked: Nanos, attr: &Attr) {
-        self.learn(calm, asked, attr.clone(), false);
+    /// Attributes of one file.
+    pub fn learn_one(&mut self, calm: Calm, attr: &Attr) {
+        self.learn(calm, attr.clone(), false);
     }
     /// A page of a directory. Of files that somebody writes only their writer knows.
-    pub fn learn_page(&mut self, calm: u64, asked: Nanos, page: &[DirEntry]) {
-        page.iter().filter(|e| e.certain).for_each(|e| self.learn(calm, asked, e.attr.clone(), e.bare));
+    pub fn learn_page(&mut self, calm: Calm, page: &[DirEntry]) {
+        page.iter().filter(|e| e.certain).for_each(|e| self.learn(calm, e.attr.clone(), e.bare));
     }
-    fn row(&self, calm: Option<u64>, ino: InodeId) -> Option<&Row> {
+    fn row(&self, calm: Option<Calm>, ino: InodeId) -> Option<&Row> {
         if calm == Some(self.calm) { self.rows.get(&ino) } else { None }
     }
-    /// What was told of an inode, and how much longer it may be believed if that is `valid` in all.
-    pub fn attributes(
-        &self,
-        calm: Option<u64>,
-        ino: InodeId,
-        now: Nanos,
-        valid: Duration,
-    ) -> Option<(&Attr, Duration)> {
-        let row = self.row(calm, ino)?;
-        Some((&row.attr, left(row, now, valid)?))
+    /// What was told of an inode.
+    pub fn attributes(&self, calm: Option<Calm>, ino: InodeId) -> Option<&Attr> {
+        self.row(calm, ino).map(|row| &row.attr)
     }
     /// Is it known to have no extended attributes?
-    pub fn bare(&self, calm: Option<u64>, ino: InodeId, now: Nanos, valid: Duration) -> bool {
-        self.row(calm, ino).is_some_and(|row| row.bare && left(row, now, valid).is_some())
+    pub fn bare(&self, calm: Option<Calm>, ino: InodeId) -> bool {
+        self.row(calm, ino).is_some_and(|row| row.bare)
     }
-}
-
-fn left(row: &Row, now: Nanos, valid: Duration) -> Option<Duration> {
-    valid.checked_sub(Duration::from_nanos(now.since(row.asked).0)).filter(|left| !left.is_zero())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use wire::names::FileKind;
-
-    const VALID: Duration = Duration::from_secs(1);
 
     fn attr(ino: u64) -> Attr {
         Attr {
@@ -95,29 +83,27 @@ mod tests {
     }
 
     #[test]
-    fn what_was_told_counts_for_the_rest_of_its_time_and_until_something_changes() {
+    fn what_was_told_counts_until_something_changes_or_is_to_be_forgotten() {
         let mut k = Known::default();
-        let (ten, half) = (Nanos::from_secs(10), Nanos::from_millis(10_500));
-        k.learn_page(3, ten, &[entry(1, true, true), entry(2, true, false), entry(3, false, true)]);
-        assert_eq!(k.attributes(Some(3), InodeId(1), half, VALID), Some((&attr(1), Duration::from_millis(500))));
-        assert!(k.bare(Some(3), InodeId(1), half, VALID) && !k.bare(Some(3), InodeId(2), half, VALID));
-        assert_eq!(k.attributes(Some(3), InodeId(3), half, VALID), None, "somebody may be writing it");
-        assert_eq!(k.attributes(Some(3), InodeId(1), Nanos::from_secs(11), VALID), None, "too old");
-        assert_eq!(k.attributes(Some(3), InodeId(1), half, Duration::ZERO), None, "nothing may be kept");
-        assert_eq!(k.attributes(Some(4), InodeId(1), half, VALID), None, "something was changed");
-        assert_eq!(k.attributes(None, InodeId(1), half, VALID), None, "something is being changed");
-        k.learn_one(4, half, &attr(9));
-        assert!(k.attributes(Some(4), InodeId(9), half, VALID).is_some() && !k.bare(Some(4), InodeId(9), half, VALID));
-        assert_eq!(k.attributes(Some(4), InodeId(1), half, VALID), None, "of before the change");
+        k.learn_page((3, 1), &[entry(1, true, true), entry(2, true, false), entry(3, false, true)]);
+        assert_eq!(k.attributes(Some((3, 1)), InodeId(1)), Some(&attr(1)));
+        assert!(k.bare(Some((3, 1)), InodeId(1)) && !k.bare(Some((3, 1)), InodeId(2)));
+        assert_eq!(k.attributes(Some((3, 1)), InodeId(3)), None, "somebody may be writing it");
+        assert_eq!(k.attributes(Some((4, 1)), InodeId(1)), None, "something was changed");
+        assert_eq!(k.attributes(Some((3, 2)), InodeId(1)), None, "something was to be forgotten");
+        assert_eq!(k.attributes(None, InodeId(1)), None, "something is being changed");
+        k.learn_one((4, 1), &attr(9));
+        assert!(k.attributes(Some((4, 1)), InodeId(9)).is_some() && !k.bare(Some((4, 1)), InodeId(9)));
+        assert_eq!(k.attributes(Some((4, 1)), InodeId(1)), None, "of before the change");
     }
 
     #[test]
     fn stays_bounded() {
         let mut k = Known::default();
         for i in 0..MOST as u64 + 10 {
-            k.learn_one(1, Nanos::ZERO, &attr(i));
+            k.learn_one((1, 1), &attr(i));
         }
         assert!(k.rows.len() <= MOST);
-        assert!(k.attributes(Some(1), InodeId(MOST as u64 + 9), Nanos::ZERO, VALID).is_some());
+        assert!(k.attributes(Some((1, 1)), InodeId(MOST as u64 + 9)).is_some());
     }
 }

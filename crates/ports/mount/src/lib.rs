@@ -20,4 +20,4 @@ pub mod serve;
 mod system;
 mod waiting;
 
-pub use system::{Cache, FileSystem, Settings, Shell};
+pub use system::{After, Cache, FileSystem, Settings, Shell};

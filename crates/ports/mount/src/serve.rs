@@ -1,6 +1,6 @@
 //! The loop around the file system: one thread with the client, its sockets and the kernel's queue.
 
-use crate::system::{FileSystem, Settings, Shell};
+use crate::system::{After, FileSystem, Settings, Shell};
 use bytes::Bytes;
 use client::{Client, ClientOp, Event, FileView};
 use fuse::device::{DeviceQueue, QueueConfig};
@@ -20,7 +20,7 @@ use std::fmt;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use types::{InodeId, LeaseEpoch};
+use types::{InodeId, Nanos};
 
 /// Requests taken in one turn, so that answers of the cluster are not kept waiting.
 const TURN: usize = 64;
@@ -105,14 +105,22 @@ pub fn serve(client: Loop<Client>, plan: Plan<'_>, ready: impl FnOnce()) -> Resu
     let (mounted, device) = mount(plan.point, plan.options, plan.log).map_err(ServeError::Mount)?;
     let mut queue = DeviceQueue::new(device.clone(), &QueueConfig::default())?;
     let wishes = Wishes { max_readahead: 4 << 20, ..Wishes::default() };
-    handshake(&mut queue, &wishes, GREETING).map_err(ServeError::Init)?;
+    let features = handshake(&mut queue, &wishes, GREETING).map_err(ServeError::Init)?;
     protect_memory(plan.log);
     let notifier = Notifier::new(device, NOTICES)?;
     client.watch(queue.as_fd())?;
     client.watch(notifier.bell().as_fd())?;
     let mut server = Server {
         files: FileSystem::new(plan.settings),
-        kernel: Kernel { client, queue, tickets: HashMap::new(), notifier, revokes: BTreeMap::new(), next: 1 },
+        kernel: Kernel {
+            client,
+            queue,
+            epochs: features.has_epochs(),
+            tickets: HashMap::new(),
+            notifier,
+            after: BTreeMap::new(),
+            next: 1,
+        },
     };
     ready();
     let ended = server.run(plan.stop, mounted);
@@ -138,11 +146,13 @@ struct Server {
 struct Kernel {
     client: Loop<Client>,
     queue: DeviceQueue,
+    /// The kernel can be told that all names are old.
+    epochs: bool,
     /// Rights to answer, by request.
     tickets: HashMap<u64, Ticket>,
     notifier: Notifier,
-    /// Leases that go back once the kernel has dropped its pages, by notification.
-    revokes: BTreeMap<u64, (InodeId, LeaseEpoch)>,
+    /// What follows a notification.
+    after: BTreeMap<u64, After>,
     next: u64,
 }
 
@@ -161,12 +171,20 @@ impl Shell for Kernel {
     fn view(&self, ino: InodeId) -> Option<FileView> {
         self.client.node().view_of(ino)
     }
-    fn notify(&mut self, notice: Notice, revoke: Option<(InodeId, LeaseEpoch)>) {
+    fn kept(&self, ino: InodeId, now: Nanos) -> Duration {
+        // Without epochs the kernel could not be told that names are old.
+        let kept = if self.epochs { self.client.node().kept(ino, now) } else { Nanos::ZERO };
+        Duration::from_nanos(kept.0)
+    }
+    fn spell(&self) -> u64 {
+        self.client.node().spell()
+    }
+    fn notify(&mut self, notice: Notice, after: After) {
         let tag = self.next;
         self.next += 1;
         let sent = self.notifier.send(tag, notice).is_ok();
-        if let Some(r) = revoke.filter(|_| sent) {
-            self.revokes.insert(tag, r);
+        if sent && after != After::Nothing {
+            self.after.insert(tag, after);
         }
     }
 }
@@ -268,9 +286,9 @@ impl Server {
         let mut done = Vec::new();
         self.kernel.notifier.reap(&mut done);
         for (tag, _) in done {
-            if let Some((ino, epoch)) = self.kernel.revokes.remove(&tag) {
+            if let Some(after) = self.kernel.after.remove(&tag) {
                 let now = self.kernel.client.now();
-                self.files.dropped(now, ino, epoch, &mut self.kernel);
+                self.files.dropped(now, after, &mut self.kernel);
             }
         }
     }

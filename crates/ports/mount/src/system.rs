@@ -20,7 +20,7 @@ use wire::names::MetaOp;
 /// What the kernel may keep.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Cache {
-    /// Pages while the file is leased; names and attributes for a second.
+    /// Pages while the file is leased; names and attributes while the cluster says before they change, a second at most.
     #[default]
     Auto,
     /// Pages while the file is leased; names and attributes never.
@@ -40,8 +40,16 @@ pub struct Settings {
     pub soft: Option<Nanos>,
 }
 
-/// How long the kernel may believe names and attributes without asking.
-const VALID: Duration = Duration::from_secs(1);
+/// What follows once the kernel has dropped what a notice names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum After {
+    /// Nothing.
+    Nothing,
+    /// The lease on this file may go back.
+    Revoked(InodeId, LeaseEpoch),
+    /// What this demand of the group named is forgotten, by this notice and those before it.
+    Forgotten(u64),
+}
 
 /// What the file system needs of whoever runs it.
 pub trait Shell {
@@ -51,8 +59,13 @@ pub trait Shell {
     fn submit(&mut self, ticket: u64, op: ClientOp);
     /// A file as the client knows it under its lease, with what it has written itself.
     fn view(&self, ino: InodeId) -> Option<FileView>;
-    /// Tells the kernel to drop what it keeps. `revoke`: the lease waits for that, and the client hears of it.
-    fn notify(&mut self, notice: Notice, revoke: Option<(InodeId, LeaseEpoch)>);
+    /// How long the attributes of an inode may be kept from `now` on without asking.
+    fn kept(&self, ino: InodeId, now: Nanos) -> Duration;
+    /// A number that is another one whenever something may not be kept any more that might be before.
+    fn spell(&self) -> u64;
+    /// Tells the kernel to drop what it keeps, in the order of the calls; [`FileSystem::dropped`] hears when it has, if
+    /// anything follows.
+    fn notify(&mut self, notice: Notice, after: After);
 }
 
 /// The file system.
@@ -105,8 +118,10 @@ impl FileSystem {
         self.waits.len()
     }
 
-    pub(crate) fn valid(&self) -> Duration {
-        if self.settings.cache == Cache::Auto { VALID } else { Duration::ZERO }
+    /// How long the kernel may believe attributes of this inode, and the name under which they were found, without asking:
+    /// who changes what a name leads to changes the inode as well.
+    pub(crate) fn valid(&self, ino: InodeId, sh: &impl Shell) -> Duration {
+        if self.settings.cache == Cache::Auto { sh.kept(ino, self.now) } else { Duration::ZERO }
     }
     /// Asks the client for something on behalf of request `unique`.
     pub(crate) fn ask(&mut self, sh: &mut impl Shell, unique: u64, op: ClientOp, then: Then) {

@@ -1,6 +1,7 @@
 //! Requests that wait for the cluster: what their answers will be made of, and when they are given up.
 
 use crate::errors;
+use crate::known::Calm;
 use crate::system::{FileSystem, Shell};
 use client::{ClientAnswer, ClientError, ClientOp};
 use fuse::Errno;
@@ -217,16 +218,16 @@ impl FileSystem {
         if let Ok(ClientAnswer::Meta(outcome)) = &answer
             && let Some(calm) = w.calm.filter(|_| w.calm == self.waits.calm())
         {
-            self.learn(calm, w.since, outcome, sh);
+            self.learn((calm, sh.spell()), outcome, sh);
         }
         self.answered(w.unique, w.then, answer, sh);
     }
     /// Remembers what was told between two changes.
-    fn learn(&mut self, calm: u64, asked: Nanos, outcome: &MetaOutcome, sh: &impl Shell) {
+    fn learn(&mut self, calm: Calm, outcome: &MetaOutcome, sh: &impl Shell) {
         match outcome {
-            MetaOutcome::Names { entries, .. } => self.known.learn_page(calm, asked, entries),
+            MetaOutcome::Names { entries, .. } => self.known.learn_page(calm, entries),
             // What this client writes it knows better under its lease.
-            MetaOutcome::Attr { attr, .. } if sh.view(attr.ino).is_none() => self.known.learn_one(calm, asked, attr),
+            MetaOutcome::Attr { attr, .. } if sh.view(attr.ino).is_none() => self.known.learn_one(calm, attr),
             _ => {}
         }
     }

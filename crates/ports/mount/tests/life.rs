@@ -4,9 +4,11 @@ mod recorder;
 
 use client::{ClientAnswer, ClientError, ClientOp, Event, FileView};
 use fuse::Errno;
+use fuse::notify::Notice;
 use fuse::request::{Op, Write};
-use mount::{Settings, Shell};
+use mount::{After, Settings, Shell};
 use recorder::{Bench, file, removed};
+use std::time::Duration;
 use types::{InodeId, LeaseEpoch, Nanos};
 use wire::LeaseKind;
 use wire::names::{Attr, FileKind, MetaError, MetaOp, SetAttr};
@@ -244,9 +246,36 @@ fn pages_are_dropped_before_a_lease_goes_back() {
     b.open(9);
     let epoch = LeaseEpoch(4);
     b.fs.event(b.now, Event::Revoke { ino: InodeId(9), epoch }, &mut b.record);
-    assert_eq!(b.record.notices, [Some((InodeId(9), epoch))]);
+    let after = After::Revoked(InodeId(9), epoch);
+    assert_eq!(b.record.notices, [(Notice::InvalInode { node: 9, offset: 0, len: 0 }, after)]);
     assert!(b.record.asked.is_empty());
-    b.fs.dropped(b.now, InodeId(9), epoch, &mut b.record);
+    b.fs.dropped(b.now, after, &mut b.record);
     assert!(matches!(b.op(), ClientOp::Revoked { ino: InodeId(9), .. }));
     assert!(b.record.view(InodeId(9)).is_none());
+}
+
+#[test]
+fn attributes_are_forgotten_before_somebody_else_changes_them() {
+    let mut b = bench();
+    let ask = |b: &mut Bench| b.ask(9, Op::Statx { fh: None, flags: 0, mask: 0xfff });
+    b.record.kept = Duration::from_millis(700);
+    ask(&mut b);
+    b.answer_attr(file(9));
+    ask(&mut b);
+    assert!(b.record.asked.is_empty(), "kept");
+    b.fs.event(b.now, Event::Forget { number: 5, inos: vec![InodeId(9)] }, &mut b.record);
+    let attributes = Notice::InvalInode { node: 9, offset: -1, len: 0 };
+    let names = (Notice::IncEpoch, After::Forgotten(5));
+    assert_eq!(b.record.notices, [(attributes, After::Nothing), names]);
+    assert!(b.record.asked.is_empty(), "the kernel has not dropped them yet");
+    b.fs.dropped(b.now, After::Forgotten(5), &mut b.record);
+    assert!(matches!(b.op(), ClientOp::Forgotten { number: 5 }));
+    b.done();
+    b.record.spell += 1;
+    ask(&mut b);
+    assert_eq!(b.meta(), MetaOp::Getattr { ino: InodeId(9) }, "asked again");
+    b.answer_attr(file(9));
+    b.record.kept = Duration::ZERO;
+    ask(&mut b);
+    assert_eq!(b.record.asked.len(), 1, "what may not be kept is not");
 }

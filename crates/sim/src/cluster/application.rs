@@ -3,7 +3,7 @@
 use crate::actor::{Actor, App, AppAnswer, AppOp, Birth, ByteOp, NameAnswer, NameOp};
 use crate::block;
 use bytes::Bytes;
-use client::{Client, ClientAnswer, ClientConfig, ClientError, ClientOp};
+use client::{Client, ClientAnswer, ClientConfig, ClientError, ClientOp, Event};
 use host::node::{Effects, Input, Node};
 use meta_state::ROOT;
 use replica::rules::Rules;
@@ -40,6 +40,8 @@ pub struct Application {
     asked: BTreeMap<u64, AppOp>,
     next: u64,
     finished: Vec<(u64, AppAnswer)>,
+    /// What names led to when they were looked up, in which spell of the client: as a mount keeps it.
+    found: BTreeMap<(u32, u32), (InodeId, u64)>,
 }
 
 /// Starts a client.
@@ -47,7 +49,8 @@ pub fn open(birth: Birth, mds: Vec<MdsId>, rules: Rules) -> Result<Box<dyn Actor
     let wall_base = birth.wall.saturating_sub_unsigned(birth.now.0);
     // The servers' journals here are small.
     let record_max = 64 << 10;
-    let cfg = ClientConfig { rules, record_max, ..ClientConfig::new(mds, birth.incarnation, wall_base) };
+    let cfg =
+        ClientConfig { rules, record_max, may_cache: true, ..ClientConfig::new(mds, birth.incarnation, wall_base) };
     Ok(Box::new(Application {
         client: Client::new(cfg, birth.now),
         known: BTreeMap::new(),
@@ -55,6 +58,7 @@ pub fn open(birth: Birth, mds: Vec<MdsId>, rules: Rules) -> Result<Box<dyn Actor
         asked: BTreeMap::new(),
         next: OWN,
         finished: Vec::new(),
+        found: BTreeMap::new(),
     }))
 }
 
@@ -206,8 +210,38 @@ impl Application {
         self.client.submit(now, self.next, ClientOp::Meta { op, want: LeaseKind::None }, fx);
     }
     fn pass_on(&mut self, now: Nanos, ticket: u64, op: AppOp, ino: InodeId, fx: &mut Effects) {
+        if let AppOp::Name(op) = op {
+            if let Some(found) = self.kept(op, now) {
+                return self.finished.push((ticket, AppAnswer::Name(NameAnswer::Done(found.0))));
+            }
+            if let Some(dir) = op.dir().filter(|_| !matches!(op, NameOp::Find { .. })) {
+                self.found.retain(|(d, _), _| *d != dir);
+            }
+        }
         self.client.submit(now, ticket, translate(&op, ino), fx);
         self.asked.insert(ticket, op);
+    }
+    /// What a name leads to, if the group would have said so before that changed.
+    fn kept(&self, op: NameOp, now: Nanos) -> Option<InodeId> {
+        let NameOp::Find { dir, name } = op else { return None };
+        let (ino, spell) = self.found.get(&(dir, name))?;
+        (*spell == self.client.spell() && self.client.kept(*ino, now) > Nanos::ZERO).then_some(*ino)
+    }
+    fn learn(&mut self, op: &AppOp, result: &Result<ClientAnswer, ClientError>) {
+        if let AppOp::Name(NameOp::Find { dir, name }) = op
+            && let Ok(ClientAnswer::Meta(MetaOutcome::Attr { attr, .. })) = result
+        {
+            self.found.insert((*dir, *name), (attr.ino, self.client.spell()));
+        }
+    }
+    /// What is to be forgotten is: names of it are not believed in another spell.
+    fn forget(&mut self, now: Nanos, fx: &mut Effects) {
+        for event in self.client.events() {
+            if let Event::Forget { number, .. } = event {
+                self.next += 1;
+                self.client.submit(now, self.next, ClientOp::Forgotten { number }, fx);
+            }
+        }
     }
     /// Takes what the client has finished; what waited for an own call goes on.
     fn collect(&mut self, now: Nanos, fx: &mut Effects) {
@@ -230,6 +264,7 @@ impl Application {
                     }
                 } else if let Some(op) = self.asked.remove(&ticket) {
                     self.let_go(now, &result, fx);
+                    self.learn(&op, &result);
                     self.finished.push((ticket, answer(&op, result)));
                 }
             }
@@ -264,6 +299,7 @@ impl Node for Application {
     }
     fn settle(&mut self, now: Nanos, fx: &mut Effects) {
         self.client.settle(now, fx);
+        self.forget(now, fx);
         self.collect(now, fx);
     }
     fn deadline(&self) -> Nanos {

@@ -199,6 +199,9 @@ pub const FINDS: &[(&str, &str)] = &[
     ("absent_reckoned", "removed-before-attach"),
     ("openers_reckoned", "removed-after-a-hand-over"),
     ("dead_leave", "removed-while-open"),
+    ("changes_forgotten_first", "found-and-removed-elsewhere"),
+    ("kept_lapses", "found-then-cut-off"),
+    ("forgotten_stays_forgotten", "found-too-late"),
     ("reads_are_compared", "damaged-block-read"),
     ("mends_match", "mended-after-it-was-written"),
 ];

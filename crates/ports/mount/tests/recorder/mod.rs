@@ -6,9 +6,10 @@ use client::{ClientAnswer, ClientError, ClientOp, FileView};
 use fuse::notify::Notice;
 use fuse::reply::Reply;
 use fuse::request::{Op, Request};
-use mount::{FileSystem, Settings, Shell};
+use mount::{After, FileSystem, Settings, Shell};
 use std::collections::BTreeMap;
-use types::{InodeId, Layout, LeaseEpoch, Nanos};
+use std::time::Duration;
+use types::{InodeId, Layout, Nanos};
 use wire::names::{Attr, FileKind, MetaError, MetaOp, MetaOutcome};
 
 /// What the file system said, in order.
@@ -18,7 +19,10 @@ pub struct Record {
     pub replies: Vec<(u64, Vec<u8>)>,
     /// Operations that have no answer yet.
     pub asked: Vec<(u64, ClientOp)>,
-    pub notices: Vec<Option<(InodeId, LeaseEpoch)>>,
+    pub notices: Vec<(Notice, After)>,
+    /// How long attributes may be kept.
+    pub kept: Duration,
+    pub spell: u64,
     pub views: BTreeMap<InodeId, FileView>,
 }
 impl Shell for Record {
@@ -31,8 +35,14 @@ impl Shell for Record {
     fn view(&self, ino: InodeId) -> Option<FileView> {
         self.views.get(&ino).copied()
     }
-    fn notify(&mut self, _: Notice, revoke: Option<(InodeId, LeaseEpoch)>) {
-        self.notices.push(revoke);
+    fn kept(&self, _: InodeId, _: Nanos) -> Duration {
+        self.kept
+    }
+    fn spell(&self) -> u64 {
+        self.spell
+    }
+    fn notify(&mut self, notice: Notice, after: After) {
+        self.notices.push((notice, after));
     }
 }
 

@@ -35,6 +35,17 @@ pub fn all() -> Vec<(&'static str, &'static str, Script)> {
             "a leader that was away, and does not know yet that there is another one, is asked for a new name",
             asked_before_it_knows as Script,
         ),
+        (
+            "found-and-removed-elsewhere",
+            "a client keeps what a name leads to, another one removes the name, the first looks again",
+            found_and_removed_elsewhere as Script,
+        ),
+        (
+            "found-then-cut-off",
+            "a client that keeps what a name leads to is cut off from the group while another one removes the name",
+            found_then_cut_off as Script,
+        ),
+        ("found-too-late", "the answer to a look-up comes after the demand to forget it", found_too_late as Script),
     ]
 }
 
@@ -155,5 +166,73 @@ fn asked_before_it_knows(mutant: Option<&str>) -> Result<(), String> {
     c.mend_off(asker, &others);
     c.mend_off(old, &others);
     c.stage.wait(find)?;
+    c.stage.finish()
+}
+
+const SHARED: u32 = 1000;
+const FIND: NameOp = NameOp::Find { dir: SHARED, name: 0 };
+
+/// A name in a directory that both clients know, and that the first of them has found.
+fn found(c: &mut Cast) -> Result<(SlotId, SlotId), String> {
+    let (keeper, other) = (c.clients[0], c.clients[1]);
+    name(c, "a file is made", other, NameOp::Create { dir: SHARED, name: 0 })?;
+    name(c, "it is found", keeper, FIND)?;
+    Ok((keeper, other))
+}
+/// A look-up that finds nothing, as it has to.
+fn missing(c: &mut Cast, index: usize) -> Result<(), String> {
+    match c.stage.wait(index)? {
+        AppAnswer::Name(NameAnswer::Missing) => Ok(()),
+        other => Err(format!("a name that was removed elsewhere: {other:?}")),
+    }
+}
+
+fn found_and_removed_elsewhere(mutant: Option<&str>) -> Result<(), String> {
+    let mut c = cast(mutant)?;
+    let (keeper, other) = found(&mut c)?;
+    let asked = c.stage.rule_count(|m| matches!(m.msg, Msg::ToMds(ToMds::Meta { .. })));
+    name(&mut c, "it is found again", keeper, FIND)?;
+    if asked.get() > 0 {
+        return Err("what may be kept was asked for again".into());
+    }
+    name(&mut c, "it is removed", other, NameOp::Remove { dir: SHARED, name: 0 })?;
+    let index = c.stage.begin(keeper, AppOp::Name(FIND))?;
+    missing(&mut c, index)?;
+    c.stage.finish()
+}
+
+fn found_then_cut_off(mutant: Option<&str>) -> Result<(), String> {
+    let mut c = cast(mutant)?;
+    let (keeper, other) = found(&mut c)?;
+    let mds = c.mds.clone();
+    c.cut_off(keeper, &mds);
+    let before = c.stage.world.now();
+    name(&mut c, "it is removed", other, NameOp::Remove { dir: SHARED, name: 0 })?;
+    if c.stage.world.now() - before > 1_500 * MS {
+        return Err("a silent client held a change up for longer than it may keep anything".into());
+    }
+    let index = c.stage.begin(keeper, AppOp::Name(FIND))?;
+    c.stage.run_for(100 * MS);
+    c.mend_off(keeper, &mds);
+    missing(&mut c, index)?;
+    c.stage.finish()
+}
+
+fn found_too_late(mutant: Option<&str>) -> Result<(), String> {
+    let mut c = cast(mutant)?;
+    let (keeper, other) = (c.clients[0], c.clients[1]);
+    name(&mut c, "a file is made", other, NameOp::Create { dir: SHARED, name: 0 })?;
+    // The directory itself is known before anything is held.
+    name(&mut c, "another one is made", keeper, NameOp::Create { dir: SHARED, name: 1 })?;
+    let rule = c.hold(move |_, to, m| to == keeper && matches!(m, Msg::FromMds(wire::FromMds::MetaOk { .. })));
+    let first = c.stage.begin(keeper, AppOp::Name(FIND))?;
+    c.until_held("the answer to the look-up", S)?;
+    c.stage.world.remove_rule(rule);
+    name(&mut c, "it is removed", other, NameOp::Remove { dir: SHARED, name: 0 })?;
+    let leader = c.leader()?;
+    c.deliver("the answer to the look-up", leader, keeper)?;
+    done(&mut c, "it was found before that", first)?;
+    let index = c.stage.begin(keeper, AppOp::Name(FIND))?;
+    missing(&mut c, index)?;
     c.stage.finish()
 }
