@@ -30,7 +30,8 @@ fstab, with a link `mount.fuse.pstorage` to this program in /sbin:
   pstorage://mycl /mnt/mycl fuse.pstorage rw,nosuid,nodev,_netdev 0 0
 
 Options of its own beside the usual ones: cache=auto|strict|none (auto: the kernel keeps pages under a lease, names and
-attributes for a second; strict: names and attributes never; none: nothing, and writes go straight to the servers),
+attributes for a second, or until another host changes them; strict: names and attributes never; none: nothing, and writes
+go straight to the servers),
 soft=SECONDS (operations that have no answer by then fail with an I/O error instead of waiting for the cluster).")]
 pub struct MountArgs {
     /// `pstorage://NAME` (or -c), and the mount point.
