@@ -42,6 +42,8 @@ pub struct Application {
     finished: Vec<(u64, AppAnswer)>,
     /// What names led to when they were looked up, in which spell of the client: as a mount keeps it.
     found: BTreeMap<(u32, u32), (InodeId, u64)>,
+    /// What a front end heard besides.
+    heard: Vec<Event>,
 }
 
 /// Starts a client.
@@ -59,6 +61,7 @@ pub fn open(birth: Birth, mds: Vec<MdsId>, rules: Rules) -> Result<Box<dyn Actor
         next: OWN,
         finished: Vec::new(),
         found: BTreeMap::new(),
+        heard: Vec::new(),
     }))
 }
 
@@ -240,8 +243,14 @@ impl Application {
             if let Event::Forget { number, .. } = event {
                 self.next += 1;
                 self.client.submit(now, self.next, ClientOp::Forgotten { number }, fx);
+            } else {
+                self.heard.push(event);
             }
         }
+    }
+    /// What a front end heard of leases and files since the last call.
+    pub fn events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.heard)
     }
     /// Takes what the client has finished; what waited for an own call goes on.
     fn collect(&mut self, now: Nanos, fx: &mut Effects) {

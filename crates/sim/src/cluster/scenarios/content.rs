@@ -417,8 +417,8 @@ fn front_end_cache(mutant: Option<&str>) -> Result<(), String> {
         return Err("the lease went back before the front end was heard".into());
     }
     let app = c.stage.world.node::<Application>(a).ok_or("no client")?;
-    let events = app.client.events();
-    let Some(Event::Revoke { ino, .. }) = events.first().copied() else {
+    let events = app.events();
+    let Some(&Event::Revoke { ino, .. }) = events.first() else {
         return Err(format!("the front end heard {events:?}"));
     };
     // It says nothing: the lease goes back all the same, in time.
@@ -436,7 +436,7 @@ fn front_end_cache(mutant: Option<&str>) -> Result<(), String> {
     c.mend_off(a, &servers);
     c.stage.run_for(2 * S);
     let app = c.stage.world.node::<Application>(a).ok_or("no client")?;
-    let events = app.client.events();
+    let events = app.events();
     if !events.contains(&Event::Lost { ino }) {
         return Err(format!("the front end heard {events:?} of a lease that was taken"));
     }
