@@ -231,7 +231,7 @@ fn join_behind_a_reader(mutant: Option<&str>) -> Result<(), String> {
     c.cut_off(reader, &mds);
     c.cut_off(reader, &[b, outside]);
     // Nor does the first member of the new version, from which it would refuse the older one.
-    c.stage.rule(move |m| match m.msg {
+    let deaf = c.stage.rule(move |m| match m.msg {
         Msg::Data(_) if m.to == a && m.from != reader => Verdict::Drop,
         _ => Verdict::Pass,
     });
@@ -249,6 +249,7 @@ fn join_behind_a_reader(mutant: Option<&str>) -> Result<(), String> {
         c.stage.begin(reader, READ)?;
         c.stage.run_for(100 * MS);
     }
+    c.stage.world.remove_rule(deaf);
     c.stage.finish()
 }
 
