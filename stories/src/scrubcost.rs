@@ -16,7 +16,7 @@ use types::InodeId;
 use wire::LeaseKind;
 
 const PATIENCE: Duration = Duration::from_secs(120);
-const PAIRS: u64 = 6;
+const PAIRS: u64 = 12;
 const SIZE_MIB: u64 = 256;
 const BLOCK: u64 = 4096;
 const DEPTH: usize = 32;
@@ -54,12 +54,14 @@ pub fn run(a: &Arguments) -> Result<String> {
         bail!("no block was looked at while clients were served: the figures say nothing");
     }
     let asked = asked(&mut dev, size, &chance)?;
+    let spread = ratios.each_ref().map(|r| spread(r) * 100.0);
     let more = ratios.map(|mut r| (median(&mut r) - 1.0) * 100.0);
     let calm = calm.map(|mut c| median(&mut c));
     let line = format!(
         "4K at depth {DEPTH}, p99 with a usual look in progress ({checked} blocks looked at) beside none: reads {:+.1} % of \
-         {:.0} us, writes {:+.1} % of {:.0} us; while everything is looked at at once: reads {:.0} us, writes {:.0} us",
-        more[0], calm[0], more[1], calm[1], asked[0], asked[1],
+         {:.0} us, writes {:+.1} % of {:.0} us (standard deviation of single pairs {:.0} and {:.0} %); while everything is looked \
+         at at once: reads {:.0} us, writes {:.0} us",
+        more[0], calm[0], more[1], calm[1], spread[0], spread[1], asked[0], asked[1],
     );
     if more.iter().any(|m| *m > MORE_MAX) {
         bail!("{line}; at most {MORE_MAX} %");
@@ -68,6 +70,12 @@ pub fn run(a: &Arguments) -> Result<String> {
     Ok(line)
 }
 
+/// Standard deviation of the ratios of single pairs.
+fn spread(v: &[f64]) -> f64 {
+    let n = v.len() as f64;
+    let mean = v.iter().sum::<f64>() / n;
+    (v.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n).sqrt()
+}
 fn median(v: &mut [f64]) -> f64 {
     v.sort_by(f64::total_cmp);
     v.get(v.len() / 2).copied().unwrap_or(f64::NAN)

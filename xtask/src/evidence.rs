@@ -174,7 +174,7 @@ const SURVIVE: &[Line] = &[
     Line {
         id: "fuzz",
         what: "10 minutes for each decoder without a finding",
-        cargo: &["xtask", "fuzz", "--minutes", "10"],
+        cargo: &["xtask", "fuzz", "--minutes", "10", "--jobs", "2"],
         figure: Figure::After("fuzz:"),
         minutes: 180.0,
     },

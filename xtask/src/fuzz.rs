@@ -10,7 +10,7 @@ const COUNTERS: [&str; 3] = [
     "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
 ];
 
-/// Runs it with these arguments: `[--minutes N] [--seed S] [TARGET...]`.
+/// Runs it with these arguments: `[--minutes N] [--seed S] [--jobs N] [TARGET...]`.
 pub fn run(root: &Path, args: &[String]) -> Report {
     let mut report = Report::quiet();
     // A target of its own: otherwise build scripts would be built with counters too, and have nobody to collect them.
