@@ -39,9 +39,13 @@ pub(super) fn records(ground: &mut Ground, a: &Arguments) -> Result<String> {
         slowest = slowest.max(ms.context("a writer said nothing")?);
     }
     let took = begun.elapsed();
+    let mut wrong = Vec::new();
     for n in 1..=HOSTS {
         let found = ground.shells[n - 1].must(&format!("cat {file}"), PATIENCE)?.out;
-        judge(&found, each).with_context(|| format!("as host{n} reads it"))?;
+        wrong.extend(judge(&found, each).err().map(|e| format!("as host{n} reads it, {e}")));
+    }
+    if !wrong.is_empty() {
+        bail!("{}", wrong.join("; "));
     }
     let all = each * HOSTS as u64;
     let rate = all as f64 / took.as_secs_f64();
