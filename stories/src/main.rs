@@ -37,6 +37,7 @@ fn main() -> ExitCode {
         Some("host-first") => return inside(hosts::inside::first(&args[1..])),
         Some("host-usher") => return inside(hosts::inside::usher(&args[1..])),
         Some("host-slow") => return inside(hosts::slow::serve(&args[1..])),
+        Some("shared-cells") => return inside(shared::cells::player(&args[1..])),
         Some("shared-folder") => return inside(shared::folder::crowd(&args[1..])),
         Some("shared-records") => return inside(shared::records::writer(&args[1..])),
         Some(name @ "ready") => story(name, &args[1..], ready::run),

@@ -4,6 +4,7 @@
 //! Every part is played and reported by itself, also after one that failed.
 
 mod alternate;
+pub mod cells;
 mod files;
 pub mod folder;
 mod manual;
@@ -27,13 +28,14 @@ const ROUNDS: u64 = 1000;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 type Part = fn(&mut Ground, &Arguments) -> Result<String>;
-const PARTS: [(&str, Part); 8] = [
+const PARTS: [(&str, Part); 9] = [
     ("manual", manual::manual),
     ("grow", alternate::grow),
     ("replace", alternate::replace),
     ("recreate", alternate::recreate),
     ("direct", alternate::direct),
     ("mapped", mapped::mapped),
+    ("cells", cells::cells),
     ("folder", folder::folder),
     ("records", records::records),
 ];
