@@ -358,8 +358,10 @@ impl Client {
         f.mtime = if f.dirty() { f.mtime.max(g.attr.mtime) } else { g.attr.mtime };
         f.truncate_gen = g.attr.truncate_gen;
         f.zero = g.zero;
-        if !g.continued || f.body == Body::Unknown {
-            f.body = if g.attr.size > types::INLINE_MAX as u64 { Body::No } else { Body::Unknown };
+        if !g.continued {
+            // The length does not tell: a file may have been made longer than an inode can hold while its content, which may
+            // be none, stood there, and may be about to leave.
+            f.body = Body::Unknown;
         }
         let mut lost = false;
         for l in g.losses {
