@@ -16,7 +16,7 @@ pub fn clear() {
     }
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     // The last mount of a point is the first to go.
-    for point in dead_points(&mounts, |pid| proc::runs(pid)).iter().rev() {
+    for point in dead_points(&mounts, proc::runs).iter().rev() {
         eprintln!("{} was left mounted by a story that has ended", point.display());
         if let Err(e) = umount2(point, MntFlags::MNT_DETACH) {
             eprintln!("unmounting {}: {e}", point.display());

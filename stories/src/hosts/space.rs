@@ -1,8 +1,8 @@
 //! A set of namespaces as a handle: begun, entered, stopped and let go on, ended with everything that runs in it.
 
 use super::inside::{Own, READY};
-use crate::process::{Process, wait_until};
 use crate::proc;
+use crate::process::{Process, wait_until};
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
@@ -37,7 +37,8 @@ impl Space {
         let mut keeper = Process::start(&own.name, c, log)?;
         keeper.wait_for(READY, before, BEGIN_MAX)?;
         let pid = Pid::from_raw(keeper.pid().cast_signed());
-        let first = proc::children(pid).first().copied().with_context(|| format!("{} has no first process", own.name))?;
+        let first =
+            proc::children(pid).first().copied().with_context(|| format!("{} has no first process", own.name))?;
         Ok(Space { tool: tool.into(), keeper, first })
     }
     /// Its first process, as seen from outside.

@@ -103,7 +103,15 @@ pub fn crowd(args: &[OsString]) -> Result<ExitCode> {
     let numbers: Option<Vec<u64>> = numbers.iter().map(|n| n.to_str()?.parse().ok()).collect();
     let Some([host, seconds, seed]) = numbers.as_deref() else { bail!("shared-folder takes DIR HOST SECONDS SEED") };
     let chance = Chance::of(&[*seed, *host]);
-    let mut c = Crowd { dir: dir.into(), host: *host, chance, own: Vec::new(), next: 0, counts: BTreeMap::new(), slowest: (Duration::ZERO, "") };
+    let mut c = Crowd {
+        dir: dir.into(),
+        host: *host,
+        chance,
+        own: Vec::new(),
+        next: 0,
+        counts: BTreeMap::new(),
+        slowest: (Duration::ZERO, ""),
+    };
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(*seconds) {
         c.step()?;

@@ -1,7 +1,7 @@
 //! A file that one host changes, and another has mapped into memory all the time.
 
-use super::{Ground, HOSTS, PATIENCE, ROUNDS};
 use super::verdict::Verdict;
+use super::{Ground, HOSTS, PATIENCE, ROUNDS};
 use crate::arguments::Arguments;
 use crate::chance::Chance;
 use crate::tools;

@@ -43,7 +43,12 @@ impl Verdict {
     pub fn end(self) -> Result<u64> {
         let Some(first) = self.first else { return Ok(self.looks) };
         let wrong: Vec<String> = self.wrong.iter().map(|(kind, n)| format!("{n} by `{kind}`")).collect();
-        bail!("{} of {} looks were wrong: {}; the first: {first}", self.wrong.values().sum::<u64>(), self.looks, wrong.join(", "))
+        bail!(
+            "{} of {} looks were wrong: {}; the first: {first}",
+            self.wrong.values().sum::<u64>(),
+            self.looks,
+            wrong.join(", ")
+        )
     }
 }
 
@@ -76,7 +81,10 @@ mod tests {
         v.look("stat", "host2", b"2", b"4");
         let e = v.end().unwrap_err().to_string();
         assert!(e.contains("2 of 3 looks were wrong: 2 by `stat`"), "{e}");
-        assert!(e.contains("host1: echo b >>f | host2: cat | host2: stat -> 1 bytes instead of 1, from byte 0 on `2`"), "{e}");
+        assert!(
+            e.contains("host1: echo b >>f | host2: cat | host2: stat -> 1 bytes instead of 1, from byte 0 on `2`"),
+            "{e}"
+        );
         let mut v = Verdict::default();
         v.look("cat", "host2", b"a", b"a");
         assert_eq!(v.end().unwrap(), 1);
