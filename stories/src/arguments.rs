@@ -17,15 +17,18 @@ pub struct Arguments {
     pub seed: u64,
     /// Only these parts; empty = all.
     pub only: Vec<String>,
+    /// Mount options, where a story mounts by itself.
+    pub options: String,
     /// Leave the folder behind.
     pub keep: bool,
 }
 
 impl Arguments {
-    /// Parses `--dir --rounds --size --seed --only --keep`; `name` is the story's.
+    /// Parses `--dir --rounds --size --seed --only --options --keep`; `name` is the story's.
     pub fn parse(name: &str, args: &[OsString]) -> Result<Arguments> {
         let dir = PathBuf::from(format!("/var/tmp/pstorage-story-{name}-{}", std::process::id()));
-        let mut a = Arguments { dir, rounds: None, size: None, seed: 1, only: Vec::new(), keep: false };
+        let (only, options) = (Vec::new(), String::new());
+        let mut a = Arguments { dir, rounds: None, size: None, seed: 1, only, options, keep: false };
         let mut args = args.iter();
         while let Some(arg) = args.next() {
             let arg = arg.to_str().with_context(|| format!("{}: not UTF-8", arg.display()))?;
@@ -43,6 +46,7 @@ impl Arguments {
                 "--size" => a.size = Some(number()?),
                 "--seed" => a.seed = number()?,
                 "--dir" => a.dir = std::path::absolute(value?).context("--dir")?,
+                "--options" => a.options = value?.to_string_lossy().into_owned(),
                 "--only" => a.only.push(value?.to_string_lossy().into_owned()),
                 _ => bail!("unknown option {arg}"),
             }

@@ -59,24 +59,34 @@ pub fn become_on_host(boot_id: &str, shm: Option<&Path>, command: &[OsString]) -
 }
 
 fn enter(boot_id: &str, shm: Option<&Path>) -> Result<(), HostError> {
-    fn at<T, E: Into<io::Error>>(step: &str, r: Result<T, E>) -> Result<T, HostError> {
-        r.map_err(|e| HostError { step: step.into(), source: e.into() })
-    }
-    const NONE: Option<&str> = None;
     at("asking to die with the parent", set_pdeathsig(Signal::SIGKILL))?;
     at("a mount namespace", unshare(CloneFlags::CLONE_NEWNS))?;
-    // Slave: what is unmounted outside goes here too, so that this host pins no forgetting disk; nothing goes outwards.
-    let slave = MsFlags::MS_REC | MsFlags::MS_SLAVE;
-    at("keeping mounts to ourselves", mount(NONE, "/", NONE, slave, NONE))?;
+    keep_mounts()?;
     match shm {
-        Some(dir) => {
-            at("binding shared memory", mount(Some(dir), SHM, NONE, MsFlags::MS_BIND, NONE))?;
-        }
-        None => {
-            let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-            at("a tmpfs for shared memory", mount(Some("tmpfs"), SHM, Some("tmpfs"), flags, Some("mode=1777")))?;
-        }
+        Some(dir) => at("binding shared memory", mount(Some(dir), SHM, NONE, MsFlags::MS_BIND, NONE))?,
+        None => own_memory()?,
     }
+    own_boot_id(boot_id)
+}
+
+const NONE: Option<&str> = None;
+
+/// Names a step that failed.
+pub(crate) fn at<T, E: Into<io::Error>>(step: &str, r: Result<T, E>) -> Result<T, HostError> {
+    r.map_err(|e| HostError { step: step.into(), source: e.into() })
+}
+/// What is mounted in this process's namespace from now on stays there. What is unmounted outside goes here too, so that
+/// this host pins no forgetting disk.
+pub(crate) fn keep_mounts() -> Result<(), HostError> {
+    at("keeping mounts to ourselves", mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_SLAVE, NONE))
+}
+/// Empty shared memory that goes with the namespace.
+pub(crate) fn own_memory() -> Result<(), HostError> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    at("a tmpfs for shared memory", mount(Some("tmpfs"), SHM, Some("tmpfs"), flags, Some("mode=1777")))
+}
+/// Another boot id in place of the machine's.
+pub(crate) fn own_boot_id(boot_id: &str) -> Result<(), HostError> {
     // The file lies on a tmpfs of its own that is detached again at once: the bind alone keeps it, no litter stays.
     let stage = std::env::temp_dir();
     let file = stage.join("boot_id");

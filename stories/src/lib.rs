@@ -1,7 +1,7 @@
 //! Tests with real processes, and the tools they need. A star: `forgetfs` and `host` know nothing of each other, both
 //! stand on the leaves `chance`, `proc`, `process` and `loopback`. A staircase for the stories: `product` and `link` reach the
-//! program from outside and from inside, `dev` is a cluster, `machines` one whose hosts lose power, each story uses these
-//! and no other story.
+//! program from outside and from inside, `dev` is a cluster, `machines` one whose hosts lose power, `hosts` are such with a
+//! network between them, each story uses these and no other story.
 #![forbid(unsafe_code)]
 
 pub mod arguments;
@@ -16,6 +16,7 @@ pub mod direct;
 pub mod forget;
 pub mod forgetfs;
 pub mod host;
+pub mod hosts;
 pub mod idle;
 pub mod kills;
 pub mod link;
@@ -32,6 +33,7 @@ pub mod resume;
 pub mod rot;
 pub mod scrubcost;
 pub mod share;
+pub mod shared;
 pub mod small;
 pub mod stage;
 pub mod tools;

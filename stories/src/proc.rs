@@ -12,15 +12,24 @@ fn stat(pid: Pid) -> Option<Vec<String>> {
 
 /// Does this process run? One that only waits to be buried does not.
 pub fn runs(pid: Pid) -> bool {
-    stat(pid).is_some_and(|fields| fields.first().is_some_and(|state| !["Z", "X"].contains(&state.as_str())))
+    state(pid).is_some_and(|state| !["Z", "X"].contains(&state.as_str()))
+}
+
+/// One letter that says what it does (`T`: stopped). None when it is gone.
+pub fn state(pid: Pid) -> Option<String> {
+    stat(pid)?.into_iter().next()
+}
+
+/// All processes of the machine.
+pub fn all() -> Vec<Pid> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok()).map(Pid::from_raw).collect()
 }
 
 /// Processes that this one started.
 pub fn children(parent: Pid) -> Vec<Pid> {
     let of = |pid: Pid| stat(pid)?.get(1)?.parse::<i32>().ok();
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = entries.filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok()).map(Pid::from_raw);
-    pids.filter(|p| of(*p) == Some(parent.as_raw())).collect()
+    all().into_iter().filter(|p| of(*p) == Some(parent.as_raw())).collect()
 }
 
 /// Processor time of these processes so far, in ticks of the system's clock.

@@ -62,37 +62,9 @@ impl Product {
     }
     /// Calls it, whatever it answers. Longer than `most` = killed, an error.
     pub fn call(&self, args: &[&str], most: Duration) -> Result<Said> {
-        let n = CALL.fetch_add(1, Ordering::Relaxed);
-        let paths = ["out", "err"].map(|k| self.calls.join(format!("call-{n}.{k}")));
-        let file = |i: usize| File::create(&paths[i]).with_context(|| format!("create `{}`", paths[i].display()));
-        let begun = Instant::now();
-        let mut child = Command::new(&self.exe)
-            .args(args)
-            .stdin(Stdio::null())
-            .stdout(file(0)?)
-            .stderr(file(1)?)
-            .spawn()
-            .with_context(|| format!("start `{}`", self.exe.display()))?;
-        let status = loop {
-            if let Some(s) = child.try_wait()? {
-                break Some(s);
-            }
-            if begun.elapsed() > most {
-                child.kill()?;
-                child.wait()?;
-                break None;
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        };
-        let read = |i: usize| std::fs::read(&paths[i]).map(|b| String::from_utf8_lossy(&b).into_owned());
-        let (out, err) = (read(0)?, read(1)?);
-        for p in &paths {
-            std::fs::remove_file(p).with_context(|| format!("remove `{}`", p.display()))?;
-        }
-        let Some(status) = status else {
-            bail!("`pstorage {}` did not end within {} s; it said: {err}", args.join(" "), most.as_secs())
-        };
-        Ok(Said { status, out, err, took: begun.elapsed() })
+        let mut command = Command::new(&self.exe);
+        command.args(args);
+        call(command, &format!("pstorage {}", args.join(" ")), &self.calls, most)
     }
     /// Calls it; an error unless it succeeds.
     pub fn must(&self, args: &[&str], most: Duration) -> Result<Said> {
@@ -102,6 +74,35 @@ impl Product {
         }
         Ok(said)
     }
+}
+
+/// Runs a command without input, whatever it answers; what it says goes through files in the folder `calls`. Longer than
+/// `most` = killed, an error that calls it `name`.
+pub fn call(mut command: Command, name: &str, calls: &Path, most: Duration) -> Result<Said> {
+    let n = CALL.fetch_add(1, Ordering::Relaxed);
+    let paths = ["out", "err"].map(|k| calls.join(format!("call-{n}.{k}")));
+    let file = |i: usize| File::create(&paths[i]).with_context(|| format!("create `{}`", paths[i].display()));
+    let begun = Instant::now();
+    command.stdin(Stdio::null()).stdout(file(0)?).stderr(file(1)?);
+    let mut child = command.spawn().with_context(|| format!("start `{}`", command.get_program().display()))?;
+    let status = loop {
+        if let Some(s) = child.try_wait()? {
+            break Some(s);
+        }
+        if begun.elapsed() > most {
+            child.kill()?;
+            child.wait()?;
+            break None;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    };
+    let read = |i: usize| std::fs::read(&paths[i]).map(|b| String::from_utf8_lossy(&b).into_owned());
+    let (out, err) = (read(0)?, read(1)?);
+    for p in &paths {
+        std::fs::remove_file(p).with_context(|| format!("remove `{}`", p.display()))?;
+    }
+    let Some(status) = status else { bail!("`{name}` did not end within {} s; it said: {err}", most.as_secs()) };
+    Ok(Said { status, out, err, took: begun.elapsed() })
 }
 
 /// Running servers whose repository lies below `dir`: (its path, process).

@@ -27,7 +27,15 @@ struct Line {
 }
 
 /// Tables by name. The limits that a line promises are kept by its command: it fails when they are missed.
-const TABLES: &[(&str, &[Line])] = &[("bytes", BYTES), ("mount", MOUNT), ("survive", SURVIVE)];
+const TABLES: &[(&str, &[Line])] = &[("bytes", BYTES), ("mount", MOUNT), ("survive", SURVIVE), ("hosts", HOSTS)];
+
+const HOSTS: &[Line] = &[Line {
+    id: "shared",
+    what: "three hosts, one file system: what a call on one has changed is seen by the next call on another, 1,000 times each; names and 100,000 appended records of all at once, each exactly once",
+    cargo: &["run", "--release", "-p", "stories", "--", "shared"],
+    figure: Figure::After("shared:"),
+    minutes: 60.0,
+}];
 
 const MOUNT: &[Line] = &[
     Line {

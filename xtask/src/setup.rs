@@ -14,6 +14,8 @@ const NEEDS: &[Need] = &[
     Need { program: "fusermount3", package: "fuse3", why: "mounting file systems" },
     Need { program: "unshare", package: "util-linux", why: "hosts of one's own" },
     Need { program: "ip", package: "iproute2", why: "networks of one's own" },
+    Need { program: "nft", package: "nftables", why: "links between hosts that can be cut" },
+    Need { program: "perl", package: "perl-base", why: "hosts of one's own, in tests" },
 ];
 /// What measurements need beyond it. A program that its package keeps off the path is named by its place.
 const EVIDENCE: &[Need] = &[

@@ -2,8 +2,10 @@
 //! back, or is gone, and that a file lives on for its sake only.
 
 use crate::Client;
+use crate::file::File;
 use host::node::Effects;
 use types::{InodeId, LeaseEpoch, Nanos};
+use wire::LeaseKind;
 
 /// How long a front end may take to drop what it keeps before the lease goes back without its word. The group takes a
 /// lease by force 3 s after it recalled it.
@@ -54,9 +56,11 @@ impl Client {
             self.events.push(event);
         }
     }
-    /// The front end keeps content of this file. Without a lease it must not: it hears so at once.
+    /// The front end keeps content of this file, or is about to: of what waits for a lease it keeps what comes under that.
+    /// With nothing of the kind it must not: it hears so at once.
     pub(crate) fn cached(&mut self, ino: InodeId) {
-        match self.files.get_mut(&ino).filter(|f| f.lease.is_some() && f.returning.is_none()) {
+        let held = |f: &File| f.lease.is_some() && f.returning.is_none();
+        match self.files.get_mut(&ino).filter(|f| held(f) || f.waits_for() != LeaseKind::None) {
             Some(f) => f.cached = true,
             None => self.events.push(Event::Lost { ino }),
         }
@@ -92,5 +96,51 @@ impl Client {
                 self.events.push(Event::Lost { ino });
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ClientConfig;
+    use crate::file::Lease;
+    use types::{Incarnation, MdsId};
+
+    const INO: InodeId = InodeId(7);
+
+    fn client() -> Client {
+        Client::new(ClientConfig::new(vec![MdsId(1)], Incarnation(1), 0), Nanos::ZERO)
+    }
+    fn lease(epoch: u64) -> Option<Lease> {
+        let epoch = LeaseEpoch(epoch);
+        Some(Lease { kind: LeaseKind::Read, epoch, unsettled: Nanos::ZERO, since: Nanos::ZERO })
+    }
+
+    #[test]
+    fn content_may_be_kept_under_a_lease_or_of_what_waits_for_one() {
+        let mut c = client();
+        c.cached(INO);
+        assert_eq!(c.events(), [Event::Lost { ino: INO }], "neither");
+        c.file(INO).waiting_reads.push_back(1);
+        c.cached(INO);
+        c.file(INO).lease = lease(1);
+        assert!(c.events().is_empty() && !c.front_end_done(INO, &mut Effects::default()), "the lease has come");
+        assert_eq!(c.events(), [Event::Revoke { ino: INO, epoch: LeaseEpoch(1) }]);
+    }
+
+    #[test]
+    fn what_is_declared_while_a_lease_goes_back_counts_for_the_next_one() {
+        let mut c = client();
+        c.file(INO).lease = lease(1);
+        c.cached(INO);
+        c.revoked(INO, LeaseEpoch(1));
+        c.give_back(INO, &mut Effects::default());
+        c.file(INO).waiting_reads.push_back(1);
+        c.cached(INO);
+        c.returned(INO, LeaseEpoch(1));
+        assert!(c.events().is_empty(), "nothing was kept under the old one");
+        c.file(INO).lease = lease(2);
+        assert!(!c.front_end_done(INO, &mut Effects::default()));
+        assert_eq!(c.events(), [Event::Revoke { ino: INO, epoch: LeaseEpoch(2) }]);
     }
 }

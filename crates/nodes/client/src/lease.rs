@@ -120,10 +120,13 @@ impl Client {
     }
 
     /// Returns the lease; everything is quiet.
-    fn give_back(&mut self, ino: InodeId, fx: &mut Effects) {
+    pub(crate) fn give_back(&mut self, ino: InodeId, fx: &mut Effects) {
         let now = self.now;
         let mut out = SeqOut::default();
         let Some(f) = self.files.get_mut(&ino) else { return };
+        // The front end was asked, or had its time. What it declares from now on is meant for the next lease.
+        f.cached = false;
+        f.revoking = None;
         let untold: Vec<u32> = f.busy.iter().copied().collect();
         for index in untold {
             if let Some(s) = f.chunks.get_mut(&index).and_then(|c| c.seq.as_mut())
@@ -162,9 +165,9 @@ impl Client {
         }
         if f.lease.as_ref().map(|l| l.epoch) == Some(epoch) && f.returning.is_some() {
             f.end_dirty = false;
-            f.cached = false; // the front end was asked, or had its time
-            f.revoking = None;
+            let next = std::mem::take(&mut f.cached);
             self.drop_lease(ino);
+            self.file(ino).cached = next;
         }
     }
     /// The lease is gone, with nothing outstanding under it.
@@ -355,8 +358,10 @@ impl Client {
         f.mtime = if f.dirty() { f.mtime.max(g.attr.mtime) } else { g.attr.mtime };
         f.truncate_gen = g.attr.truncate_gen;
         f.zero = g.zero;
-        if !g.continued || f.body == Body::Unknown {
-            f.body = if g.attr.size > types::INLINE_MAX as u64 { Body::No } else { Body::Unknown };
+        if !g.continued {
+            // The length does not tell: a file may have been made longer than an inode can hold while its content, which may
+            // be none, stood there, and may be about to leave.
+            f.body = Body::Unknown;
         }
         let mut lost = false;
         for l in g.losses {

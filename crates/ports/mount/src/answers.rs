@@ -47,7 +47,10 @@ impl FileSystem {
             (Then::Grow { ino, end }, Meta(MetaOutcome::Attr { attr, .. })) => {
                 self.grow(unique, ino, end, sh.view(ino).map_or(attr.size, |v| v.size), sh);
             }
-            (Then::Data, Data(d)) => sh.reply(unique, Reply::data(&d)),
+            (Then::Data { ino }, Data(d)) => {
+                sh.reply(unique, Reply::data(&d));
+                self.keep(ino, sh);
+            }
             (Then::Written { ino, size, sync, believed: Some(offset) }, a) => {
                 if a != ClientAnswer::Placed(offset) {
                     // The kernel has put the bytes into its pages where they are not.
@@ -155,6 +158,13 @@ impl FileSystem {
                 let op = MetaOp::Lookup { parent, name: name.clone() };
                 self.ask_meta(sh, unique, op, Then::Found { parent, name, flags });
             }
+            // Whoever asks for an inode has it from a name. It has become another one's meanwhile: on another host the name
+            // was removed, or given to another file. The kernel looks the name up again then, and does not where it hears
+            // that there is nothing.
+            (
+                Then::Opened { .. } | Then::Cut { .. } | Then::Attr | Then::Statx | Then::AttrAfter(..),
+                ClientError::Meta(MetaError::NotFound),
+            ) => sh.reply(unique, Reply::error(Errno::STALE)),
             // Directories have one name.
             (Then::Linked { .. }, ClientError::Meta(MetaError::IsDir)) => sh.reply(unique, Reply::error(Errno::PERM)),
             (Then::CopyRead(c) | Then::CopyWritten(c, _), e) => self.copy_failed(unique, &c, e, sh),

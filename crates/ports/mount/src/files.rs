@@ -69,7 +69,8 @@ impl FileSystem {
             }
             Op::Read(read) => {
                 let op = ClientOp::Read { ino, offset: read.offset, length: read.size };
-                self.ask(sh, unique, op, Then::Data);
+                self.ask(sh, unique, op, Then::Data { ino });
+                self.keep(ino, sh);
             }
             Op::Write(w, _) => {
                 if w.offset.saturating_add(payload.len() as u64) > FILE_MAX {
@@ -86,6 +87,9 @@ impl FileSystem {
                 };
                 let then = Then::Written { ino, size: w.size, sync, believed };
                 self.ask_cleared(unique, ino, w.kill_suidgid, op, then, sh);
+                if !direct {
+                    self.keep(ino, sh);
+                }
             }
             // Closing writes nothing out and makes nothing durable.
             Op::Flush { .. } => sh.reply(unique, Reply::empty()),
@@ -160,6 +164,14 @@ impl FileSystem {
         keep | open::PARALLEL_DIRECT_WRITES | open::NOFLUSH
     }
 
+    /// The kernel keeps pages of what it reads and writes, also when that happens under another lease than the one under
+    /// which the file was opened: so that is told anew once a lease has gone.
+    pub(crate) fn keep(&mut self, ino: InodeId, sh: &mut impl Shell) {
+        if self.settings.cache != Cache::None && self.cached.insert(ino) {
+            self.background(sh, ClientOp::Cached { ino });
+        }
+    }
+
     fn release(&mut self, ino: InodeId, sh: &mut impl Shell) {
         let Some(f) = self.open.get_mut(&ino) else { return };
         f.count = f.count.saturating_sub(1);
@@ -223,6 +235,10 @@ impl FileSystem {
         self.now = self.now.max(now);
         match after {
             After::Nothing => {}
+            // Somebody has read or written in the meantime, so there may be pages again.
+            After::Revoked(ino, _) if self.cached.remove(&ino) => {
+                sh.notify(Notice::InvalInode { node: ino.0, offset: 0, len: 0 }, after);
+            }
             After::Revoked(ino, epoch) => self.background(sh, ClientOp::Revoked { ino, epoch }),
             After::Forgotten(number) => self.background(sh, ClientOp::Forgotten { number }),
         }

@@ -202,10 +202,11 @@ impl Server {
                     let _ = m.unmount();
                 })?;
             }
+            // First what the kernel has dropped: what it asks for from then on waits for the next lease.
+            self.notified();
             if self.requests()? || self.files.ended() {
                 return Ok(());
             }
-            self.notified();
         }
     }
     /// One turn of the client, and what comes of it.

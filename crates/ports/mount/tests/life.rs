@@ -87,6 +87,59 @@ fn what_others_remove_is_forgotten_when_it_is_open_no_more() {
 }
 
 #[test]
+fn pages_that_come_after_a_lease_went_are_dropped_with_the_next_one() {
+    let mut b = bench();
+    b.open(9);
+    let (ino, epoch) = (InodeId(9), LeaseEpoch(5));
+    let is = |o: &ClientOp| matches!(o, ClientOp::Cached { ino: i } if *i == ino);
+    let cached = |b: &Bench| b.record.asked.iter().filter(|a| is(&a.1)).count();
+    let read = || Op::Read(fuse::request::Read { fh: 0, offset: 0, size: 4096, flags: 0, lock_owner: None });
+    b.ask(9, read());
+    assert_eq!(cached(&b), 0, "it was told when the file was opened");
+    b.settle();
+    b.fs.event(b.now, Event::Revoke { ino, epoch }, &mut b.record);
+    let after = After::Revoked(ino, epoch);
+    assert_eq!(b.record.notices, [(Notice::InvalInode { node: 9, offset: 0, len: 0 }, after)]);
+    b.ask(9, read());
+    assert_eq!(cached(&b), 1, "pages come again");
+    b.settle();
+    b.fs.dropped(b.now, after, &mut b.record);
+    assert_eq!(b.record.notices.len(), 2, "these go too before the lease does");
+    assert!(b.record.asked.is_empty());
+    b.fs.dropped(b.now, after, &mut b.record);
+    assert!(matches!(b.op(), ClientOp::Revoked { ino: i, epoch: e } if (i, e) == (ino, epoch)));
+    b.settle();
+    b.ask(9, write(0, 0, false));
+    assert_eq!(cached(&b), 1, "a write leaves pages too");
+    b.settle();
+    b.fs.event(b.now, Event::Lost { ino }, &mut b.record);
+    b.ask(9, write(0, 0o40000, false));
+    assert_eq!(cached(&b), 0, "one past the kernel's cache does not");
+}
+
+#[test]
+fn what_others_removed_is_looked_up_again() {
+    let mut b = bench();
+    let stale = Err(Errno::STALE.raw_os_error());
+    let cut = 0o1002;
+    let mode = Op::SetAttr(fuse::request::SetAttr { mode: Some(0o600), ..fuse::request::SetAttr::default() });
+    let ops = [
+        Op::Open { flags: 2, kill_suidgid: false },
+        Op::Open { flags: cut, kill_suidgid: false },
+        Op::GetAttr { fh: None },
+        mode,
+    ];
+    for op in ops {
+        let u = b.ask(9, op);
+        b.refuse(MetaError::NotFound);
+        assert_eq!(b.reply(u), stale, "the kernel takes the name for outdated");
+    }
+    let u = b.ask(1, Op::Lookup { name: b"n" });
+    b.refuse(MetaError::NotFound);
+    assert_eq!(b.reply(u), Err(Errno::NOENT.raw_os_error()), "and hears of a name that leads nowhere");
+}
+
+#[test]
 fn a_file_without_a_name_lives_on_with_a_new_one() {
     let mut b = bench();
     let u = b.ask(1, Op::TmpFile { flags: 2, mode: 0o600, umask: 0 });
