@@ -18,7 +18,7 @@ pub(super) fn mapped(ground: &mut Ground, a: &Arguments) -> Result<String> {
     ground.shells[0].must(&format!("truncate -s {} {file}", BLOCK * BLOCKS), PATIENCE)?;
     let mut reader = Reader::start(ground, HOSTS, &file)?;
     let chance = Chance::of(&[a.seed, 3]);
-    let mut right = vec![crc32c::crc32c(&[0; BLOCK]); BLOCKS];
+    let mut right = vec![checksum::crc32c(&[0; BLOCK]); BLOCKS];
     let mut verdict = Verdict::default();
     let rounds = a.rounds.unwrap_or(ROUNDS);
     for round in 0..rounds {
@@ -33,7 +33,7 @@ pub(super) fn mapped(ground: &mut Ground, a: &Arguments) -> Result<String> {
         verdict.step(format!("host{}: dd seek={at} {direct}", changer + 1));
         let mut block = format!("round {round:06}\n").repeat(BLOCK / 13 + 1).into_bytes();
         block.truncate(BLOCK);
-        right[at] = crc32c::crc32c(&block);
+        right[at] = checksum::crc32c(&block);
         let told: Vec<String> = right.iter().map(|c| format!("{c:08x}")).collect();
         verdict.look("its mapping", &format!("host{HOSTS}"), reader.look()?.as_bytes(), told.join(" ").as_bytes());
     }
