@@ -23,7 +23,8 @@ fn main() -> Result<()> {
     let mut out = std::io::stdout();
     for line in std::io::stdin().lock().lines() {
         line?;
-        let sums: Vec<String> = (0..len / BLOCK).map(|b| format!("{:08x}", checksum::crc32c(&block(start, b)))).collect();
+        let sums: Vec<String> =
+            (0..len / BLOCK).map(|b| format!("{:08x}", checksum::crc32c(&block(start, b)))).collect();
         writeln!(out, "{}", sums.join(" "))?;
         out.flush()?;
     }

@@ -119,3 +119,95 @@ impl Client {
         self.tell_leader(ToMds::Forgot { session, incarnation, term, number }, fx);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ClientConfig;
+    use types::{Incarnation, MdsId, SessionId};
+    use wire::{FromMds, Msg};
+
+    const X: InodeId = InodeId(7);
+    const Y: InodeId = InodeId(8);
+    const LEADER: MdsId = MdsId(1);
+    fn at(ms: u64) -> Nanos {
+        Nanos::from_millis(10_000 + ms)
+    }
+    fn kept(term: u64, forgets: u64) -> Kept {
+        Kept { term: Term(term), forgets }
+    }
+
+    /// One that is attached in this term.
+    fn client(term: u64) -> Client {
+        let mut c = Client::new(ClientConfig::new(vec![LEADER], Incarnation(1), 0), at(0));
+        let (session, term) = (SessionId(5), Term(term));
+        let (settled, gone, servers) = (types::LeaseEpoch::NONE, vec![], vec![]);
+        let m = FromMds::AttachOk { session, term, settled, gone, servers, stamp: at(0).0 };
+        c.mds_says(LEADER, m, &mut Effects::default());
+        assert!(c.attached());
+        c
+    }
+    /// Numbers of the demands it says to have carried out.
+    fn said(fx: Effects) -> Vec<u64> {
+        let number = |m| match m {
+            Msg::ToMds(ToMds::Forgot { number, .. }) => Some(number),
+            _ => None,
+        };
+        fx.send.into_iter().filter_map(|(_, m)| number(m)).collect()
+    }
+    fn forget(c: &mut Client, term: u64, number: u64, ino: InodeId) -> Vec<u64> {
+        let mut fx = Effects::default();
+        c.forget(Term(term), number, vec![ino], &mut fx);
+        said(fx)
+    }
+
+    #[test]
+    fn what_is_kept_lapses_a_second_after_the_last_question() {
+        let mut c = client(3);
+        c.may_keep(kept(3, 0), at(0), vec![X]);
+        assert_eq!(c.kept(X, at(400)), Nanos::from_millis(600));
+        assert_eq!(c.kept(Y, at(400)), Nanos::ZERO);
+        let spell = c.spell();
+        c.now = at(900);
+        c.may_keep(kept(3, 0), at(800), vec![Y]);
+        assert_eq!((c.kept(X, at(1_700)), c.spell()), (Nanos::from_millis(100), spell), "longer, all of it");
+        assert_eq!(c.kept(X, at(1_800)), Nanos::ZERO);
+        c.now = at(1_900);
+        c.may_keep(kept(3, 0), at(1_850), vec![Y]);
+        assert!(c.kept(X, at(1_900)) == Nanos::ZERO && c.kept(Y, at(1_900)) > Nanos::ZERO && c.spell() > spell);
+    }
+
+    #[test]
+    fn another_leader_s_word_and_an_answer_behind_a_demand_count_for_nothing() {
+        let mut c = client(3);
+        c.may_keep(kept(2, 0), at(0), vec![X]);
+        assert_eq!(c.kept(X, at(1)), Nanos::ZERO, "a leader of before");
+        c.may_keep(kept(3, 1), at(0), vec![Y]);
+        assert_eq!(forget(&mut c, 3, 2, X), [2], "it keeps nothing of the kind");
+        c.may_keep(kept(3, 1), at(0), vec![X]);
+        assert_eq!(c.kept(X, at(1)), Nanos::ZERO);
+        assert!(c.kept(Y, at(1)) > Nanos::ZERO);
+        assert_eq!(forget(&mut c, 2, 3, Y), [], "nor does its demand");
+        c.end_session();
+        assert_eq!(c.kept(Y, at(1)), Nanos::ZERO);
+    }
+
+    #[test]
+    fn the_front_end_forgets_first_also_what_another_demand_names() {
+        let mut c = client(3);
+        c.may_keep(kept(3, 0), at(0), vec![X]);
+        let spell = c.spell();
+        assert_eq!(forget(&mut c, 3, 1, X), []);
+        assert!(c.kept(X, at(1)) == Nanos::ZERO && c.spell() > spell);
+        assert_eq!(forget(&mut c, 3, 1, X), [], "repeated");
+        assert_eq!(forget(&mut c, 3, 2, X), [], "the kernel may still have it");
+        let event = |number| Event::Forget { number, inos: vec![X] };
+        assert_eq!(c.events(), [event(1), event(2)]);
+        let mut fx = Effects::default();
+        c.forgotten(1, &mut fx);
+        c.forgotten(1, &mut fx);
+        c.forgotten(2, &mut fx);
+        assert_eq!(said(fx), [1, 2]);
+        assert_eq!(forget(&mut c, 3, 1, X), [1], "its word was lost");
+    }
+}

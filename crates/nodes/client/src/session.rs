@@ -390,7 +390,7 @@ impl Client {
     }
 
     /// The session is over: everything under it is lost; a new one is opened.
-    fn end_session(&mut self) {
+    pub(crate) fn end_session(&mut self) {
         self.link.session = SessionId::NONE;
         self.link.attached = false;
         self.link.attach_sent = Nanos::ZERO;
