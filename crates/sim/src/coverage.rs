@@ -50,6 +50,7 @@ kinds! {
     Msg::ToMds(ToMds::ViewChange { .. }) => "ViewChange",
     Msg::ToMds(ToMds::Unsettled { .. }) => "Unsettled",
     Msg::ToMds(ToMds::GoneOk { .. }) => "GoneOk",
+    Msg::ToMds(ToMds::Leaving { .. }) => "Leaving",
     Msg::ToMds(ToMds::Forgot { .. }) => "Forgot",
     Msg::ToMds(ToMds::Status { .. }) => "Status",
     Msg::ToMds(ToMds::Death { .. }) => "Death",

@@ -287,6 +287,19 @@ pub enum ToMds {
         /// Its life; NONE = whichever.
         incarnation: Incarnation,
     },
+    /// A lease that was recalled is on its way back: so much is still to be done for it. Answers every Recall.
+    Leaving {
+        /// Whose.
+        session: SessionId,
+        /// Its life.
+        incarnation: Incarnation,
+        /// Which file.
+        ino: InodeId,
+        /// Which lease.
+        epoch: LeaseEpoch,
+        /// Grows less while the client writes out what its programs were told; no unit.
+        left: u64,
+    },
     /// Neither this client nor its kernel has the attributes any more that a Forget named.
     Forgot {
         /// Whose.

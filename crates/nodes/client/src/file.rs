@@ -292,6 +292,14 @@ impl File {
     pub fn owes(&self) -> bool {
         self.dirty() || self.writing_out > 0 || self.calls > 0 || self.pieces.iter().any(|p| p.told)
     }
+    /// A number that grows less while what the lease waits for is done: blocks in memory, pieces, records, calls.
+    pub fn left(&self) -> u64 {
+        let small = self.small.as_ref().map_or(0, |s| u64::from(s.dirty));
+        let blocks = self.buffer.bytes().div_ceil(u64::from(types::BLOCK)) + small;
+        let told = self.pieces.iter().filter(|p| p.told);
+        let pieces: u64 = told.map(|p| u64::from(p.content.length().div_ceil(types::BLOCK)) + 1).sum();
+        blocks + pieces + self.in_flight as u64 + self.writing_out as u64 + u64::from(self.calls)
+    }
     /// Where the file ends as the program may see it.
     pub fn end(&self) -> u64 {
         self.size.max(self.told_end)

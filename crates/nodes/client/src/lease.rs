@@ -96,8 +96,10 @@ impl Client {
             {
                 self.body_left(ino);
             }
+            self.pump_own_reads(ino, fx);
             return self.pump_pieces(ino, fx);
         }
+        self.pump_own_reads(ino, fx);
         if self.files.get(&ino).is_some_and(File::settled) {
             self.give_back(ino, fx);
         }
@@ -311,7 +313,9 @@ impl Client {
         match &f.lease {
             Some(l) if l.epoch == epoch => {
                 f.recalled = true;
+                let left = f.left();
                 self.dirty.insert(ino);
+                self.tell_leader(ToMds::Leaving { session, incarnation, ino, epoch, left }, fx);
             }
             Some(l) if l.epoch > epoch => {}
             _ => {

@@ -1,7 +1,7 @@
 //! What a leader keeps in memory and nowhere else: leases, fences, takeovers, joins, what it heard of servers and
 //! sessions. It is built anew in every term, from what sessions and servers say when they attach and register (L6).
 
-use crate::limits::{DEAD_AFTER_RESET, SERVER_SILENT};
+use crate::limits::{DEAD_AFTER_RESET, RECALL_MOST, SERVER_SILENT};
 use replica::sequencer::Sequencer;
 use replica::takeover::{Servers, Takeover};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -27,8 +27,35 @@ pub(crate) struct Held {
     pub epoch: LeaseEpoch,
     /// It was taken from this session, and nobody held one since.
     pub continued: bool,
-    pub recalled: Option<Nanos>,
-    pub recall_sent: Nanos,
+    pub recalled: Option<Recalled>,
+}
+
+/// A lease that somebody else waits for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Recalled {
+    pub since: Nanos,
+    pub sent: Nanos,
+    /// When its holder had come further than ever before.
+    pub moved: Nanos,
+    /// What it had left to do then.
+    pub left: u64,
+}
+
+impl Recalled {
+    pub fn new(now: Nanos) -> Recalled {
+        Recalled { since: now, sent: now, moved: now, left: u64::MAX }
+    }
+    /// Its holder has had its time: `patience` since it last came further, and not for ever.
+    pub fn ignored(&self, now: Nanos, patience: Nanos) -> bool {
+        now.since(self.moved) >= patience || now.since(self.since) >= RECALL_MOST
+    }
+    /// Its holder says how much it has left to do.
+    pub fn leaving(&mut self, now: Nanos, left: u64) {
+        if left < self.left {
+            self.left = left;
+            self.moved = now;
+        }
+    }
 }
 
 /// Somebody who waits for a lease.

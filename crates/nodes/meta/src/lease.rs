@@ -1,6 +1,6 @@
 //! Leases on files: who waits, who must give back, who is granted what (protocol section 4).
 
-use crate::leader::{FileLease, Held, SessionFence, Waiter};
+use crate::leader::{FileLease, Held, Recalled, SessionFence, Waiter};
 use crate::limits::{AGAIN, GONE, GRANT_CHUNKS, RECALL, RECALL_RESET};
 use crate::propose::{PendingRead, Then};
 use crate::{MetaServer, joins, takeovers};
@@ -157,7 +157,7 @@ impl MetaServer {
             let f = l.file(ino);
             f.queue.pop_front();
             let continued = f.last_writer.take() == Some(w.session);
-            let held = Held { kind: w.want, epoch, continued, recalled: None, recall_sent: Nanos::ZERO };
+            let held = Held { kind: w.want, epoch, continued, recalled: None };
             f.holders.insert(w.session, held);
             if let Some(g) = self.grant_message(ino, w.session, w.want, epoch) {
                 grants.push(g);
@@ -299,6 +299,15 @@ impl MetaServer {
         Some(ChunkGrant { index, chunk, view: rec.view.clone(), last: l.lasts.get(&chunk).copied() })
     }
 
+    /// A holder that was asked for its lease says how much it has left to do: as long as that grows less it is waited for.
+    pub(crate) fn leaving(&mut self, session: SessionId, ino: InodeId, epoch: LeaseEpoch, left: u64) {
+        let now = self.now;
+        let file = self.leader.as_mut().and_then(|l| l.files.get_mut(&ino));
+        let held = file.and_then(|f| f.holders.get_mut(&session)).filter(|h| h.epoch == epoch);
+        if let Some(r) = held.and_then(|h| h.recalled.as_mut()) {
+            r.leaving(now, left);
+        }
+    }
     /// A lease comes back. The file's end is committed first.
     pub(crate) fn take_back(
         &mut self,
@@ -492,16 +501,18 @@ impl MetaServer {
         let mut depose = vec![];
         let mut floor = vec![];
         let mut send = vec![];
+        let mut log = vec![];
         for (ino, f) in &mut l.files {
             for (s, h) in &mut f.holders {
-                let Some(t) = h.recalled else { continue };
+                let Some(r) = &mut h.recalled else { continue };
                 let reset = l.attached.get(s).is_none_or(|a| a.reset);
                 let patience = if reset { RECALL_RESET } else { RECALL };
-                if now.since(t) >= patience {
+                if r.ignored(now, patience) {
                     mark!("lease.recall-ignored");
+                    log.push(format!("session {s} does not give back inode {ino}: its lease is taken"));
                     depose.push(*ino);
-                } else if now.since(h.recall_sent) >= AGAIN {
-                    h.recall_sent = now;
+                } else if now.since(r.sent) >= AGAIN {
+                    r.sent = now;
                     let m = FromMds::Recall { ino: *ino, epoch: h.epoch, keep: LeaseKind::None };
                     send.push((*s, m));
                 }
@@ -519,6 +530,7 @@ impl MetaServer {
                 l.dirty.insert(*ino);
             }
         }
+        self.log.append(&mut log);
         for (s, m) in send {
             self.send_session(s, m, fx);
         }
@@ -550,8 +562,7 @@ fn recall(
         if let Some(h) = f.holders.get_mut(s)
             && h.recalled.is_none()
         {
-            h.recalled = Some(now);
-            h.recall_sent = now;
+            h.recalled = Some(Recalled::new(now));
             if let Some(a) = attached.get(s) {
                 let m = FromMds::Recall { ino, epoch: h.epoch, keep: LeaseKind::None };
                 fx.send.push((types::NodeId::Client(a.incarnation), wire::Msg::FromMds(m)));

@@ -6,8 +6,10 @@ use types::Nanos;
 pub const TICK: Nanos = Nanos::from_millis(50);
 /// A session as the leader counts it: 1.12 × 30 s, from its last answer.
 pub const SESSION_KEPT: Nanos = Nanos::from_millis(33_600);
-/// A holder may take so long to give a lease back.
+/// A holder may take so long to give a lease back, or to come further with what it has to write out before.
 pub const RECALL: Nanos = Nanos::from_millis(3_000);
+/// … and so long however far it comes.
+pub const RECALL_MOST: Nanos = Nanos::from_secs(30);
 /// … and so long when its connection is broken.
 pub const RECALL_RESET: Nanos = Nanos::from_millis(300);
 /// A deposed holder may take so long to say that it is gone before everything it held is fenced.

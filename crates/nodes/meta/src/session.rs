@@ -42,6 +42,7 @@ impl MetaServer {
             | ToMds::Return { session, incarnation, .. }
             | ToMds::ViewChange { session, incarnation, .. }
             | ToMds::Unsettled { session, incarnation, .. }
+            | ToMds::Leaving { session, incarnation, .. }
             | ToMds::Forgot { session, incarnation, .. }
             | ToMds::GoneOk { session, incarnation, .. } => (*session, *incarnation),
             ToMds::Attach { .. } | ToMds::Status { .. } | ToMds::Scrub { .. } | ToMds::Death { .. } => return,
@@ -77,6 +78,7 @@ impl MetaServer {
                 }
             }
             ToMds::Unsettled { ino, epoch, chunk, .. } => self.chunk_unsettled(session, ino, epoch, chunk, fx),
+            ToMds::Leaving { ino, epoch, left, .. } => self.leaving(session, ino, epoch, left),
             ToMds::Forgot { term, number, .. } => self.forgot(session, term, number),
             ToMds::GoneOk { ino, epoch, end, .. } => self.gone_ok(session, ino, epoch, end),
             ToMds::Attach { .. } | ToMds::Status { .. } | ToMds::Scrub { .. } | ToMds::Death { .. } => {}
@@ -158,10 +160,9 @@ impl MetaServer {
                     l.take_lease(h.ino, s, x.epoch, h.epoch, (now, Nanos::ZERO));
                 }
             }
-            l.file(h.ino).holders.insert(
-                session,
-                Held { kind: h.kind, epoch: h.epoch, continued: false, recalled: None, recall_sent: Nanos::ZERO },
-            );
+            l.file(h.ino)
+                .holders
+                .insert(session, Held { kind: h.kind, epoch: h.epoch, continued: false, recalled: None });
         }
         if news {
             self.forget_unheld(session, held, fx);

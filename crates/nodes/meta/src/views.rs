@@ -1,7 +1,7 @@
 //! Views: what holders wish, what is proposed, who is told (protocol section 5).
 
 use crate::MetaServer;
-use crate::leader::{Accusation, GroupJoin};
+use crate::leader::{Accusation, GroupJoin, Recalled};
 use crate::limits::ACCUSED;
 use crate::propose::Then;
 use host::node::Effects;
@@ -111,7 +111,8 @@ impl MetaServer {
         let Some(l) = &mut self.leader else { return };
         if let Some(f) = l.files.get_mut(&ino) {
             for h in f.holders.values_mut() {
-                h.recalled.get_or_insert(now);
+                // Sent with the next look at all leases.
+                h.recalled.get_or_insert(Recalled { sent: Nanos::ZERO, ..Recalled::new(now) });
             }
         }
     }

@@ -252,6 +252,32 @@ fn only_the_holder_says_where_a_file_ends() {
     assert_eq!((now.size, now.truncate_gen), (3, 1));
 }
 
+/// What its programs were told is lost with a lease that is taken: as long as a holder writes that out, it is waited for.
+#[test]
+fn a_holder_that_comes_further_is_waited_for() {
+    let taken = |g: &Group| g.told[&A].iter().any(|m| matches!(m, FromMds::Gone { .. }));
+    let leaving = |g: &mut Group, ino, epoch, left| {
+        let (session, incarnation) = (g.sessions[&A], A);
+        g.say(A, ToMds::Leaving { session, incarnation, ino, epoch, left });
+    };
+    // After every 2.5 s: how much is left to do; and for how many of these times it is waited for.
+    let halting = [9, 8, 7, 7, 7];
+    let endless: Vec<u64> = (0..20).rev().collect();
+    for (told, waited) in [(&halting[..], 4), (&endless[..], 11)] {
+        let mut g = Group::new();
+        let (ino, epoch) = g.create(A, "f", LeaseKind::Write);
+        g.begin(B, MetaOp::Getattr { ino }, LeaseKind::None);
+        g.pass(2);
+        assert!(g.told[&A].iter().any(|m| matches!(m, FromMds::Recall { .. })));
+        let kept = told.iter().take_while(|left| {
+            g.pass(50);
+            leaving(&mut g, ino, epoch, **left);
+            !taken(&g)
+        });
+        assert_eq!(kept.count(), waited, "{told:?}");
+    }
+}
+
 #[test]
 fn what_others_have_open_is_kept_for_them() {
     let mut g = Group::new();
