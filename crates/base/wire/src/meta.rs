@@ -116,6 +116,8 @@ pub struct Grant {
     /// The lease was taken from this very session and nobody else held one since: its writes that were under way up to
     /// a chunk's `last` have happened, the others never will.
     pub continued: bool,
+    /// A Read lease of this very session whose place it takes, without a moment between them; NONE = none.
+    pub replaces: LeaseEpoch,
     /// Pending zero range, (start, end) in bytes within one chunk: nothing is written past its start before zeros stand
     /// there.
     pub zero: Option<(u64, u64)>,

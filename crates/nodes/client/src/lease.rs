@@ -57,14 +57,16 @@ impl Client {
         let fresh = f.lease.as_ref().is_some_and(|l| now.since(l.since) < limit);
         let turn = fresh && waits != LeaseKind::None && held >= waits;
         let closes = f.closing && waits == LeaseKind::None;
-        if (f.recalled && !turn) || closes || held < f.wants() {
+        if (f.recalled && !turn) || closes {
             return self.leave(ino, fx);
+        }
+        if held < f.wants() {
+            self.ask_lease(ino);
         }
         self.work(ino, fx);
     }
     /// Asks for the lease that is needed, or forgets a file that was closed.
     fn without_lease(&mut self, ino: InodeId) {
-        let now = self.now;
         let Some(f) = self.files.get_mut(&ino) else { return };
         f.recalled = false;
         let wants = f.wants();
@@ -72,6 +74,13 @@ impl Client {
             f.closing = false;
             return self.closed(ino);
         }
+        self.ask_lease(ino);
+    }
+    /// Asks for the lease that is needed; one for reading that is held already is given up for it only when it comes.
+    fn ask_lease(&mut self, ino: InodeId) {
+        let now = self.now;
+        let Some(f) = self.files.get_mut(&ino) else { return };
+        let wants = f.wants();
         if wants != LeaseKind::None && f.asking.is_none() {
             f.asking = Some(wants);
             f.asked = now;
@@ -175,6 +184,14 @@ impl Client {
     /// The lease is gone, with nothing outstanding under it.
     fn drop_lease(&mut self, ino: InodeId) {
         self.front_end_lost(ino);
+        let Some(f) = self.files.get_mut(&ino) else { return };
+        if f.small.as_ref().is_some_and(|s| !s.dirty) {
+            f.small = None;
+        }
+        self.end_lease(ino);
+    }
+    /// What was known and under way by this lease only is over.
+    fn end_lease(&mut self, ino: InodeId) {
         self.drop_stage(ino);
         let Some(f) = self.files.get_mut(&ino) else { return };
         if f.owed.is_none() {
@@ -188,9 +205,6 @@ impl Client {
         f.zeroed = false;
         f.absent.clear();
         f.busy.clear();
-        if f.small.as_ref().is_some_and(|s| !s.dirty) {
-            f.small = None;
-        }
         for c in f.chunks.values() {
             self.chunks.remove(&c.id);
         }
@@ -318,7 +332,15 @@ impl Client {
                 self.tell_leader(ToMds::Leaving { session, incarnation, ino, epoch, left }, fx);
             }
             Some(l) if l.epoch > epoch => {}
-            _ => {
+            // One that was to take the place of this lease, and has not come: both go, this one first.
+            Some(_) => {
+                mark!("client.recall-of-more");
+                f.deaf = f.deaf.max(epoch);
+                f.asking = None;
+                f.recalled = true;
+                self.dirty.insert(ino);
+            }
+            None => {
                 mark!("client.recall-of-nothing");
                 // Its grant never came, or the lease is gone: answered, and deaf to that grant from now on.
                 f.deaf = f.deaf.max(epoch);
@@ -349,7 +371,12 @@ impl Client {
             }
             return;
         }
-        if f.lease.is_some() {
+        // In the place of one that was held until now: what is known stays true, the front end keeps what it has.
+        let upgraded = f.epoch().is_some_and(|e| e == g.replaces);
+        if upgraded {
+            mark!("client.upgraded");
+            self.end_lease(g.ino);
+        } else if f.lease.is_some() {
             mark!("client.grant-while-held");
             // A newer lease while one is held: the group has forgotten the old one; so do we.
             self.lose(g.ino, ClientError::LeaseLost);
@@ -362,7 +389,7 @@ impl Client {
         f.mtime = if f.dirty() { f.mtime.max(g.attr.mtime) } else { g.attr.mtime };
         f.truncate_gen = g.attr.truncate_gen;
         f.zero = g.zero;
-        if !g.continued {
+        if !g.continued && !upgraded {
             // The length does not tell: a file may have been made longer than an inode can hold while its content, which may
             // be none, stood there, and may be about to leave.
             f.body = Body::Unknown;
@@ -379,7 +406,7 @@ impl Client {
             f.failed = f.failed.or(Some(ClientError::WritesLost));
         }
         f.continued = g.continued;
-        if !g.continued {
+        if !g.continued && !upgraded {
             // Somebody else may have written since: what was told and not written out would go over that.
             self.lose_dirty(g.ino, ClientError::LeaseLost);
             self.replace_appends(g.ino);

@@ -27,7 +27,15 @@ pub(crate) struct Held {
     pub epoch: LeaseEpoch,
     /// It was taken from this session, and nobody held one since.
     pub continued: bool,
+    /// The lease of the same session whose place it took.
+    pub replaces: LeaseEpoch,
     pub recalled: Option<Recalled>,
+}
+
+impl Held {
+    pub fn new(kind: LeaseKind, epoch: LeaseEpoch) -> Held {
+        Held { kind, epoch, continued: false, replaces: LeaseEpoch::NONE, recalled: None }
+    }
 }
 
 /// A lease that somebody else waits for.
@@ -98,6 +106,12 @@ pub(crate) struct FileLease {
 impl FileLease {
     pub fn writer(&self) -> Option<(SessionId, LeaseEpoch)> {
         self.holders.iter().find(|(_, h)| h.kind == LeaseKind::Write).map(|(s, h)| (*s, h.epoch))
+    }
+    /// May a lease for writing take the place of the one that this session reads under, without that going back first?
+    /// Where something is to be done to the chunks nobody may hold the file.
+    pub fn may_upgrade(&self, session: SessionId) -> bool {
+        let reads = |h: &Held| h.kind == LeaseKind::Read && h.recalled.is_none();
+        self.holders.get(&session).is_some_and(reads) && self.suspects.is_empty() && self.deposed.is_empty()
     }
     /// A writer was shut out, and how far it had come is not known before its chunks have been taken over. `busy`: a
     /// takeover of one of them is under way.

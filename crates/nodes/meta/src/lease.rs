@@ -65,9 +65,8 @@ impl MetaServer {
         }
         let l = self.leader.as_mut()?;
         let f = l.file(ino);
-        if let Some(h) = f.holders.get(&session) {
-            // The grant was lost on its way, or it is less than what is wanted by now: who has not heard of it cannot give it
-            // back, and who has is deaf to it.
+        if let Some(h) = f.holders.get(&session).filter(|h| h.kind >= want) {
+            // The grant was lost on its way: who has not heard of it cannot give it back, and who has is deaf to it.
             mark!("lease.granted-again");
             let (kind, epoch) = (h.kind, h.epoch);
             return self.grant_message(ino, session, kind, epoch);
@@ -125,13 +124,16 @@ impl MetaServer {
         self.serve_stats(ino, fx);
         loop {
             let Some(l) = &mut self.leader else { return grants };
-            let Some(f) = l.files.get_mut(&ino) else { return grants };
+            let Some(f) = l.files.get(&ino) else { return grants };
             let Some(w) = f.queue.front().cloned() else { break };
+            let upgrades = !l.busy(ino) && l.fences.is_empty() && f.may_upgrade(w.session);
+            let Some(f) = l.files.get_mut(&ino) else { return grants };
             let conflicting: Vec<SessionId> = f
                 .holders
                 .iter()
                 .filter(|(_, h)| w.want == LeaseKind::Write || h.kind == LeaseKind::Write)
                 .map(|(s, _)| *s)
+                .filter(|s| !upgrades || *s != w.session)
                 .collect();
             if !conflicting.is_empty() {
                 recall(f, &conflicting, now, ino, fx, &l.attached);
@@ -156,9 +158,14 @@ impl MetaServer {
             let epoch = l.mint();
             let f = l.file(ino);
             f.queue.pop_front();
-            let continued = f.last_writer.take() == Some(w.session);
-            let held = Held { kind: w.want, epoch, continued, recalled: None };
-            f.holders.insert(w.session, held);
+            // Nobody but this session held the file since: what it was granted for reading goes on.
+            let before = f.holders.get(&w.session);
+            let (replaces, went_on) = before.map_or((LeaseEpoch::NONE, false), |h| (h.epoch, h.continued));
+            let continued = f.last_writer.take() == Some(w.session) || went_on;
+            if before.is_some() {
+                mark!("lease.upgraded");
+            }
+            f.holders.insert(w.session, Held { continued, replaces, ..Held::new(w.want, epoch) });
             if let Some(g) = self.grant_message(ino, w.session, w.want, epoch) {
                 grants.push(g);
             }
@@ -278,7 +285,8 @@ impl MetaServer {
         let meta_state::InodeView { attr, layout, zero, .. } = self.state.inode(ino)?;
         let chunks = self.state.all_chunks(ino).take(GRANT_CHUNKS);
         let chunks = chunks.filter_map(|(index, chunk, _)| self.chunk_grant(index, chunk)).collect();
-        let continued = l.files.get(&ino).and_then(|f| f.holders.get(&session)).is_some_and(|h| h.continued);
+        let held = l.files.get(&ino).and_then(|f| f.holders.get(&session));
+        let (continued, replaces) = held.map_or((false, LeaseEpoch::NONE), |h| (h.continued, h.replaces));
         Some(Grant {
             session,
             incarnation,
@@ -290,6 +298,7 @@ impl MetaServer {
             chunks,
             losses: self.state.losses(ino).map(told).collect(),
             continued,
+            replaces,
             zero,
         })
     }

@@ -160,9 +160,7 @@ impl MetaServer {
                     l.take_lease(h.ino, s, x.epoch, h.epoch, (now, Nanos::ZERO));
                 }
             }
-            l.file(h.ino)
-                .holders
-                .insert(session, Held { kind: h.kind, epoch: h.epoch, continued: false, recalled: None });
+            l.file(h.ino).holders.insert(session, Held::new(h.kind, h.epoch));
         }
         if news {
             self.forget_unheld(session, held, fx);

@@ -31,6 +31,11 @@ pub fn all() -> Vec<(&'static str, &'static str, Script)> {
     all.extend([
         ("write-read", "one client writes, the other reads: the lease moves", write_read as Script),
         (
+            "read-then-written",
+            "who reads a file begins to write it, alone, beside a reader, and while its lease is lost on the way",
+            read_then_written as Script,
+        ),
+        (
             "replaced-behind-a-reader",
             "a holder is left with one member while the view is taken over by the other client",
             replaced_behind_a_reader as Script,
@@ -59,6 +64,40 @@ fn write_read(mutant: Option<&str>) -> Result<(), String> {
         let seen = c.stage.read(reader, 0, 0)?;
         same("after a hand-over", seen, value)?;
     }
+    c.stage.finish()
+}
+
+fn read_then_written(mutant: Option<&str>) -> Result<(), String> {
+    let mut c = cast(mutant)?;
+    let (a, b) = (c.clients[0], c.clients[1]);
+    let returns =
+        c.stage.rule_count(move |m| m.from == a && matches!(m.msg, wire::Msg::ToMds(wire::ToMds::Return { .. })));
+    let old = c.stage.write(b, 0, 0)?;
+    same("before", c.stage.read(a, 0, 0)?, old)?;
+    // Both read; one goes on to write, and then reads and writes alone.
+    let before = returns.get();
+    let value = c.stage.write(a, 0, 0)?;
+    if returns.get() != before {
+        return Err("a reader gave its lease back in order to write".into());
+    }
+    same("another reader", c.stage.read(b, 0, 0)?, value)?;
+    same("the writer, reading", c.stage.read(a, 0, 0)?, value)?;
+    // The lease for writing never comes; the group asks for it because the other client wants one.
+    let lost = c.stage.rule(move |m| match m.msg {
+        wire::Msg::FromMds(wire::FromMds::Grant(_) | wire::FromMds::MetaOk { grant: Some(_), .. }) if m.to == a => {
+            Verdict::Drop
+        }
+        _ => Verdict::Pass,
+    });
+    let (index, mine) = c.stage.begin_write(a, 0, 1)?;
+    c.stage.run_for(50 * MS);
+    let value = c.stage.write(b, 0, 0)?;
+    c.stage.world.remove_rule(lost);
+    same("what the other client wrote", c.stage.read(a, 0, 0)?, value)?;
+    if c.stage.wait(index)? != AppAnswer::Done {
+        return Err(format!("a write whose lease was lost on the way: {:?}", c.stage.answer(index)));
+    }
+    same("and it was written", c.stage.read(b, 0, 1)?, mine)?;
     c.stage.finish()
 }
 
