@@ -47,14 +47,15 @@ impl FileSystem {
             (Then::Grow { ino, end }, Meta(MetaOutcome::Attr { attr, .. })) => {
                 self.grow(unique, ino, end, sh.view(ino).map_or(attr.size, |v| v.size), sh);
             }
-            (Then::Data { ino }, Data(d)) => {
+            (Then::Data { ino, offset, size }, Data(d)) => {
                 sh.reply(unique, Reply::data(&d));
-                self.keep(ino, sh);
+                self.pages_read(ino, offset, size, sh);
             }
             (Then::Written { ino, size, sync, believed: Some(offset) }, a) => {
                 if a != ClientAnswer::Placed(offset) {
                     // The kernel has put the bytes into its pages where they are not.
-                    sh.notify(Notice::InvalInode { node: ino.0, offset: 0, len: 0 }, After::Nothing);
+                    let (offset, len) = (i64::try_from(offset).unwrap_or(0), i64::from(size));
+                    sh.notify(Notice::InvalInode { node: ino.0, offset, len }, After::Nothing);
                 }
                 self.succeeded(unique, Then::Written { ino, size, sync, believed: None }, ClientAnswer::Done, sh);
             }

@@ -1,6 +1,7 @@
 //! Open files: opening, reading, writing, making durable, letting go.
 
 use crate::names::new_inode;
+use crate::pages::Pages;
 use crate::system::{After, Cache, FileSystem, Shell};
 use crate::waiting::Then;
 use bytes::Bytes;
@@ -69,8 +70,8 @@ impl FileSystem {
             }
             Op::Read(read) => {
                 let op = ClientOp::Read { ino, offset: read.offset, length: read.size };
-                self.ask(sh, unique, op, Then::Data { ino });
-                self.keep(ino, sh);
+                self.ask(sh, unique, op, Then::Data { ino, offset: read.offset, size: read.size });
+                self.pages_read(ino, read.offset, read.size, sh);
             }
             Op::Write(w, _) => {
                 if w.offset.saturating_add(payload.len() as u64) > FILE_MAX {
@@ -88,7 +89,7 @@ impl FileSystem {
                 let then = Then::Written { ino, size: w.size, sync, believed };
                 self.ask_cleared(unique, ino, w.kill_suidgid, op, then, sh);
                 if !direct {
-                    self.keep(ino, sh);
+                    self.pages_written(ino, w.offset, w.size, sh);
                 }
             }
             // Closing writes nothing out and makes nothing durable.
@@ -166,10 +167,34 @@ impl FileSystem {
 
     /// The kernel keeps pages of what it reads and writes, also when that happens under another lease than the one under
     /// which the file was opened: so that is told anew once a lease has gone.
-    pub(crate) fn keep(&mut self, ino: InodeId, sh: &mut impl Shell) {
-        if self.settings.cache != Cache::None && self.cached.insert(ino) {
+    fn kept_pages(&mut self, ino: InodeId, sh: &mut impl Shell) -> Option<&mut Pages> {
+        if self.settings.cache == Cache::None {
+            return None;
+        }
+        if self.cached.insert(ino) {
             self.background(sh, ClientOp::Cached { ino });
         }
+        Some(self.pages.entry(ino).or_default())
+    }
+    /// Pages are filled by a read: when it is asked for, or when its answer goes out if a lease went in between.
+    pub(crate) fn pages_read(&mut self, ino: InodeId, offset: u64, size: u32, sh: &mut impl Shell) {
+        if let Some(pages) = self.kept_pages(ino, sh) {
+            pages.read(offset, u64::from(size));
+        }
+    }
+    fn pages_written(&mut self, ino: InodeId, offset: u64, size: u32, sh: &mut impl Shell) {
+        if let Some(pages) = self.kept_pages(ino, sh) {
+            pages.written(offset, u64::from(size));
+        }
+    }
+    /// Has the kernel drop all pages of a file that may have content, and its attributes.
+    fn drop_pages(&mut self, ino: InodeId, after: After, sh: &mut impl Shell) {
+        self.cached.remove(&ino);
+        for (offset, len) in self.pages.remove(&ino).unwrap_or_default().ranges() {
+            let (offset, len) = (offset.min(FILE_MAX) as i64, len.min(FILE_MAX) as i64);
+            sh.notify(Notice::InvalInode { node: ino.0, offset, len }, After::Nothing);
+        }
+        sh.notify(Notice::InvalInode { node: ino.0, offset: -1, len: 0 }, after);
     }
 
     fn release(&mut self, ino: InodeId, sh: &mut impl Shell) {
@@ -194,6 +219,7 @@ impl FileSystem {
     /// Nothing keeps a file without a name any more. `kept`: the group may keep it for this session.
     pub(crate) fn let_go(&mut self, ino: InodeId, kept: bool, sh: &mut impl Shell) {
         self.cached.remove(&ino);
+        self.pages.remove(&ino);
         self.stop_idling(ino);
         self.background(sh, ClientOp::Drop { ino });
         if !kept {
@@ -226,8 +252,7 @@ impl FileSystem {
             Event::Nameless { ino } => return self.kept_without_name(ino, sh),
             Event::Forget { number, inos } => return self.forget(number, &inos, sh),
         };
-        self.cached.remove(&ino);
-        sh.notify(Notice::InvalInode { node: ino.0, offset: 0, len: 0 }, after);
+        self.drop_pages(ino, after, sh);
     }
 
     /// The kernel has dropped what it was told to drop.
@@ -236,9 +261,7 @@ impl FileSystem {
         match after {
             After::Nothing => {}
             // Somebody has read or written in the meantime, so there may be pages again.
-            After::Revoked(ino, _) if self.cached.remove(&ino) => {
-                sh.notify(Notice::InvalInode { node: ino.0, offset: 0, len: 0 }, after);
-            }
+            After::Revoked(ino, _) if self.cached.contains(&ino) => self.drop_pages(ino, after, sh),
             After::Revoked(ino, epoch) => self.background(sh, ClientOp::Revoked { ino, epoch }),
             After::Forgotten(number) => self.background(sh, ClientOp::Forgotten { number }),
         }

@@ -15,6 +15,7 @@ mod errors;
 mod files;
 mod known;
 mod names;
+mod pages;
 mod recent;
 pub mod serve;
 mod system;

@@ -3,6 +3,7 @@
 use crate::directories::Directory;
 use crate::files::OpenFile;
 use crate::known::Known;
+use crate::pages::Pages;
 use crate::recent::Recent;
 use crate::waiting::{Then, Waits};
 use bytes::Bytes;
@@ -80,6 +81,8 @@ pub struct FileSystem {
     pub(crate) idle_since: BTreeMap<InodeId, Nanos>,
     /// Files of which the kernel may hold pages that are right.
     pub(crate) cached: BTreeSet<InodeId>,
+    /// Which pages.
+    pub(crate) pages: BTreeMap<InodeId, Pages>,
     pub(crate) directories: BTreeMap<u64, Directory>,
     pub(crate) next_handle: u64,
     pub(crate) recent: Recent,
@@ -98,6 +101,7 @@ impl FileSystem {
             idle: BTreeSet::new(),
             idle_since: BTreeMap::new(),
             cached: BTreeSet::new(),
+            pages: BTreeMap::new(),
             directories: BTreeMap::new(),
             next_handle: 1,
             recent: Recent::default(),

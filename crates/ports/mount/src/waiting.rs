@@ -51,7 +51,7 @@ pub(crate) enum Then {
     /// Set-user-ID and its like are gone; now this.
     Cleared { ino: InodeId, op: Box<ClientOp>, then: Box<Then> },
     /// Bytes of a file.
-    Data { ino: InodeId },
+    Data { ino: InodeId, offset: u64, size: u32 },
     /// So many bytes are written. `believed`: they were to go to the end, which the kernel believes to be there.
     Written { ino: InodeId, size: u32, sync: bool, believed: Option<u64> },
     /// They are on disk too.

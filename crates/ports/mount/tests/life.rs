@@ -19,6 +19,9 @@ fn bench() -> Bench {
 fn nameless(ino: u64) -> Attr {
     Attr { nlink: 0, ..file(ino) }
 }
+fn notice(offset: i64, len: i64) -> Notice {
+    Notice::InvalInode { node: 9, offset, len }
+}
 fn look_up(b: &mut Bench, ino: u64) {
     let u = b.ask(1, Op::Lookup { name: b"n" });
     b.answer_attr(file(ino));
@@ -99,12 +102,13 @@ fn pages_that_come_after_a_lease_went_are_dropped_with_the_next_one() {
     b.settle();
     b.fs.event(b.now, Event::Revoke { ino, epoch }, &mut b.record);
     let after = After::Revoked(ino, epoch);
-    assert_eq!(b.record.notices, [(Notice::InvalInode { node: 9, offset: 0, len: 0 }, after)]);
+    let dropped = [(notice(0, 4096), After::Nothing), (notice(-1, 0), after)];
+    assert_eq!(std::mem::take(&mut b.record.notices), dropped);
     b.ask(9, read());
     assert_eq!(cached(&b), 1, "pages come again");
     b.settle();
     b.fs.dropped(b.now, after, &mut b.record);
-    assert_eq!(b.record.notices.len(), 2, "these go too before the lease does");
+    assert_eq!(std::mem::take(&mut b.record.notices), dropped, "these go too before the lease does");
     assert!(b.record.asked.is_empty());
     b.fs.dropped(b.now, after, &mut b.record);
     assert!(matches!(b.op(), ClientOp::Revoked { ino: i, epoch: e } if (i, e) == (ino, epoch)));
@@ -300,11 +304,27 @@ fn pages_are_dropped_before_a_lease_goes_back() {
     let epoch = LeaseEpoch(4);
     b.fs.event(b.now, Event::Revoke { ino: InodeId(9), epoch }, &mut b.record);
     let after = After::Revoked(InodeId(9), epoch);
-    assert_eq!(b.record.notices, [(Notice::InvalInode { node: 9, offset: 0, len: 0 }, after)]);
+    assert_eq!(b.record.notices, [(notice(-1, 0), after)], "no page can have content");
     assert!(b.record.asked.is_empty());
     b.fs.dropped(b.now, after, &mut b.record);
     assert!(matches!(b.op(), ClientOp::Revoked { ino: InodeId(9), .. }));
     assert!(b.record.view(InodeId(9)).is_none());
+}
+
+/// A page that has no content is locked as long as a write to a part of it waits, perhaps for the very lease that others
+/// wait for: nothing may wait for that lock before a lease goes back.
+#[test]
+fn a_page_that_a_waiting_write_may_have_locked_is_left_alone() {
+    let mut b = bench();
+    b.open(9);
+    let epoch = LeaseEpoch(4);
+    let read = Op::Read(fuse::request::Read { fh: 0, offset: 8192, size: 4096, flags: 0, lock_owner: None });
+    b.ask(9, read);
+    b.ask(9, write(100, 0, false));
+    b.ask(9, write(8200, 0, false));
+    b.fs.event(b.now, Event::Revoke { ino: InodeId(9), epoch }, &mut b.record);
+    let after = After::Revoked(InodeId(9), epoch);
+    assert_eq!(b.record.notices, [(notice(8192, 4096), After::Nothing), (notice(-1, 0), after)]);
 }
 
 #[test]
