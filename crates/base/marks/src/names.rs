@@ -50,6 +50,7 @@ pub const NAMES: &[&str] = &[
     "lease.unsettled",
     "lease.unsettled-not-held",
     "lease.waits-for-sessions",
+    "lease.wanted-too-late",
     "lease.writer-returned",
     "member.absent.created",
     "member.absent.lost",

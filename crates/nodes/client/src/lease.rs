@@ -96,8 +96,10 @@ impl Client {
             {
                 self.body_left(ino);
             }
+            self.pump_own_reads(ino, fx);
             return self.pump_pieces(ino, fx);
         }
+        self.pump_own_reads(ino, fx);
         if self.files.get(&ino).is_some_and(File::settled) {
             self.give_back(ino, fx);
         }

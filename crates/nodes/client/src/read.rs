@@ -123,8 +123,16 @@ impl Client {
                 f.waiting_reads.pop_front();
             }
         }
+        self.pump_stalled(ino, false, fx);
+    }
+    /// Asks again for what has to be read for partial writes: writing out waits for them.
+    pub(crate) fn pump_own_reads(&mut self, ino: InodeId, fx: &mut Effects) {
+        self.pump_stalled(ino, true, fx);
+    }
+    fn pump_stalled(&mut self, ino: InodeId, own: bool, fx: &mut Effects) {
         let Some(f) = self.files.get(&ino) else { return };
-        let stalled: Vec<u64> = f.stalled_reads.iter().copied().collect();
+        let mine = |id: &u64| !own || self.reads.get(id).is_some_and(|r| r.rmw.is_some());
+        let stalled: Vec<u64> = f.stalled_reads.iter().copied().filter(mine).collect();
         for id in stalled {
             self.try_read(id, fx);
         }

@@ -147,9 +147,9 @@ impl Client {
             self.ops.insert(ticket, Op { left: pieces.len(), kind, error: None });
             f.pieces.extend(pieces);
             f.writing_out += 1;
-            // A read that has asked already may be answered with what was there before.
+            // A read that has asked already may be answered with what was there before; a partial write wants just that.
             let end = start + bytes;
-            for x in self.reads.values_mut().filter(|x| x.ino == ino) {
+            for x in self.reads.values_mut().filter(|x| x.ino == ino && x.rmw.is_none()) {
                 x.met_range(log2, start, end);
             }
         }
@@ -202,7 +202,6 @@ impl Client {
             }
         }
     }
-    /// Another lease, and others may have held one since: what was told and not written out is lost.
     /// Nobody needs the file any more: no write-out, no error to be told, no lease.
     pub(crate) fn drop_file(&mut self, ino: InodeId) {
         if !self.files.contains_key(&ino) {
@@ -217,6 +216,7 @@ impl Client {
         self.unsynced.remove(&ino);
         self.dirty.insert(ino);
     }
+    /// Another lease, and others may have held one since: what was told and not written out is lost.
     pub(crate) fn lose_dirty(&mut self, ino: InodeId, why: ClientError) {
         let Some(f) = self.files.get_mut(&ino) else { return };
         let lost = f.dirty();

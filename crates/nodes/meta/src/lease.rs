@@ -64,6 +64,10 @@ impl MetaServer {
             return None;
         }
         let l = self.leader.as_mut()?;
+        if !l.attached.contains_key(&session) {
+            mark!("lease.wanted-too-late");
+            return None; // it ended while its question was under way, and will give nothing back
+        }
         let f = l.file(ino);
         if let Some(h) = f.holders.get(&session) {
             // The grant was lost on its way, or it is less than what is wanted by now: who has not heard of it cannot give it

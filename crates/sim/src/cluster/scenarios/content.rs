@@ -10,7 +10,7 @@ use client::Event;
 use std::cell::Cell;
 use std::rc::Rc;
 use wire::names::MetaOp;
-use wire::{Msg, ToMds};
+use wire::{DataCtl, Msg, ToMds};
 
 /// (name, what happens, script) of every scenario of this file.
 pub fn all() -> Vec<(&'static str, &'static str, Script)> {
@@ -49,6 +49,11 @@ pub fn all() -> Vec<(&'static str, &'static str, Script)> {
             "buffered-and-deposed",
             "a client with dirty bytes is cut off: its next flush says so, once",
             buffered_and_deposed as Script,
+        ),
+        (
+            "recalled-while-filling-a-block",
+            "a lease is recalled while a block is read to be filled, and more of the file is dirty by then",
+            recalled_while_filling_a_block as Script,
         ),
         (
             "buffered-over-leader-change",
@@ -300,6 +305,33 @@ fn buffered_and_deposed(mutant: Option<&str>) -> Result<(), String> {
     c.expect_flush(a, 0, false)?;
     c.expect_flush(a, 0, true)?;
     same("what the other client wrote", c.stage.read(a, 0, 1)?, value)?;
+    c.stage.finish()
+}
+
+fn recalled_while_filling_a_block(mutant: Option<&str>) -> Result<(), String> {
+    let mut c = cast(mutant)?;
+    let (a, b) = (c.clients[0], c.clients[1]);
+    let mut model = vec![1u8; 5000];
+    c.stage.bytes(a, 7, write(0, &model, false))?;
+    c.stage.bytes(a, 7, append(&[2; 100], true))?;
+    let rule = c.hold(move |from, _, m| from == a && matches!(m, Msg::Data(DataCtl::Read { .. })));
+    let flush = c.stage.begin(a, AppOp::Flush { file: 7 })?;
+    c.until_held("the last block is read", S)?;
+    c.stage.bytes(a, 7, append(&[3; 100], true))?;
+    let read = c.stage.begin(b, AppOp::Bytes { file: 7, op: ByteOp::Read { at: 0, length: 8192 } })?;
+    c.stage.run_for(300 * MS);
+    c.stage.world.remove_rule(rule);
+    c.stage.world.release(true, |_, _, _| true);
+    match c.stage.wait(flush)? {
+        AppAnswer::Done => {}
+        other => return Err(format!("what a living client had told its program was lost: {other:?}")),
+    }
+    model.extend([[2; 100], [3; 100]].concat());
+    match c.stage.wait(read)? {
+        AppAnswer::Bytes(seen) if seen == model => {}
+        other => return Err(format!("another client read {other:?}")),
+    }
+    c.expect_flush(a, 7, true)?;
     c.stage.finish()
 }
 
