@@ -55,6 +55,7 @@ pub const NAMES: &[&str] = &[
     "lease.unsettled-not-held",
     "lease.upgraded",
     "lease.waits-for-sessions",
+    "lease.wanted-too-late",
     "lease.writer-returned",
     "member.absent.created",
     "member.absent.lost",

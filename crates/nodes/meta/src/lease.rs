@@ -64,6 +64,10 @@ impl MetaServer {
             return None;
         }
         let l = self.leader.as_mut()?;
+        if !l.attached.contains_key(&session) {
+            mark!("lease.wanted-too-late");
+            return None; // it ended while its question was under way, and will give nothing back
+        }
         let f = l.file(ino);
         if let Some(h) = f.holders.get(&session).filter(|h| h.kind >= want) {
             // The grant was lost on its way: who has not heard of it cannot give it back, and who has is deaf to it.

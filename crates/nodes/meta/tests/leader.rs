@@ -278,6 +278,23 @@ fn a_holder_that_comes_further_is_waited_for() {
     }
 }
 
+/// A lease for a session that is over would never come back, and whatever waits for nobody to hold the file would wait for
+/// ever: a copy that is missing, above all.
+#[test]
+fn a_session_that_ends_while_it_asks_gets_no_lease() {
+    let mut g = Group::new();
+    let (ino, _) = g.create(A, "f", LeaseKind::None);
+    g.begin(B, MetaOp::Open { ino }, LeaseKind::Write);
+    let (session, incarnation) = (g.sessions[&B], B);
+    g.say(B, ToMds::Detach { session, incarnation });
+    g.pass(2);
+    g.told.clear();
+    let seq = g.begin(C, MetaOp::Open { ino }, LeaseKind::Write);
+    g.pass(2);
+    let (answer, epoch) = g.answer(C, seq);
+    assert!(answer.is_ok() && epoch.is_some(), "nobody else holds it");
+}
+
 #[test]
 fn what_others_have_open_is_kept_for_them() {
     let mut g = Group::new();
