@@ -1,0 +1,69 @@
+//! Locks on ranges of one file.
+
+use crate::{Kind, Lock, Owner};
+
+/// A part of a file that somebody has locked.
+pub type Held = Lock;
+
+/// All locks of one family on one file. Those of one owner never overlap, and never touch if they are of one kind.
+#[derive(Clone, Debug, Default)]
+pub struct Ranges {
+    held: Vec<Held>,
+}
+
+impl Ranges {
+    /// Nobody holds anything.
+    pub fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+    /// All, in no order.
+    pub fn held(&self) -> &[Held] {
+        &self.held
+    }
+    /// Locks of others that `asked` cannot be held beside.
+    pub fn conflicts(&self, asked: &Lock) -> impl Iterator<Item = &Held> {
+        let asked = *asked;
+        let meets = move |h: &&Held| h.start < asked.end && asked.start < h.end;
+        self.held.iter().filter(move |h| h.owner != asked.owner && h.kind.conflicts(asked.kind)).filter(meets)
+    }
+    /// Holds `lock`, in the place of whatever its owner held within it.
+    pub fn set(&mut self, lock: &Lock) {
+        self.clear(lock.owner, lock.start, lock.end);
+        let mut whole = *lock;
+        self.held.retain(|h| {
+            let touches =
+                h.owner == whole.owner && h.kind == whole.kind && h.start <= whole.end && whole.start <= h.end;
+            if touches {
+                (whole.start, whole.end) = (whole.start.min(h.start), whole.end.max(h.end));
+            }
+            !touches
+        });
+        self.held.push(whole);
+    }
+    /// The owner holds nothing from `start` to `end` any more. True = it did.
+    pub fn clear(&mut self, owner: Owner, start: u64, end: u64) -> bool {
+        let mut rest = vec![];
+        let before = self.held.len();
+        self.held.retain(|h| {
+            let cut = h.owner == owner && h.start < end && start < h.end;
+            if cut {
+                let parts = [(h.start, start.min(h.end)), (end.max(h.start), h.end)];
+                rest.extend(parts.into_iter().filter(|(a, b)| a < b).map(|(a, b)| Held { start: a, end: b, ..*h }));
+            }
+            !cut
+        });
+        let changed = self.held.len() != before;
+        self.held.append(&mut rest);
+        changed
+    }
+    /// What the owner holds of a byte.
+    pub fn kind_at(&self, owner: Owner, byte: u64) -> Option<Kind> {
+        self.held.iter().find(|h| h.owner == owner && h.start <= byte && byte < h.end).map(|h| h.kind)
+    }
+    /// Drops locks of owners that `gone` picks. True = there were some.
+    pub fn drop_of(&mut self, gone: impl Fn(&Owner) -> bool) -> bool {
+        let before = self.held.len();
+        self.held.retain(|h| !gone(&h.owner));
+        self.held.len() != before
+    }
+}
