@@ -60,6 +60,7 @@ kinds! {
     Msg::FromMds(FromMds::NotLeader { .. }) => "NotLeader (client)",
     Msg::FromMds(FromMds::MetaOk { .. }) => "MetaOk",
     Msg::FromMds(FromMds::Forget { .. }) => "Forget",
+    Msg::FromMds(FromMds::Locked { .. }) => "Locked",
     Msg::FromMds(FromMds::Grant(_)) => "Grant",
     Msg::FromMds(FromMds::Mapped { .. }) => "Mapped",
     Msg::FromMds(FromMds::Recall { .. }) => "Recall",

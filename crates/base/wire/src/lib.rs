@@ -6,6 +6,7 @@ pub mod data;
 pub mod frame;
 pub mod hello;
 pub mod integrity;
+pub mod locks;
 pub mod meta;
 mod msg;
 pub mod names;

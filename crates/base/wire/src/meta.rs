@@ -443,6 +443,11 @@ pub enum FromMds {
         /// The report.
         report: Box<crate::status::ClusterReport>,
     },
+    /// A lock that was waited for is held. The session asks again now and then (Waiting), so this need not arrive.
+    Locked {
+        /// Number of the wait.
+        number: u64,
+    },
     /// Attributes that this session may keep are about to change: it keeps them no more. Answer: Forgot.
     Forget {
         /// Term of the leader.

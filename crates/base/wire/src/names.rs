@@ -1,8 +1,9 @@
 //! Namespace operations and what comes of them. Every operation that changes something is committed through the log with
 //! its time stamped by the leader.
 
+use crate::locks::{Family, Lock, LockAnswer, LockOwner};
 use serde::{Deserialize, Serialize};
-use types::{InodeId, Layout, LeaseEpoch, Nanos};
+use types::{InodeId, Layout, LeaseEpoch, Nanos, SessionId};
 
 /// Kinds of inode.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -368,6 +369,59 @@ pub enum MetaOp {
         /// Drawn by the asker: the same nonce gets the same id.
         nonce: u64,
     },
+    /// Set a lock, in the place of what its owner holds of these bytes. Outcome: Lock.
+    Lock {
+        /// File.
+        ino: InodeId,
+        /// What sort of lock.
+        family: Family,
+        /// It; of the session that asks.
+        lock: Lock,
+        /// It is waited for under this number, unless that cannot end. None = at once or not at all.
+        wait: Option<u64>,
+    },
+    /// Give up what an owner holds of these bytes. Outcome: Done.
+    Unlock {
+        /// File.
+        ino: InodeId,
+        /// What sort of lock.
+        family: Family,
+        /// Whose; of the session that asks.
+        owner: LockOwner,
+        /// First byte.
+        start: u64,
+        /// The byte behind the last one.
+        end: u64,
+    },
+    /// Wait no longer. Outcome: Lock: Waits, it was waited for and is not any more; Held, it is held by now.
+    Unwait {
+        /// File.
+        ino: InodeId,
+        /// What sort of lock.
+        family: Family,
+        /// Number of the wait.
+        number: u64,
+    },
+    /// Which lock is in the way of this one? Outcome: Lock: Busy or Held.
+    TestLock {
+        /// File.
+        ino: InodeId,
+        /// What sort of lock.
+        family: Family,
+        /// It.
+        lock: Lock,
+    },
+    /// Is it still waited for? Outcome: Lock: Waits or Held.
+    Waiting {
+        /// File.
+        ino: InodeId,
+        /// What sort of lock.
+        family: Family,
+        /// Whose wait.
+        session: SessionId,
+        /// Number of the wait.
+        number: u64,
+    },
 }
 
 impl MetaOp {
@@ -385,6 +439,8 @@ impl MetaOp {
                 | MetaOp::ReadBody { .. }
                 | MetaOp::Open { .. }
                 | MetaOp::Info { .. }
+                | MetaOp::TestLock { .. }
+                | MetaOp::Waiting { .. }
         )
     }
 }
@@ -472,6 +528,8 @@ pub enum MetaOutcome {
     },
     /// A chunk server's id and the cluster's.
     Cs(types::CsId, types::ClusterId),
+    /// What came of asking for a lock.
+    Lock(LockAnswer),
 }
 
 /// Why an operation was refused.
@@ -513,6 +571,8 @@ pub enum MetaError {
     AttrsFull,
     /// The file has a pending zero range; zeros have to stand there before it grows past its start.
     Unzeroed,
+    /// There are 4,096 locks on the file.
+    LocksFull,
 }
 impl core::error::Error for MetaError {}
 impl core::fmt::Display for MetaError {
@@ -538,6 +598,7 @@ impl core::fmt::Display for MetaError {
                 "no space for another extended attribute (all of one inode: 256 KiB, their names: 64 KiB)"
             }
             MetaError::Unzeroed => "the file was cut and has to be zeroed past its end before it grows",
+            MetaError::LocksFull => "too many locks on one file (4,096)",
         })
     }
 }

@@ -22,6 +22,7 @@ impl<K: Kv> State<K> {
         self.names.check(&self.kv)?;
         self.chunks.check(&self.kv)?;
         self.sessions.check(&self.kv)?;
+        self.locks.check(&self.kv)?;
         events::check(&self.kv)?;
         for ino in Chunks::files(&self.kv) {
             // Also of one that is being removed.

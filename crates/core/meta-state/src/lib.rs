@@ -1,6 +1,6 @@
 //! The metadata state machine: commands in, typed outcomes out, every metadata server in the same state.
 //!
-//! All state is one ordered byte-keyed space ([`kv`]). The modules `namespace`, `chunks`, `sessions`, `settings` and
+//! All state is one ordered byte-keyed space ([`kv`]). The modules `namespace`, `chunks`, `sessions`, `locks`, `settings` and
 //! `events` each own some of its tables and never import each other; `router` holds [`State`], sends a command to its
 //! module and carries what one module's change means for another. Nothing here looks at a clock, draws random numbers or
 //! does I/O: times come with the commands.
@@ -11,6 +11,7 @@ mod chunks;
 mod command;
 mod events;
 pub mod kv;
+mod locks;
 mod namespace;
 mod outcome;
 mod query;
@@ -25,6 +26,7 @@ pub use chunks::{ChunkRecord, Loss, MINT_MAX, Server};
 pub use command::{COMMAND_VERSION, Command, CommandError, EndSource, ViewChange};
 pub use events::{EVENT_TEXT_MAX, EVENTS_MAX, Event};
 pub use kv::{Kv, MemoryKv};
+pub use locks::{LOCKS_MAX, Table as LockTable, Ticket, Wait};
 pub use namespace::{FILE_MAX, LINK_MAX, NAME_RULES, NAMES_MAX, NORM_MAX, ROOT, TARGET_MAX, layout_error};
 pub use outcome::{AllocError, Outcome, Refused, RegisterResult, SessionRefusal, ViewRefusal, ViewResult};
 pub use query::{Counts, INFO_CHUNKS_MAX, InodeView};

@@ -4,6 +4,7 @@ use crate::chunks::{self, ChunkRecord, Loss, Server};
 use crate::command::EndSource;
 use crate::events::{self, Event};
 use crate::kv::Kv;
+use crate::locks::Table as LockTable;
 use crate::namespace::{self, Inode};
 use crate::router::State;
 use crate::sessions::{self, Admission, Block, Session};
@@ -60,11 +61,18 @@ pub struct Counts {
 impl<K: Kv> State<K> {
     /// Answers an operation that changes nothing. One that does is Invalid here.
     pub fn query(&self, op: &MetaOp) -> Result<MetaOutcome, MetaError> {
+        if let Some(answer) = self.locks.query(op) {
+            return answer;
+        }
         let mut outcome = namespace::query(&self.kv, op)?;
         if let MetaOutcome::Info { attr, chunks, .. } = &mut outcome {
             *chunks = self.file_chunks(attr.ino, 0, INFO_CHUNKS_MAX).map(|(i, c, r)| (i, c, r.view)).collect();
         }
         Ok(outcome)
+    }
+    /// Locks of programs.
+    pub fn locks(&self) -> &LockTable {
+        self.locks.table()
     }
     /// Could anything change by this word about where a file ends? Its own generation may not have been applied here yet.
     pub fn end_says_more(&self, end: &FileEnd, source: EndSource) -> bool {

@@ -23,6 +23,7 @@ impl<K: Kv> State<K> {
     /// Nobody keeps this inode without a name: it goes, at once if it is small.
     pub(crate) fn discard(&mut self, ino: InodeId, index: u64, gone: &mut Vec<InodeId>) {
         gone.push(ino);
+        self.locks.file_gone(&mut self.kv, ino);
         if self.chunks.free_some(&mut self.kv, ino, 0, REMOVE_CHUNKS, index) < REMOVE_CHUNKS {
             self.names.remove(&mut self.kv, ino);
         } else {

@@ -4,6 +4,7 @@ use crate::chunks::{self, Chunks, Loss, MINT_MAX, Registration};
 use crate::command::{Command, EndSource};
 use crate::events;
 use crate::kv::{Kv, MemoryKv};
+use crate::locks::{Locks, Ticket};
 use crate::namespace::{self, Asked, FILE_MAX, Namespace, Stored, layout_error};
 use crate::outcome::{AllocError, Outcome, Refused, RegisterResult};
 use crate::sessions::{self, Admission, Sessions};
@@ -32,6 +33,7 @@ pub struct State<K: Kv = MemoryKv> {
     pub(crate) names: Namespace,
     pub(crate) chunks: Chunks,
     pub(crate) sessions: Sessions,
+    pub(crate) locks: Locks,
 }
 
 impl State<MemoryKv> {
@@ -42,6 +44,7 @@ impl State<MemoryKv> {
             names: Namespace::default(),
             chunks: Chunks::default(),
             sessions: Sessions::default(),
+            locks: Locks::default(),
         }
     }
 }
@@ -62,7 +65,8 @@ impl<K: Kv> State<K> {
         let names = Namespace::open(&kv)?;
         let chunks = Chunks::open(&kv)?;
         let sessions = Sessions::open(&kv)?;
-        Ok(State { kv, names, chunks, sessions })
+        let locks = Locks::open(&kv)?;
+        Ok(State { kv, names, chunks, sessions, locks })
     }
 
     /// For tests: goes on without one of [`crate::NAME_RULES`]. Panics if there is no such rule.
@@ -131,9 +135,15 @@ impl<K: Kv> State<K> {
             Command::ResumeSession { session, incarnation, time } => {
                 Outcome::Session(self.sessions.resume(kv, *session, *incarnation, *time))
             }
-            Command::BlockSession { session, epoch, time } => done(self.sessions.block(kv, *session, *epoch, *time)),
+            Command::BlockSession { session, epoch, time } => {
+                let blocked = self.sessions.block(kv, *session, *epoch, *time);
+                self.locks_end(*session, blocked)
+            }
             Command::SettleSession { session } => done(self.sessions.settle(kv, *session)),
-            Command::CloseSession { session, time: _ } => done(self.sessions.close(kv, *session)),
+            Command::CloseSession { session, time: _ } => {
+                let closed = self.sessions.close(kv, *session);
+                self.locks_end(*session, closed)
+            }
             Command::Reap { steps } => Outcome::Ended { gone: self.reap(*steps, index) },
             Command::RegisterCs { cs, incarnation, boot, lost_memory, addr, host, capacity, time } => {
                 let r = Registration {
@@ -196,6 +206,18 @@ impl<K: Kv> State<K> {
         }
     }
 
+    /// Locks end with their session, whether what it wrote is taken over already or not: that is what leases are for.
+    fn locks_end(&mut self, session: SessionId, over: Result<(), Refused>) -> Outcome {
+        if over.is_ok() {
+            self.locks.session_over(&mut self.kv, session);
+        }
+        done(over)
+    }
+    /// Who has the lock they waited for, by commands applied since this was asked last.
+    pub fn granted(&mut self) -> Vec<Ticket> {
+        self.locks.granted()
+    }
+
     fn operation(&mut self, r: &Request<'_>) -> Outcome {
         let plain = |result| Outcome::Op { result, replayed: false, gone: Vec::new() };
         match sessions::admit(&self.kv, r.id) {
@@ -220,6 +242,10 @@ impl<K: Kv> State<K> {
             let cluster = settings::cluster(&self.kv).ok_or(MetaError::Invalid)?;
             let cs = chunks::new_server(&mut self.kv, *nonce).ok_or(MetaError::NoSpace)?;
             return Ok(MetaOutcome::Cs(cs, cluster.id));
+        }
+        if let MetaOp::Lock { ino, .. } | MetaOp::Unlock { ino, .. } | MetaOp::Unwait { ino, .. } = r.op {
+            namespace::live(&self.kv, *ino).ok_or(MetaError::NotFound)?;
+            return self.locks.apply(&mut self.kv, r.op, r.id.session);
         }
         let asked = Asked { session: r.id.session, time: r.time, stored: self.stored(r.op) };
         let done = self.names.apply(&mut self.kv, r.op, &asked)?;

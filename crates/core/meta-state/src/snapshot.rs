@@ -182,7 +182,7 @@ fn row(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
 /// Every row stands in a table that this version knows, and the counters can be read. Rows of the other tables are read
 /// by the modules they belong to.
 pub(crate) fn check_tables<K: Kv>(kv: &K) -> Result<(), RowError> {
-    const KNOWN: [u8; 15] = [
+    const KNOWN: [u8; 16] = [
         SYSTEM,
         table::INODE,
         table::DIRENT,
@@ -198,6 +198,7 @@ pub(crate) fn check_tables<K: Kv>(kv: &K) -> Result<(), RowError> {
         table::ORPHAN,
         table::LOSS,
         table::NONCE,
+        table::LOCK,
     ];
     // From table to table, not from row to row.
     let mut from = Some(Vec::new());

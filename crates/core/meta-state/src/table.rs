@@ -39,6 +39,8 @@ pub const ORPHAN: u8 = 15;
 pub const LOSS: u8 = 16;
 /// Chunk server by the nonce it asked with: [nonce].
 pub const NONCE: u8 = 17;
+/// Locks of programs on a file: [ino][family u8].
+pub const LOCK: u8 = 18;
 
 /// Rows of [`SYSTEM`].
 pub mod system {

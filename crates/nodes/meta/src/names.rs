@@ -98,6 +98,8 @@ fn named(op: &MetaOp) -> Vec<InodeId> {
         | MetaOp::Removexattr { ino, .. } => vec![*ino],
         // Nobody else can know a file without a name; the others tell nothing that attributes tell.
         MetaOp::Tmpfile { .. } | MetaOp::Forget { .. } | MetaOp::SetLayout { .. } | MetaOp::NewCs { .. } => vec![],
+        MetaOp::Lock { .. } | MetaOp::Unlock { .. } | MetaOp::Unwait { .. } => vec![],
+        MetaOp::TestLock { .. } | MetaOp::Waiting { .. } => vec![],
         MetaOp::Lookup { .. }
         | MetaOp::Getattr { .. }
         | MetaOp::Parent { .. }

@@ -230,6 +230,10 @@ impl MetaServer {
             }
         };
         let outcome = self.state.apply(index, &cmd);
+        for t in self.state.granted() {
+            // Only a leader knows where the session is.
+            self.send_session(t.session, FromMds::Locked { number: t.number }, fx);
+        }
         if crate::agree::is_place(index, &cmd) {
             self.note_digest(index, fx);
         }

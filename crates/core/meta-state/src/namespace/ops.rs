@@ -165,6 +165,11 @@ impl Namespace {
             | MetaOp::Statfs
             | MetaOp::Open { .. }
             | MetaOp::Info { .. }
+            | MetaOp::Lock { .. }
+            | MetaOp::Unlock { .. }
+            | MetaOp::Unwait { .. }
+            | MetaOp::TestLock { .. }
+            | MetaOp::Waiting { .. }
             | MetaOp::NewCs { .. } => Err(MetaError::Invalid),
         }
     }

@@ -53,6 +53,11 @@ pub fn query<K: Kv>(kv: &K, op: &MetaOp) -> Result<MetaOutcome, MetaError> {
         | MetaOp::Rename { .. }
         | MetaOp::Setattr { .. }
         | MetaOp::SetLayout { .. }
+        | MetaOp::Lock { .. }
+        | MetaOp::Unlock { .. }
+        | MetaOp::Unwait { .. }
+        | MetaOp::TestLock { .. }
+        | MetaOp::Waiting { .. }
         | MetaOp::NewCs { .. } => Err(MetaError::Invalid),
     }
 }

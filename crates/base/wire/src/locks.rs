@@ -1,18 +1,9 @@
 //! Locks that programs set on files: fcntl(2) on ranges of bytes, flock(2) on whole files.
-//!
-//! [`Table`] holds all of them, for all files and hosts. It knows no time and no messages: whoever waits is named by a ticket,
-//! and each call tells which tickets have what they waited for by now.
-
-mod ranges;
-mod table;
-
-pub use ranges::{Held, Ranges};
-pub use table::{Asked, Table, Wait};
 
 use serde::{Deserialize, Serialize};
 use types::SessionId;
 
-/// Behind the last byte of every file: the end of a lock that reaches as far as the file ever will.
+/// Behind the last byte that any file can have: the end of a lock on all there will ever be.
 pub const TO_END: u64 = u64::MAX;
 
 /// Two ways to lock a file that know nothing of each other.
@@ -26,40 +17,53 @@ pub enum Family {
 
 /// What a lock keeps others from.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-pub enum Kind {
+pub enum LockKind {
     /// From locks for writing.
     Read,
     /// From all locks.
     Write,
 }
 
-impl Kind {
+impl LockKind {
     /// Can two owners not hold these on the same byte?
-    pub fn conflicts(self, other: Kind) -> bool {
-        self == Kind::Write || other == Kind::Write
+    pub fn conflicts(self, other: LockKind) -> bool {
+        self == LockKind::Write || other == LockKind::Write
     }
 }
 
-/// Who holds a lock: a number that the kernel of a mount gives to a process or an open file.
+/// Who holds a lock.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-pub struct Owner {
+pub struct LockOwner {
     /// The mount's session.
     pub session: SessionId,
-    /// The number.
+    /// What its kernel calls the process or the open file.
     pub key: u64,
 }
 
-/// A lock as it is asked for.
+/// A lock, held or asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Lock {
     /// Whose.
-    pub owner: Owner,
+    pub owner: LockOwner,
     /// What.
-    pub kind: Kind,
+    pub kind: LockKind,
     /// First byte.
     pub start: u64,
-    /// The byte behind the last one; [`TO_END`] = all there will ever be.
+    /// The byte behind the last one, or [`TO_END`].
     pub end: u64,
     /// The process, for people and F_GETLK.
     pub pid: u32,
+}
+
+/// What came of asking for a lock.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum LockAnswer {
+    /// It is held; of a mere question: it could be had.
+    Held,
+    /// This one of somebody else stands in its way.
+    Busy(Lock),
+    /// It is waited for.
+    Waits,
+    /// Whoever stands in its way waits, in the end, for its owner.
+    Circle,
 }

@@ -1,29 +1,30 @@
 //! Locks on ranges of one file.
 
-use crate::{Kind, Lock, Owner};
-
-/// A part of a file that somebody has locked.
-pub type Held = Lock;
+use wire::locks::{Lock, LockOwner};
 
 /// All locks of one family on one file. Those of one owner never overlap, and never touch if they are of one kind.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Ranges {
-    held: Vec<Held>,
+    held: Vec<Lock>,
 }
 
 impl Ranges {
+    /// Of locks that were held beside each other.
+    pub fn load(held: Vec<Lock>) -> Ranges {
+        Ranges { held }
+    }
     /// Nobody holds anything.
     pub fn is_empty(&self) -> bool {
         self.held.is_empty()
     }
     /// All, in no order.
-    pub fn held(&self) -> &[Held] {
+    pub fn held(&self) -> &[Lock] {
         &self.held
     }
     /// Locks of others that `asked` cannot be held beside.
-    pub fn conflicts(&self, asked: &Lock) -> impl Iterator<Item = &Held> {
+    pub fn conflicts(&self, asked: &Lock) -> impl Iterator<Item = &Lock> {
         let asked = *asked;
-        let meets = move |h: &&Held| h.start < asked.end && asked.start < h.end;
+        let meets = move |h: &&Lock| h.start < asked.end && asked.start < h.end;
         self.held.iter().filter(move |h| h.owner != asked.owner && h.kind.conflicts(asked.kind)).filter(meets)
     }
     /// Holds `lock`, in the place of whatever its owner held within it.
@@ -41,14 +42,14 @@ impl Ranges {
         self.held.push(whole);
     }
     /// The owner holds nothing from `start` to `end` any more. True = it did.
-    pub fn clear(&mut self, owner: Owner, start: u64, end: u64) -> bool {
+    pub fn clear(&mut self, owner: LockOwner, start: u64, end: u64) -> bool {
         let mut rest = vec![];
         let before = self.held.len();
         self.held.retain(|h| {
             let cut = h.owner == owner && h.start < end && start < h.end;
             if cut {
                 let parts = [(h.start, start.min(h.end)), (end.max(h.start), h.end)];
-                rest.extend(parts.into_iter().filter(|(a, b)| a < b).map(|(a, b)| Held { start: a, end: b, ..*h }));
+                rest.extend(parts.into_iter().filter(|(a, b)| a < b).map(|(a, b)| Lock { start: a, end: b, ..*h }));
             }
             !cut
         });
@@ -56,12 +57,8 @@ impl Ranges {
         self.held.append(&mut rest);
         changed
     }
-    /// What the owner holds of a byte.
-    pub fn kind_at(&self, owner: Owner, byte: u64) -> Option<Kind> {
-        self.held.iter().find(|h| h.owner == owner && h.start <= byte && byte < h.end).map(|h| h.kind)
-    }
     /// Drops locks of owners that `gone` picks. True = there were some.
-    pub fn drop_of(&mut self, gone: impl Fn(&Owner) -> bool) -> bool {
+    pub fn drop_of(&mut self, gone: impl Fn(&LockOwner) -> bool) -> bool {
         let before = self.held.len();
         self.held.retain(|h| !gone(&h.owner));
         self.held.len() != before
