@@ -32,7 +32,7 @@ impl LockKind {
 }
 
 /// Who holds a lock.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
 pub struct LockOwner {
     /// The mount's session.
     pub session: SessionId,

@@ -445,6 +445,19 @@ impl MetaOp {
     }
 }
 
+impl MetaOp {
+    /// Names the session that asks, where the operation says whose a lock is.
+    pub fn asked_by(mut self, asker: SessionId) -> MetaOp {
+        match &mut self {
+            MetaOp::Lock { lock, .. } | MetaOp::TestLock { lock, .. } => lock.owner.session = asker,
+            MetaOp::Unlock { owner, .. } => owner.session = asker,
+            MetaOp::Waiting { session, .. } => *session = asker,
+            _ => {}
+        }
+        self
+    }
+}
+
 /// How long attributes may be kept after the question was sent, by the asker's clock, unless a later answer makes it longer.
 pub const KEPT: Nanos = Nanos::from_secs(1);
 

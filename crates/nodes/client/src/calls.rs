@@ -22,6 +22,10 @@ pub(crate) enum For {
     Unbody(InodeId, LeaseEpoch),
     /// How much space the cluster has.
     Space,
+    /// Nobody waits for this lock any more.
+    Unwait(u64),
+    /// Whether this lock has come.
+    Waiting(u64),
 }
 
 type Outcome = Result<MetaOutcome, MetaError>;
@@ -36,6 +40,8 @@ impl Client {
             self.body_stands(attr.ino, *inline);
         }
         match whom {
+            For::Unwait(t) => self.unwaited(t, outcome),
+            For::Waiting(t) => self.waiting(t, outcome),
             For::Program(t) => self.program_answered(t, op, outcome),
             For::Lease(ino) => self.opened(ino, outcome.err()),
             For::Body(ino, epoch) if self.under(ino, epoch) => {
@@ -79,6 +85,9 @@ impl Client {
             && let Some(f) = self.files.get_mut(&attr.ino)
         {
             f.mtime = f.mtime.max(attr.mtime);
+        }
+        if matches!(op, MetaOp::Lock { wait: Some(_), .. }) && self.lock_answered(ticket, &outcome) {
+            return;
         }
         self.answer(ticket, outcome.map(ClientAnswer::Meta).map_err(ClientError::Meta));
     }

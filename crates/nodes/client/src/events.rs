@@ -35,6 +35,8 @@ pub enum Event {
         /// Whose attributes.
         inos: Vec<InodeId>,
     },
+    /// The session is over, and with it every lock that programs held.
+    SessionLost,
     /// This file has no name any more and is kept for this session, which may have it open: when it has not, or once it
     /// has not any more, the group wants a Forget. Told again as long as it is kept.
     Nameless {

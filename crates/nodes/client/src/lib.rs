@@ -17,6 +17,7 @@ mod file;
 mod flush;
 mod inspect;
 mod lease;
+mod locks;
 mod names;
 mod op;
 mod read;
@@ -28,6 +29,7 @@ mod write;
 mod writeout;
 
 pub use events::{Event, REVOKE_MAX};
+pub use locks::{LockCall, LockWish};
 pub use op::{ClientAnswer, ClientError, ClientOp, Extent};
 
 use bytes::Bytes;
@@ -133,6 +135,8 @@ pub struct Client {
     space_asked: Nanos,
     events: Vec<Event>,
     keeping: names::Keeping,
+    /// Programs that wait for locks.
+    lock_waits: locks::Waiters,
     wake: Nanos,
     stats: ClientStats,
 }
@@ -195,6 +199,7 @@ impl Client {
             space_asked: Nanos::ZERO,
             events: Vec::new(),
             keeping: names::Keeping::default(),
+            lock_waits: locks::Waiters::new(),
             wake: Nanos::ZERO,
             stats: ClientStats::default(),
         }
@@ -221,6 +226,10 @@ impl Client {
     /// The session is open with a leader that answers.
     pub fn attached(&self) -> bool {
         self.link.attached()
+    }
+    /// The session; NONE before there is one.
+    pub fn session(&self) -> types::SessionId {
+        self.link.session
     }
     /// Files on which a lease is held.
     pub fn leases(&self) -> usize {
@@ -409,6 +418,7 @@ impl Client {
         self.tick_flushes(fx);
         self.tick_buffers();
         self.tick_inspections(fx);
+        self.tick_locks();
         self.wake = now + Nanos::from_millis(if self.idle() { 500 } else { 20 });
         if let Some((due, _)) = self.ages.first() {
             self.wake = self.wake.min(*due);

@@ -3,6 +3,7 @@
 use crate::Client;
 use crate::calls::For;
 use crate::change::{Change, Waiting};
+use crate::locks::LockCall;
 use bytes::Bytes;
 use host::node::Effects;
 use types::{ChunkId, CsId, Incarnation, InodeId, LeaseEpoch, Nanos, NodeId};
@@ -116,6 +117,13 @@ pub enum ClientOp {
     Forgotten {
         /// The event's.
         number: u64,
+    },
+    /// A lock of a program on a file.
+    Lock(LockCall),
+    /// A program waits no longer for the lock that it asked for under this ticket.
+    Unwait {
+        /// The ticket.
+        ticket: u64,
     },
     /// The cluster as the leader sees it.
     Status,
@@ -319,6 +327,11 @@ impl Client {
 
     pub(crate) fn start(&mut self, ticket: u64, op: ClientOp, fx: &mut Effects) {
         match op {
+            ClientOp::Lock(c) => self.start_lock(ticket, c),
+            ClientOp::Unwait { ticket: waits } => {
+                self.unwait(waits);
+                self.finished.push((ticket, Ok(ClientAnswer::Done)));
+            }
             ClientOp::Meta { op, want } => {
                 self.ops.insert(ticket, Op { left: 1, kind: OpKind::Call, error: None });
                 // What this client writes under a lease ends where it says; so it takes note of what it sets itself.

@@ -168,7 +168,7 @@ impl Client {
         let s = &mut self.link.slots[i];
         let Some((c, sent)) = &mut s.call else { return };
         *sent = now;
-        let (op, want, seq) = (c.op.clone(), c.want, s.seq);
+        let (op, want, seq) = (c.op.clone().asked_by(session), c.want, s.seq);
         self.tell_leader(ToMds::Meta { session, incarnation, slot: i as u16, seq, op, want }, fx);
     }
 
@@ -334,6 +334,7 @@ impl Client {
                     self.call_done(usize::from(slot), seq, outcome, grant, kept, fx);
                 }
             }
+            FromMds::Locked { number } => self.locked(number),
             FromMds::Forget { term, number, inos } => self.forget(term, number, inos, fx),
             FromMds::Grant(g) => self.granted(g, fx),
             FromMds::Mapped { ino, epoch, id, chunks } => self.mapped(ino, epoch, id, chunks),
@@ -419,6 +420,7 @@ impl Client {
                 _ => {}
             }
         }
+        self.locks_lost();
         self.wake_starved();
     }
 }

@@ -14,8 +14,8 @@ use wire::server::Space;
 pub(crate) struct Attached {
     pub incarnation: Incarnation,
     pub heard: Nanos,
-    /// Its connection broke and it has not been heard of since.
-    pub reset: bool,
+    /// When its connection broke, if it has not been heard of since.
+    pub reset: Option<Nanos>,
     /// When it sent the Attach that counts, by its own clock: one that comes late says nothing of what it holds now.
     pub stamp: u64,
 }

@@ -518,7 +518,7 @@ impl MetaServer {
         for (ino, f) in &mut l.files {
             for (s, h) in &mut f.holders {
                 let Some(r) = &mut h.recalled else { continue };
-                let reset = l.attached.get(s).is_none_or(|a| a.reset);
+                let reset = l.attached.get(s).is_none_or(|a| a.reset.is_some());
                 let patience = if reset { RECALL_RESET } else { RECALL };
                 if r.ignored(now, patience) {
                     mark!("lease.recall-ignored");

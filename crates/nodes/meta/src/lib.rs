@@ -211,7 +211,7 @@ impl MetaServer {
                     && let Some(s) = l.nodes.get(&i)
                     && let Some(a) = l.attached.get_mut(s)
                 {
-                    a.reset = true;
+                    a.reset.get_or_insert(now);
                 }
             }
             NodeId::Mds(_) => {}

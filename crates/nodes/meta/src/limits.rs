@@ -12,6 +12,8 @@ pub const RECALL: Nanos = Nanos::from_millis(3_000);
 pub const RECALL_MOST: Nanos = Nanos::from_secs(30);
 /// … and so long when its connection is broken.
 pub const RECALL_RESET: Nanos = Nanos::from_millis(300);
+/// A session whose connection broke may take so long to come back before it is over, if somebody waits for its locks.
+pub const LEFT: Nanos = Nanos::from_millis(500);
 /// A deposed holder may take so long to say that it is gone before everything it held is fenced.
 pub const GONE: Nanos = Nanos::from_millis(500);
 /// A new leader waits so long for sessions to attach before it fences those that did not, if someone waits (L6).

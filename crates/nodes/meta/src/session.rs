@@ -2,7 +2,7 @@
 
 use crate::MetaServer;
 use crate::leader::{Attached, FileLease, Held, SessionFence};
-use crate::limits::{AGAIN, ATTACH, SESSION_KEPT};
+use crate::limits::{AGAIN, ATTACH, LEFT, SESSION_KEPT};
 use crate::maps::MapAsk;
 use crate::propose::{PendingRead, Then};
 use host::node::Effects;
@@ -53,7 +53,7 @@ impl MetaServer {
         match l.attached.get_mut(&session) {
             Some(a) if a.incarnation == incarnation && incarnation == c => {
                 a.heard = now;
-                a.reset = false;
+                a.reset = None;
             }
             _ => {
                 // Not attached in this term: it must say first what it holds. A session that is over learns it there.
@@ -127,7 +127,7 @@ impl MetaServer {
         let term = l.term;
         let first = !l.attached.contains_key(&session);
         let news = l.attached.get(&session).is_none_or(|a| a.stamp < stamp);
-        l.attached.insert(session, Attached { incarnation: c, heard: now, reset: false, stamp });
+        l.attached.insert(session, Attached { incarnation: c, heard: now, reset: None, stamp });
         l.nodes.insert(c, session);
         let mut gone = vec![];
         for h in held {
@@ -375,7 +375,15 @@ impl MetaServer {
         let since = l.since;
         let expired: Vec<SessionId> =
             l.attached.iter().filter(|(_, a)| now.since(a.heard) >= SESSION_KEPT).map(|(s, _)| *s).collect();
-        let waiting = l.files.values().any(|f| !f.queue.is_empty() || !f.stats.is_empty());
+        // Whoever keeps others from a lock and has left its connection is taken for dead: only then are its locks free.
+        let locks = self.state.locks();
+        let in_the_way = if locks.waits().next().is_some() { locks.in_the_way() } else { BTreeSet::new() };
+        let left = |a: &Attached| a.reset.is_some_and(|t| now.since(t) >= LEFT);
+        let gone: Vec<SessionId> = in_the_way.into_iter().map(|(s, _)| s).collect();
+        let dead = gone.iter().copied().filter(|s| l.attached.get(s).is_some_and(left));
+        let expired: Vec<SessionId> = expired.into_iter().chain(dead).collect();
+        let unheard = gone.iter().any(|s| !l.attached.contains_key(s));
+        let waiting = unheard || l.files.values().any(|f| !f.queue.is_empty() || !f.stats.is_empty());
         let old = now.since(since);
         let mut block = expired;
         let hurry = waiting && self.cfg.rules.silent_sessions_fenced;

@@ -9,6 +9,7 @@ use fuse::Errno;
 use fuse::notify::Notice;
 use fuse::reply::{Reply, StatFs};
 use types::InodeId;
+use wire::locks::LockAnswer;
 use wire::names::{Attr, FileKind, MetaError, MetaOp, MetaOutcome};
 
 /// Bytes of a block in what statfs tells.
@@ -66,6 +67,11 @@ impl FileSystem {
             (Then::Seek { offset, data }, ClientAnswer::Extents(runs)) => {
                 sh.reply(unique, crate::files::found(&runs, offset, data));
             }
+            (Then::Locked(_), Meta(MetaOutcome::Lock(a))) => self.lock_answered(unique, a, sh),
+            (Then::Locked(_), Meta(MetaOutcome::Done)) => sh.reply(unique, Reply::empty()),
+            (Then::LockTested(c), Meta(MetaOutcome::Lock(a))) => self.lock_tested(unique, &c, a, sh),
+            (Then::LockUnwanted(c), Meta(MetaOutcome::Lock(LockAnswer::Held))) => self.give_back(*c, sh),
+            (Then::LockUnwanted(_), _) => {}
             (Then::CopyRead(c), Data(d)) => self.copy_write(unique, *c, d, sh),
             (Then::CopyWritten(c, n), _) => self.copy_on(unique, *c, n, sh),
             (then, Meta(outcome)) => self.told(unique, then, outcome, sh),
@@ -147,7 +153,7 @@ impl FileSystem {
 
     fn failed(&mut self, unique: u64, then: Then, e: ClientError, sh: &mut impl Shell) {
         match (then, e) {
-            (Then::Nothing | Then::NotOpened | Then::Unwanted, _) => {}
+            (Then::Nothing | Then::NotOpened | Then::Unwanted | Then::LockUnwanted(_), _) => {}
             (Then::LastLook { op, .. }, _) => self.ask(sh, unique, *op, Then::Done),
             (Then::RemovedDir { directory }, e) => {
                 self.directory_stays(directory);
@@ -189,6 +195,7 @@ impl FileSystem {
             | Then::Found { .. }
             | Then::FoundCut { .. } => Then::NotOpened,
             Then::Nameless { .. } => Then::Unwanted,
+            Then::Locked(c) => Then::LockUnwanted(c),
             Then::Cleared { ino, op, then } => Then::Cleared { ino, op, then: Box::new(self.undo(*then)) },
             Then::AttrAfter(..)
             | Then::Grow { .. }

@@ -20,6 +20,7 @@ pub(crate) fn of_meta(e: MetaError) -> Errno {
         MetaError::NoAttr => Errno::NODATA,
         MetaError::TooLong => Errno::TOOBIG,
         MetaError::Range => Errno::RANGE,
+        MetaError::LocksFull => Errno::NOLCK,
         // These tell of leases and sessions, which programs know nothing of.
         MetaError::NotHeld | MetaError::SessionGone | MetaError::Unzeroed => Errno::IO,
     }

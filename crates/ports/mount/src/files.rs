@@ -68,6 +68,7 @@ impl FileSystem {
                 let op = MetaOp::Tmpfile { parent: ino, new: new_inode(r, mode), layout: None };
                 self.ask(sh, unique, ClientOp::Meta { op, want: LeaseKind::Write }, Then::Nameless { flags });
             }
+            Op::Read(_) | Op::Write(..) if self.locks.are_lost(ino) => sh.reply(unique, Reply::error(Errno::IO)),
             Op::Read(read) => {
                 let op = ClientOp::Read { ino, offset: read.offset, length: read.size };
                 self.ask(sh, unique, op, Then::Data { ino, offset: read.offset, size: read.size });
@@ -93,11 +94,12 @@ impl FileSystem {
                 }
             }
             // Closing writes nothing out and makes nothing durable.
-            Op::Flush { .. } => sh.reply(unique, Reply::empty()),
+            Op::Flush { lock_owner, .. } => self.flush(unique, ino, lock_owner, sh),
             Op::FSync { .. } => self.ask(sh, unique, ClientOp::Flush { ino: Some(ino) }, Then::Done),
             Op::SyncFs => self.ask(sh, unique, ClientOp::Flush { ino: None }, Then::Done),
-            Op::Release { .. } => {
+            Op::Release { fh, .. } => {
                 sh.reply(unique, Reply::empty());
+                self.unlock_all(fh, sh);
                 self.release(ino, sh);
             }
             Op::FAllocate { offset, len, mode, .. } => self.allocate(r, (offset, len), mode, sh),
@@ -127,16 +129,16 @@ impl FileSystem {
     }
     /// A program has the file open.
     pub(crate) fn opened(&mut self, unique: u64, ino: InodeId, flags: u32, sh: &mut impl Shell) {
-        let flags = self.hold(ino, flags, sh);
-        sh.reply(unique, Reply::opened(Opened { fh: 0, flags }));
+        let opened = self.hold(ino, flags, sh);
+        sh.reply(unique, Reply::opened(opened));
     }
     pub(crate) fn created(&mut self, unique: u64, attr: &Attr, flags: u32, sh: &mut impl Shell) {
-        let flags = self.hold(attr.ino, flags, sh);
+        let opened = self.hold(attr.ino, flags, sh);
         if let Some(f) = self.open.get_mut(&attr.ino) {
             f.privileged = Some(attr.mode & 0o6000 != 0);
         }
         let entry = self.entry(attr, sh);
-        sh.reply(unique, Reply::created(&entry, Opened { fh: 0, flags }));
+        sh.reply(unique, Reply::created(&entry, opened));
     }
     /// A name that was to be given to a new file has been given to something else meanwhile.
     pub(crate) fn found_instead(&mut self, unique: u64, attr: &Attr, flags: u32, sh: &mut impl Shell) {
@@ -150,19 +152,21 @@ impl FileSystem {
         }
         self.created(unique, attr, flags, sh);
     }
-    /// Counts one opening more; the flags for the kernel.
-    fn hold(&mut self, ino: InodeId, _flags: u32, sh: &mut impl Shell) -> u32 {
+    /// Counts one opening more; what the kernel is told of it. It says when a process closes the file, because of locks.
+    fn hold(&mut self, ino: InodeId, _flags: u32, sh: &mut impl Shell) -> Opened {
         self.stop_idling(ino);
         self.open.entry(ino).or_default().count += 1;
+        let fh = self.next_handle;
+        self.next_handle += 1;
         if self.settings.cache == Cache::None {
-            return open::DIRECT_IO | open::PARALLEL_DIRECT_WRITES | open::NOFLUSH;
+            return Opened { fh, flags: open::DIRECT_IO | open::PARALLEL_DIRECT_WRITES };
         }
         let known = !self.cached.insert(ino);
         if !known {
             self.background(sh, ClientOp::Cached { ino });
         }
         let keep = if known { open::KEEP_CACHE } else { 0 };
-        keep | open::PARALLEL_DIRECT_WRITES | open::NOFLUSH
+        Opened { fh, flags: keep | open::PARALLEL_DIRECT_WRITES }
     }
 
     /// The kernel keeps pages of what it reads and writes, also when that happens under another lease than the one under
@@ -205,6 +209,7 @@ impl FileSystem {
         }
         let nameless = f.nameless;
         self.open.remove(&ino);
+        self.locks.closed(ino);
         if nameless {
             return self.let_go(ino, true, sh);
         }
@@ -249,6 +254,7 @@ impl FileSystem {
         let (ino, after) = match event {
             Event::Revoke { ino, epoch } => (ino, After::Revoked(ino, epoch)),
             Event::Lost { ino } => (ino, After::Nothing),
+            Event::SessionLost => return self.locks.session_lost(),
             Event::Nameless { ino } => return self.kept_without_name(ino, sh),
             Event::Forget { number, inos } => return self.forget(number, &inos, sh),
         };

@@ -14,6 +14,7 @@ mod directories;
 mod errors;
 mod files;
 mod known;
+mod locks;
 mod names;
 mod pages;
 mod recent;

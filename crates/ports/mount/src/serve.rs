@@ -20,7 +20,7 @@ use std::fmt;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use types::{InodeId, Nanos};
+use types::{InodeId, Nanos, SessionId};
 
 /// Requests taken in one turn, so that answers of the cluster are not kept waiting.
 const TURN: usize = 64;
@@ -104,7 +104,7 @@ pub struct Plan<'a> {
 pub fn serve(client: Loop<Client>, plan: Plan<'_>, ready: impl FnOnce()) -> Result<(), ServeError> {
     let (mounted, device) = mount(plan.point, plan.options, plan.log).map_err(ServeError::Mount)?;
     let mut queue = DeviceQueue::new(device.clone(), &QueueConfig::default())?;
-    let wishes = Wishes { max_readahead: 4 << 20, ..Wishes::default() };
+    let wishes = Wishes { max_readahead: 4 << 20, posix_locks: true, flock_locks: true, ..Wishes::default() };
     let features = handshake(&mut queue, &wishes, GREETING).map_err(ServeError::Init)?;
     protect_memory(plan.log);
     let notifier = Notifier::new(device, NOTICES)?;
@@ -175,6 +175,9 @@ impl Shell for Kernel {
         // Without epochs the kernel could not be told that names are old.
         let kept = if self.epochs { self.client.node().kept(ino, now) } else { Nanos::ZERO };
         Duration::from_nanos(kept.0)
+    }
+    fn session(&self) -> SessionId {
+        self.client.node().session()
     }
     fn spell(&self) -> u64 {
         self.client.node().spell()

@@ -3,6 +3,7 @@
 use crate::directories::Directory;
 use crate::files::OpenFile;
 use crate::known::Known;
+use crate::locks::Locks;
 use crate::pages::Pages;
 use crate::recent::Recent;
 use crate::waiting::{Then, Waits};
@@ -14,7 +15,7 @@ use fuse::reply::Reply;
 use fuse::request::{Op, Request};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-use types::{InodeId, LeaseEpoch, Nanos};
+use types::{InodeId, LeaseEpoch, Nanos, SessionId};
 use wire::LeaseKind;
 use wire::names::MetaOp;
 
@@ -60,6 +61,8 @@ pub trait Shell {
     fn submit(&mut self, ticket: u64, op: ClientOp);
     /// A file as the client knows it under its lease, with what it has written itself.
     fn view(&self, ino: InodeId) -> Option<FileView>;
+    /// The session under which this mount is known; NONE = none now.
+    fn session(&self) -> SessionId;
     /// How long the attributes of an inode may be kept from `now` on without asking.
     fn kept(&self, ino: InodeId, now: Nanos) -> Duration;
     /// A number that is another one whenever something may not be kept any more that might be before.
@@ -83,6 +86,7 @@ pub struct FileSystem {
     pub(crate) cached: BTreeSet<InodeId>,
     /// Which pages.
     pub(crate) pages: BTreeMap<InodeId, Pages>,
+    pub(crate) locks: Locks,
     pub(crate) directories: BTreeMap<u64, Directory>,
     pub(crate) next_handle: u64,
     pub(crate) recent: Recent,
@@ -102,6 +106,7 @@ impl FileSystem {
             idle_since: BTreeMap::new(),
             cached: BTreeSet::new(),
             pages: BTreeMap::new(),
+            locks: Locks::default(),
             directories: BTreeMap::new(),
             next_handle: 1,
             recent: Recent::default(),
@@ -186,14 +191,12 @@ impl FileSystem {
             | Op::LSeek { .. }
             | Op::SyncFs => self.file_request(r, payload, sh),
             Op::CopyFileRange(c) => self.copy_range(r, c, sh),
+            Op::SetLk { lock, wait } => self.set_lock(r.unique, InodeId(r.nodeid), &lock, wait, sh),
+            Op::GetLk(lock) => self.test_lock(r.unique, InodeId(r.nodeid), &lock, sh),
             // The kernel does these itself once it knows that we do not.
-            Op::Access { .. }
-            | Op::BMap { .. }
-            | Op::Poll { .. }
-            | Op::GetLk(_)
-            | Op::SetLk { .. }
-            | Op::Init(_)
-            | Op::Unknown { .. } => sh.reply(r.unique, Reply::error(Errno::NOSYS)),
+            Op::Access { .. } | Op::BMap { .. } | Op::Poll { .. } | Op::Init(_) | Op::Unknown { .. } => {
+                sh.reply(r.unique, Reply::error(Errno::NOSYS))
+            }
             Op::IoCtl { .. } => sh.reply(r.unique, Reply::error(Errno::NOTTY)),
         }
     }

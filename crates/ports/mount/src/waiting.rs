@@ -3,7 +3,7 @@
 use crate::errors;
 use crate::known::Calm;
 use crate::system::{FileSystem, Shell};
-use client::{ClientAnswer, ClientError, ClientOp};
+use client::{ClientAnswer, ClientError, ClientOp, LockCall};
 use fuse::Errno;
 use fuse::reply::Reply;
 use std::collections::BTreeMap;
@@ -74,6 +74,12 @@ pub(crate) enum Then {
     CopyRead(Box<crate::copying::Copying>),
     /// Bytes that have been copied.
     CopyWritten(Box<crate::copying::Copying>, u32),
+    /// A lock.
+    Locked(Box<LockCall>),
+    /// Who has locked it.
+    LockTested(Box<LockCall>),
+    /// Nobody waits for this lock any more: if it comes it goes.
+    LockUnwanted(Box<LockCall>),
     /// Somebody wanted to open it and waits no more: its lease goes back in time.
     NotOpened,
     /// Somebody wanted a file without a name and waits no more.
@@ -178,7 +184,7 @@ impl Waits {
 /// May it change what attributes tell? Opening and closing count as well, because leases and late writes go with them.
 fn changes(op: &ClientOp) -> bool {
     match op {
-        ClientOp::Read { .. } | ClientOp::Extents { .. } => false,
+        ClientOp::Read { .. } | ClientOp::Extents { .. } | ClientOp::Lock(_) | ClientOp::Unwait { .. } => false,
         ClientOp::Meta { op, want } => *want != LeaseKind::None || op.is_write(),
         _ => true,
     }
@@ -240,7 +246,12 @@ impl FileSystem {
         };
         if !w.interrupted {
             w.interrupted = true;
+            let waits = matches!(w.then, Then::Locked(_)).then(|| self.waits.tickets.get(&unique).copied()).flatten();
             self.waits.interrupted += 1;
+            if let Some(ticket) = waits {
+                // It ends at once, with the lock or without.
+                self.background(sh, ClientOp::Unwait { ticket });
+            }
         }
         self.give_up(sh);
     }

@@ -9,7 +9,7 @@ use fuse::request::{Op, Request};
 use mount::{After, FileSystem, Settings, Shell};
 use std::collections::BTreeMap;
 use std::time::Duration;
-use types::{InodeId, Layout, Nanos};
+use types::{InodeId, Layout, Nanos, SessionId};
 use wire::names::{Attr, FileKind, MetaError, MetaOp, MetaOutcome};
 
 /// What the file system said, in order.
@@ -37,6 +37,9 @@ impl Shell for Record {
     }
     fn kept(&self, _: InodeId, _: Nanos) -> Duration {
         self.kept
+    }
+    fn session(&self) -> SessionId {
+        SessionId(3)
     }
     fn spell(&self) -> u64 {
         self.spell
