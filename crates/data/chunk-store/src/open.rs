@@ -142,9 +142,14 @@ fn open_file(
     Ok(f)
 }
 
-fn write_super(folder: &mut dyn Folder, file: FileId, sb: &Superblock) -> Result<(), DiskError> {
-    folder.write(file, super_at(sb.generation), &sb.encode())?;
-    folder.flush(file)
+/// Refuses what could not be read again, so that whatever opens does so at the next start too.
+fn write_super(folder: &mut dyn Folder, file: FileId, sb: &Superblock) -> Result<(), StoreError> {
+    let data = sb.encode();
+    if Superblock::decode(&data) != Ok(*sb) {
+        return Err(StoreError::Damaged("the numbers in the superblock make no sense".into()));
+    }
+    folder.write(file, super_at(sb.generation), &data)?;
+    Ok(folder.flush(file)?)
 }
 
 /// Opens the store. `ring` is the host's shared memory for it, with whatever it holds. Rules: `docs/formats/

@@ -287,7 +287,7 @@ impl ChunkStore {
                 }
                 if idx <= durable && !self.copies.contains_key(&chunk) && chunk.is_some() {
                     // It was promised that this copy exists: it does, as one not to be trusted.
-                    if let Some(s) = decoded.ok().and_then(|e| e.state) {
+                    if let Some(s) = decoded.ok().and_then(|e| e.state).filter(|s| s.chunk == chunk) {
                         self.copies.insert(chunk, Copy::new(s));
                         self.dirty_states.insert(chunk);
                     } else {
