@@ -39,6 +39,7 @@ fn main() -> ExitCode {
         Some("host-slow") => return inside(hosts::slow::serve(&args[1..])),
         Some("shared-cells") => return inside(shared::cells::player(&args[1..])),
         Some("shared-folder") => return inside(shared::folder::crowd(&args[1..])),
+        Some("shared-locks") => return inside(shared::locks::player(&args[1..])),
         Some("shared-records") => return inside(shared::records::writer(&args[1..])),
         Some(name @ "ready") => story(name, &args[1..], ready::run),
         Some(name @ "share") => story(name, &args[1..], share::run),

@@ -7,6 +7,7 @@ mod alternate;
 pub mod cells;
 mod files;
 pub mod folder;
+pub mod locks;
 mod manual;
 mod mapped;
 pub mod records;
@@ -28,7 +29,7 @@ const ROUNDS: u64 = 1000;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 type Part = fn(&mut Ground, &Arguments) -> Result<String>;
-const PARTS: [(&str, Part); 9] = [
+const PARTS: [(&str, Part); 10] = [
     ("manual", manual::manual),
     ("grow", alternate::grow),
     ("replace", alternate::replace),
@@ -38,6 +39,7 @@ const PARTS: [(&str, Part); 9] = [
     ("cells", cells::cells),
     ("folder", folder::folder),
     ("records", records::records),
+    ("locks", locks::locks),
 ];
 
 /// Hosts that have the cluster mounted, and a shell on each.
