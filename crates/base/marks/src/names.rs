@@ -49,6 +49,7 @@ pub const NAMES: &[&str] = &[
     "lease.recall-ignored",
     "lease.unsettled",
     "lease.unsettled-not-held",
+    "lease.waiter-left",
     "lease.waits-for-sessions",
     "lease.wanted-too-late",
     "lease.writer-returned",

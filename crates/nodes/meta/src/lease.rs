@@ -131,6 +131,12 @@ impl MetaServer {
             let Some(l) = &mut self.leader else { return grants };
             let Some(f) = l.files.get_mut(&ino) else { return grants };
             let Some(w) = f.queue.front().cloned() else { break };
+            // Whoever has left would have to be taken for dead before the next one's turn; who comes back asks again.
+            if l.attached.get(&w.session).is_none_or(|a| a.reset) {
+                mark!("lease.waiter-left");
+                f.queue.pop_front();
+                continue;
+            }
             let conflicting: Vec<SessionId> = f
                 .holders
                 .iter()
