@@ -54,6 +54,7 @@ pub const NAMES: &[&str] = &[
     "lease.unsettled",
     "lease.unsettled-not-held",
     "lease.upgraded",
+    "lease.waiter-left",
     "lease.waits-for-sessions",
     "lease.wanted-too-late",
     "lease.writer-returned",

@@ -132,6 +132,12 @@ impl MetaServer {
             let Some(w) = f.queue.front().cloned() else { break };
             let upgrades = !l.busy(ino) && l.fences.is_empty() && f.may_upgrade(w.session);
             let Some(f) = l.files.get_mut(&ino) else { return grants };
+            // Whoever has left would have to be taken for dead before the next one's turn; who comes back asks again.
+            if l.attached.get(&w.session).is_none_or(|a| a.reset.is_some()) {
+                mark!("lease.waiter-left");
+                f.queue.pop_front();
+                continue;
+            }
             let conflicting: Vec<SessionId> = f
                 .holders
                 .iter()

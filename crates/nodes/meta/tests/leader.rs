@@ -295,6 +295,24 @@ fn a_session_that_ends_while_it_asks_gets_no_lease() {
     assert!(answer.is_ok() && epoch.is_some(), "nobody else holds it");
 }
 
+/// Of hosts that died while they waited for a file each would cost the time after which a silent holder loses it.
+#[test]
+fn nobody_waits_for_those_who_left_while_they_waited() {
+    let mut g = Group::new();
+    let (ino, epoch) = g.create(A, "f", LeaseKind::Write);
+    for c in [B, C] {
+        g.begin(c, MetaOp::Open { ino }, LeaseKind::Write);
+    }
+    g.pass(2);
+    let mut fx = Effects::default();
+    g.server.input(g.now, Input::Reset(NodeId::Client(B)), &mut fx);
+    let (session, keep, lasts) = (g.sessions[&A], LeaseKind::None, vec![]);
+    g.say(A, ToMds::Return { session, incarnation: A, ino, epoch, keep, end: None, lasts });
+    g.turn();
+    let granted = |g: &Group, c| g.told[&c].iter().any(|m| matches!(m, FromMds::Grant(_)));
+    assert!(granted(&g, C) && !granted(&g, B), "{:?} {:?}", g.told[&B], g.told[&C]);
+}
+
 #[test]
 fn what_others_have_open_is_kept_for_them() {
     let mut g = Group::new();
