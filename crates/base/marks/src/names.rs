@@ -51,7 +51,6 @@ pub const NAMES: &[&str] = &[
     "lease.unsettled-not-held",
     "lease.waiter-left",
     "lease.waits-for-sessions",
-    "lease.wanted-too-late",
     "lease.writer-returned",
     "member.absent.created",
     "member.absent.lost",

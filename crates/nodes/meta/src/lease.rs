@@ -64,10 +64,6 @@ impl MetaServer {
             return None;
         }
         let l = self.leader.as_mut()?;
-        if !l.attached.contains_key(&session) {
-            mark!("lease.wanted-too-late");
-            return None; // it ended while its question was under way, and will give nothing back
-        }
         let f = l.file(ino);
         if let Some(h) = f.holders.get(&session) {
             // The grant was lost on its way, or it is less than what is wanted by now: who has not heard of it cannot give it
@@ -131,7 +127,8 @@ impl MetaServer {
             let Some(l) = &mut self.leader else { return grants };
             let Some(f) = l.files.get_mut(&ino) else { return grants };
             let Some(w) = f.queue.front().cloned() else { break };
-            // Whoever has left would have to be taken for dead before the next one's turn; who comes back asks again.
+            // Whoever has left would have to be taken for dead before the next one's turn, and whose session ended while its
+            // question was under way gives nothing back; who comes back asks again.
             if l.attached.get(&w.session).is_none_or(|a| a.reset) {
                 mark!("lease.waiter-left");
                 f.queue.pop_front();
