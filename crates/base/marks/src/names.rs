@@ -56,7 +56,6 @@ pub const NAMES: &[&str] = &[
     "lease.upgraded",
     "lease.waiter-left",
     "lease.waits-for-sessions",
-    "lease.wanted-too-late",
     "lease.writer-returned",
     "member.absent.created",
     "member.absent.lost",

@@ -96,6 +96,7 @@ impl Client {
         if limbo {
             return self.work(ino, fx);
         }
+        self.pump_own_reads(ino, fx);
         let writes = self.files.get(&ino).is_some_and(File::writes);
         if writes && !self.written_out(ino) {
             if let Some(f) = self.files.get(&ino)
@@ -105,10 +106,8 @@ impl Client {
             {
                 self.body_left(ino);
             }
-            self.pump_own_reads(ino, fx);
             return self.pump_pieces(ino, fx);
         }
-        self.pump_own_reads(ino, fx);
         if self.files.get(&ino).is_some_and(File::settled) {
             self.give_back(ino, fx);
         }

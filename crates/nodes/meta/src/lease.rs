@@ -64,10 +64,6 @@ impl MetaServer {
             return None;
         }
         let l = self.leader.as_mut()?;
-        if !l.attached.contains_key(&session) {
-            mark!("lease.wanted-too-late");
-            return None; // it ended while its question was under way, and will give nothing back
-        }
         let f = l.file(ino);
         if let Some(h) = f.holders.get(&session).filter(|h| h.kind >= want) {
             // The grant was lost on its way: who has not heard of it cannot give it back, and who has is deaf to it.
@@ -132,7 +128,8 @@ impl MetaServer {
             let Some(w) = f.queue.front().cloned() else { break };
             let upgrades = !l.busy(ino) && l.fences.is_empty() && f.may_upgrade(w.session);
             let Some(f) = l.files.get_mut(&ino) else { return grants };
-            // Whoever has left would have to be taken for dead before the next one's turn; who comes back asks again.
+            // Whoever has left would have to be taken for dead before the next one's turn, and whose session ended while its
+            // question was under way gives nothing back; who comes back asks again.
             if l.attached.get(&w.session).is_none_or(|a| a.reset.is_some()) {
                 mark!("lease.waiter-left");
                 f.queue.pop_front();
