@@ -9,6 +9,7 @@ use crate::stage::Stage;
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use client::ClientOp;
+use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -16,11 +17,13 @@ use types::InodeId;
 use wire::LeaseKind;
 
 const PATIENCE: Duration = Duration::from_secs(120);
-const PAIRS: u64 = 12;
+const PAIRS: u64 = 40;
 const SIZE_MIB: u64 = 256;
 const BLOCK: u64 = 4096;
 const DEPTH: usize = 32;
-const CELL: Duration = Duration::from_secs(4);
+const CELL: Duration = Duration::from_millis(1500);
+/// A look may still have a piece under way when it has been told to slow down.
+const CALM: Duration = Duration::from_millis(300);
 /// Bytes per second that a usual look takes here: as much as one of 1.3 TB in 30 days.
 const SPEED: u64 = 1 << 20;
 /// Hundredths that the 99th percentile may be longer with a look in progress.
@@ -37,19 +40,30 @@ pub fn run(a: &Arguments) -> Result<String> {
     let size = a.size.unwrap_or(SIZE_MIB) << 20;
     dev.start()?;
     fill(&dev, size)?;
-    dev.stop()?;
+    dev.wait_healthy(PATIENCE)?;
     let chance = Chance::seeded(a.seed);
     // Looking at everything takes half of what is given.
     let days = (2 * size / SPEED) as f64 / 86_400.0;
     let (mut ratios, mut calm, mut checked) = ([vec![], vec![]], [vec![], vec![]], 0);
-    for _ in 0..a.rounds.unwrap_or(PAIRS) {
-        let without = cells(&mut dev, size, 3650.0, &chance, &mut 0)?;
-        let with = cells(&mut dev, size, days, &chance, &mut checked)?;
+    let (mut link, ino) = open(&dev)?;
+    for n in 0..a.rounds.unwrap_or(PAIRS) {
+        let mut pair = [[0.0; 2]; 2];
+        // In both orders, so that what grows with time weighs on both.
+        for with in if n % 2 == 0 { [false, true] } else { [true, false] } {
+            look_in(&dev, if with { days } else { 3650.0 })?;
+            cell(&mut link, ino, size, false, &chance, CALM)?;
+            let before = looked(&dev)?;
+            for writes in [false, true] {
+                pair[usize::from(with)][usize::from(writes)] = cell(&mut link, ino, size, writes, &chance, CELL)?;
+            }
+            checked += if with { looked(&dev)? - before } else { 0 };
+        }
         for k in 0..2 {
-            ratios[k].push(with[k] / without[k]);
-            calm[k].push(without[k]);
+            ratios[k].push(pair[1][k] / pair[0][k]);
+            calm[k].push(pair[0][k]);
         }
     }
+    link.close()?;
     if checked == 0 {
         bail!("no block was looked at while clients were served: the figures say nothing");
     }
@@ -96,37 +110,27 @@ fn fill(dev: &Dev, size: u64) -> Result<()> {
     link.close()
 }
 
-/// Reads and writes on a cluster that was just started and looks at everything in so many days.
-fn cells(dev: &mut Dev, size: u64, days: f64, chance: &Chance, checked: &mut u64) -> Result<Cells> {
+/// Has all servers look at everything in so many days.
+fn look_in(dev: &Dev, days: f64) -> Result<()> {
     for n in 1..=3 {
-        let path = dev.dir().join(format!("cs{n}")).join("cs.json");
+        let name = format!("cs{n}");
+        let path = dev.dir().join(&name).join("cs.json");
         let mut v: Value = serde_json::from_str(&std::fs::read_to_string(&path)?)?;
         v["scrub_days"] = days.into();
         std::fs::write(&path, serde_json::to_string_pretty(&v)?)?;
+        let pid = dev.pid(&name).with_context(|| format!("{name} does not run"))?;
+        kill(pid, Signal::SIGHUP).with_context(|| format!("have {name} read its description again"))?;
     }
-    dev.start()?;
-    dev.wait_healthy(PATIENCE)?;
-    let before = looked(dev)?;
-    let both = both(dev, size, chance)?;
-    *checked += looked(dev)? - before;
-    dev.stop()?;
-    Ok(both)
+    Ok(())
 }
-/// The same beside a look that was asked for.
+/// The same beside a look that was asked for; the cluster is stopped afterwards.
 fn asked(dev: &mut Dev, size: u64, chance: &Chance) -> Result<Cells> {
-    dev.start()?;
-    dev.wait_healthy(PATIENCE)?;
     dev.must(&["scrub", "--now"], PATIENCE)?;
-    let both = both(dev, size, chance)?;
-    dev.stop()?;
-    Ok(both)
-}
-fn both(dev: &Dev, size: u64, chance: &Chance) -> Result<Cells> {
     let (mut link, ino) = open(dev)?;
-    cell(&mut link, ino, size, false, chance, Duration::from_secs(1))?;
     let reads = cell(&mut link, ino, size, false, chance, CELL)?;
     let writes = cell(&mut link, ino, size, true, chance, CELL)?;
     link.close()?;
+    dev.stop()?;
     Ok([reads, writes])
 }
 fn looked(dev: &Dev) -> Result<u64> {

@@ -97,6 +97,7 @@ pub const NAMES: &[&str] = &[
     "session.attach-after-block",
     "session.detach-while-holding",
     "session.ends-found",
+    "session.kept-a-chunk-short",
     "session.late-ends",
     "session.lease-unheld",
     "session.not-attached",

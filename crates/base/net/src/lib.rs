@@ -16,6 +16,6 @@ mod stats;
 mod stop;
 
 pub use event_loop::{Loop, LoopConfig, LoopError};
-pub use signals::{SignalFlag, stop_on_signals};
+pub use signals::{HangupFlag, SignalFlag, stop_on_signals};
 pub use stats::Stats;
 pub use stop::Stop;

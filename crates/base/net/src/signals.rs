@@ -1,7 +1,8 @@
-//! SIGTERM and SIGINT end the event loop in good order; a second one ends the process at once.
+//! SIGTERM and SIGINT end the event loop in good order; a second one ends the process at once. SIGHUP asks for another look at
+//! what a process was configured with.
 
 use crate::stop::Stop;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,5 +36,22 @@ impl SignalFlag {
     /// Has one come?
     pub fn is_set(&self) -> bool {
         self.0.load(Ordering::Acquire)
+    }
+}
+
+/// A flag that SIGHUP sets.
+#[derive(Clone, Debug)]
+pub struct HangupFlag(Arc<AtomicBool>);
+
+impl HangupFlag {
+    /// Watches the signal from now on: it does not end the process any more.
+    pub fn install() -> io::Result<HangupFlag> {
+        let flag = Arc::new(AtomicBool::new(false));
+        signal_hook::flag::register(SIGHUP, flag.clone())?;
+        Ok(HangupFlag(flag))
+    }
+    /// Has one come since the last question?
+    pub fn take(&self) -> bool {
+        self.0.swap(false, Ordering::AcqRel)
     }
 }

@@ -116,6 +116,8 @@ pub struct Takeover {
     rest: Vec<(Target, Member)>,
     /// Members whose drop somebody asked for.
     accused: Vec<Member>,
+    /// A copy has to be made anew, and holders that were shut out have not said that they are gone.
+    held_up: bool,
 }
 
 impl Takeover {
@@ -148,7 +150,12 @@ impl Takeover {
             clearing: None,
             rest: Vec::new(),
             accused: Vec::new(),
+            held_up: false,
         }
+    }
+    /// Does it wait for holders to say that they are gone?
+    pub fn held_up(&self) -> bool {
+        self.held_up && self.phase == Phase::Fence
     }
     /// These do not stay members out of patience: whoever of them does not answer the fence is dropped, tail or no tail.
     /// Otherwise the next holder would accuse them again, and nothing would ever come of it.
@@ -513,6 +520,7 @@ impl Takeover {
         } else {
             if !servers.holders_gone() && self.rules.holders_leave_first {
                 mark!("takeover.waits-for-holders");
+                self.held_up = true;
                 return vec![];
             }
             let missing = self.min - self.answers.len();

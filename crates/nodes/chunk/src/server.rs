@@ -1,6 +1,6 @@
 //! The node itself: what it holds, where inputs go, and what happens when the store has finished something.
 
-use crate::care::{Care, Task};
+use crate::care::{Care, Pace, Task};
 use crate::config::ChunkConfig;
 use crate::group::Group;
 use crate::live::{Asker, Live};
@@ -185,6 +185,10 @@ impl ChunkServer {
             Err(e) => self.fail(&e.to_string()),
         }
         self.settle(now, fx);
+    }
+    /// Looks for damage at another speed from now on.
+    pub fn set_pace(&mut self, pace: Pace, now: Nanos) {
+        self.care.set_pace(pace, now);
     }
     /// The stop is complete: the process may end.
     pub fn stopped(&self) -> bool {

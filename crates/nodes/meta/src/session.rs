@@ -2,7 +2,7 @@
 
 use crate::MetaServer;
 use crate::leader::{Attached, FileLease, Held, SessionFence};
-use crate::limits::{AGAIN, ATTACH, LEFT, SESSION_KEPT};
+use crate::limits::{AGAIN, ATTACH, LEFT, RECALL, SESSION_KEPT};
 use crate::maps::MapAsk;
 use crate::propose::{PendingRead, Then};
 use host::node::Effects;
@@ -378,10 +378,15 @@ impl MetaServer {
         // Whoever keeps others from a lock and has left its connection is taken for dead: only then are its locks free.
         let locks = self.state.locks();
         let in_the_way = if locks.waits().next().is_some() { locks.in_the_way() } else { BTreeSet::new() };
-        let left = |a: &Attached| a.reset.is_some_and(|t| now.since(t) >= LEFT);
+        let left = |a: &Attached, patience| a.reset.is_some_and(|t| now.since(t) >= patience);
         let gone: Vec<SessionId> = in_the_way.into_iter().map(|(s, _)| s).collect();
-        let dead = gone.iter().copied().filter(|s| l.attached.get(s).is_some_and(left));
-        let expired: Vec<SessionId> = expired.into_iter().chain(dead).collect();
+        let dead = gone.iter().copied().filter(|s| l.attached.get(s).is_some_and(|a| left(a, LEFT)));
+        // So is whoever lost a file, does not say that it is gone, and keeps a chunk from having enough copies.
+        let held_up = l.takeovers.values().filter(|r| r.takeover.held_up()).filter_map(|r| l.files.get(&r.ino));
+        let holding = held_up.flat_map(|f| &f.deposed).map(|d| d.session);
+        let holding = holding.filter(|s| l.attached.get(s).is_some_and(|a| left(a, RECALL)));
+        let holding: BTreeSet<SessionId> = holding.inspect(|_| mark!("session.kept-a-chunk-short")).collect();
+        let expired: BTreeSet<SessionId> = expired.into_iter().chain(dead).chain(holding).collect();
         let unheard = gone.iter().any(|s| !l.attached.contains_key(s));
         let waiting = unheard || l.files.values().any(|f| !f.queue.is_empty() || !f.stats.is_empty());
         let old = now.since(since);

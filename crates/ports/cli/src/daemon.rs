@@ -13,7 +13,7 @@ use host::real::{Options, RealDisk};
 use host::shm::{SHM_FOLDER, ShmRing};
 use meta::{MetaConfig, MetaServer};
 use meta_state::{Command, MemoryKv, State};
-use net::{Loop, LoopConfig, stop_on_signals};
+use net::{HangupFlag, Loop, LoopConfig, stop_on_signals};
 use replica::rules::Rules;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -178,8 +178,28 @@ pub fn csd(a: &Daemon) -> Result<()> {
     config.log = log(format!("cs {cs}"));
     let mut looped = Loop::new(node, config).map_err(|e| anyhow!("chunk server {cs}: {e}"))?;
     eprintln!("chunk server {cs} of cluster `{}` listens at {listen}", desc.cluster);
-    run(&mut looped)?;
+    stop_on_signals(&looped.stop_handle()).context("signal handlers")?;
+    let (stop, hangup) = (looped.stop_handle(), HangupFlag::install().context("signal handlers")?);
+    while !stop.is_set() {
+        looped.turn(None).map_err(|e| anyhow!("{e}"))?;
+        if hangup.take() {
+            match reload(dir) {
+                Ok(pace) => {
+                    let now = looped.now();
+                    looped.node_mut().set_pace(pace, now);
+                    eprintln!("chunk server {cs}: `{}` was read again", path.display());
+                }
+                Err(e) => eprintln!("chunk server {cs}: {e:#}; what was read before stays in force"),
+            }
+        }
+    }
     finish(&mut looped, ChunkServer::stop, ChunkServer::stopped)
+}
+
+/// What of a chunk server's description may change while it runs.
+fn reload(dir: &Path) -> Result<Pace> {
+    let desc: CsRepo = repo::read(dir, "cs.json", "make-cs")?;
+    pace(&dir.join("cs.json"), desc.scrub_days)
 }
 
 /// How fast a chunk server looks for damage, by its description `path`.

@@ -108,7 +108,7 @@ impl System for Cluster {
         // With every copy unclean the best one is chosen, but only among all of them: a disk that will never answer
         // leaves the choice to an operator.
         self.survey.chunks().iter().all(|c| {
-            c.members.iter().any(|m| self.survey.sound(world, c, *m, hosts))
+            c.members.iter().any(|m| self.survey.level(world, c, *m, hosts))
                 || c.members.iter().all(|m| {
                     let slot = self.survey.slot(*m);
                     !slot.is_some_and(|s| world.slot(s).gone || self.survey.hit.contains_key(&s))
@@ -126,7 +126,7 @@ impl System for Cluster {
             .chunks()
             .iter()
             .filter(|c| c.members.iter().any(here))
-            .all(|c| c.members.len() > 1 && c.members.iter().all(|m| here(m) || self.survey.sound(world, c, *m, &[])))
+            .all(|c| c.members.len() > 1 && c.members.iter().all(|m| here(m) || self.survey.level(world, c, *m, &[])))
     }
 
     fn damage(&mut self, world: &mut World, rng: &mut Rng) -> bool {

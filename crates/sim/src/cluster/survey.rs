@@ -9,7 +9,7 @@ use crate::block;
 use crate::world::World;
 use meta_state::ROOT;
 use std::collections::{BTreeMap, BTreeSet};
-use types::{BLOCK, ChunkId, InodeId, Member};
+use types::{BLOCK, ChunkId, InodeId, Member, Seq};
 use wire::names::{MetaOp, MetaOutcome};
 
 /// A chunk by the group's records.
@@ -33,6 +33,8 @@ pub struct Survey {
     servers: Vec<SlotId>,
     /// Members found clean, at the last look at their server.
     clean: BTreeMap<(u32, ChunkId), bool>,
+    /// The last record that members had, at the last look at their server.
+    last: BTreeMap<(u32, ChunkId), Seq>,
     /// Slots whose host lost power since their server was last seen.
     dark: BTreeSet<SlotId>,
     /// Slots whose disk was damaged and is not yet whole.
@@ -85,6 +87,7 @@ impl Survey {
                         None => !self.dark.contains(&slot) && c.id > s.0.store().server().absent_mark,
                     };
                     self.clean.insert((m.cs.0, c.id), clean);
+                    self.last.insert((m.cs.0, c.id), s.0.copy(c.id).map_or(Seq(0), |copy| copy.last));
                 }
             }
             if s.0.ready() {
@@ -118,6 +121,12 @@ impl Survey {
             && !s.gone
             && !hosts.contains(&s.host)
             && (world.is_up(slot) || !self.dark.contains(&slot))
+    }
+    /// … and everything that is acknowledged without it, because it is silent and its writer has it dropped: it has every
+    /// record that another member has.
+    pub fn level(&self, world: &World, chunk: &Chunk, m: Member, hosts: &[HostId]) -> bool {
+        let last = |m: &Member| self.last.get(&(m.cs.0, chunk.id)).copied();
+        self.sound(world, chunk, m, hosts) && chunk.members.iter().all(|o| last(o) <= last(&m))
     }
 
     /// Nothing is left to repair.

@@ -123,6 +123,13 @@ impl Care {
             told: Integrity::default(),
         }
     }
+    /// Another speed from now on; the next piece does not wait for what the old one would have it wait for.
+    pub fn set_pace(&mut self, pace: Pace, now: Nanos) {
+        self.pace = pace;
+        if self.stage != Stage::Rest {
+            self.clock.hurry(now);
+        }
+    }
     /// What the start of this life has found damaged is news too.
     pub fn found_at_start(&mut self, cs: CsId, report: &OpenReport) {
         let copies = if report.copies_lost { report.unclean } else { report.damaged.len() };
