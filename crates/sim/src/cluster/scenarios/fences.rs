@@ -6,6 +6,7 @@ use crate::actor::{AppOp, SlotId};
 use crate::kept::Script;
 use crate::world::{MS, S, Verdict};
 use std::cell::Cell;
+use wire::names::MetaOp;
 use wire::{FromMds, MdsToCs, Msg, ToMds};
 
 /// (name, what happens, script) of every scenario of this file.
@@ -288,9 +289,11 @@ fn late_grant(mutant: Option<&str>) -> Result<(), String> {
     let held = c.hold(move |_, to, m| to == late && granted(m));
     let (write, _) = c.stage.begin_write(late, 0, 20)?;
     c.until_held("the grant", 10 * S)?;
-    // Only its word that it has no lease gets through.
+    // Only its word that it has no lease gets through, and a question that needs none.
     let mute = c.stage.rule(move |m| match m.msg {
-        Msg::ToMds(ToMds::Return { .. } | ToMds::Renew { .. }) => Verdict::Pass,
+        Msg::ToMds(ToMds::Return { .. } | ToMds::Renew { .. } | ToMds::Meta { op: MetaOp::ReadBody { .. }, .. }) => {
+            Verdict::Pass
+        }
         Msg::ToMds(_) if m.from == late => Verdict::Drop,
         _ => Verdict::Pass,
     });
