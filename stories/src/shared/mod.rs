@@ -7,10 +7,13 @@ mod alternate;
 pub mod cells;
 mod files;
 pub mod folder;
+mod git;
+mod halves;
 pub mod locks;
 mod manual;
 mod mapped;
 pub mod records;
+mod sqlite;
 mod verdict;
 
 use crate::arguments::Arguments;
@@ -29,7 +32,7 @@ const ROUNDS: u64 = 1000;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 type Part = fn(&mut Ground, &Arguments) -> Result<String>;
-const PARTS: [(&str, Part); 10] = [
+const PARTS: [(&str, Part); 13] = [
     ("manual", manual::manual),
     ("grow", alternate::grow),
     ("replace", alternate::replace),
@@ -40,6 +43,9 @@ const PARTS: [(&str, Part); 10] = [
     ("folder", folder::folder),
     ("records", records::records),
     ("locks", locks::locks),
+    ("halves", halves::halves),
+    ("git", git::git),
+    ("sqlite", sqlite::sqlite),
 ];
 
 /// Hosts that have the cluster mounted, and a shell on each.
