@@ -83,7 +83,9 @@ impl Part {
             16 => {
                 if let Some((at, n)) = self.pages(at, n) {
                     let mut own = aligned(&vec![0; n]);
-                    self.direct.read_exact_at(own.bytes_mut(), (self.start + at) as u64).context("read with O_DIRECT")?;
+                    self.direct
+                        .read_exact_at(own.bytes_mut(), (self.start + at) as u64)
+                        .context("read with O_DIRECT")?;
                     self.compare(own.bytes(), at, "read with O_DIRECT")?;
                 }
             }

@@ -63,7 +63,7 @@ impl Choice {
                     None => Rules::ALL,
                     Some(m) => Rules::without(m).ok_or_else(|| unknown(m))?,
                 };
-                let shape = sim::cluster::Shape { rules, damage: self.plan.damage, ..Default::default() };
+                let shape = sim::cluster::Shape { rules, damage: self.plan.damage, pages: true, ..Default::default() };
                 Ok(Box::new(sim::cluster::Cluster::new(shape)))
             }
             (other, _) => Err(format!("no system `{other}`; there are {SYSTEMS:?}")),

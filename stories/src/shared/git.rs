@@ -10,7 +10,8 @@ use std::time::Duration;
 const COMMITS: u64 = 200;
 const LIMIT: Duration = Duration::from_secs(900);
 /// git looks at nobody's settings.
-const GIT: &str = "git -c user.name=story -c user.email=story@localhost -c init.defaultBranch=main -c gc.auto=0 -c safe.directory=*";
+const GIT: &str =
+    "git -c user.name=story -c user.email=story@localhost -c init.defaultBranch=main -c gc.auto=0 -c safe.directory=*";
 
 /// Plays it: commits and `git gc` on one host, clones on all others meanwhile, each of which is whole and has what had been
 /// committed when it began.
@@ -52,8 +53,12 @@ pub(super) fn git(ground: &mut Ground, a: &Arguments) -> Result<String> {
             }
         }
         for n in 1..=HOSTS {
-            ground.shells[n - 1].must(&format!("cd {repo} && {GIT} fsck --full 2>&1 && {GIT} status --short"), LIMIT)?;
+            ground.shells[n - 1]
+                .must(&format!("cd {repo} && {GIT} fsck --full 2>&1 && {GIT} status --short"), LIMIT)?;
         }
     }
-    Ok(format!("{number} commits and {} cleanings on one host, {clones} clones on others meanwhile, all whole", number / batch))
+    Ok(format!(
+        "{number} commits and {} cleanings on one host, {clones} clones on others meanwhile, all whole",
+        number / batch
+    ))
 }

@@ -51,7 +51,8 @@ pub(super) fn sqlite(ground: &mut Ground, a: &Arguments) -> Result<String> {
     let sums: Vec<String> = (1..=HOSTS).map(|n| format!("{n}|{each}|{total}")).collect();
     let right = format!("ok\n{}", sums.join("\n"));
     for n in 1..=HOSTS {
-        let sql = "pragma integrity_check; select host, count(*), total from pairs join sums using (host) group by host;";
+        let sql =
+            "pragma integrity_check; select host, count(*), total from pairs join sums using (host) group by host;";
         let said = ground.shells[n - 1].must(&ask(sql), PATIENCE)?.text();
         if said != right {
             bail!("host{n} finds `{said}`, not `{right}`");

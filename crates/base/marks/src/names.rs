@@ -2,6 +2,7 @@
 
 /// Names of all marks.
 pub const NAMES: &[&str] = &[
+    "client.body-without-lease",
     "client.call-again",
     "client.forget",
     "client.grant-too-late",
@@ -20,13 +21,16 @@ pub const NAMES: &[&str] = &[
     "client.members-differ",
     "client.members-silent",
     "client.other-session",
+    "client.out-of-contact",
     "client.promise-unsettled",
     "client.promises-missing",
     "client.read-crossed",
     "client.read-damaged",
+    "client.read-over-leases",
     "client.read-waits",
     "client.recall-of-more",
     "client.recall-of-nothing",
+    "client.robbed-of-pages",
     "client.session-over",
     "client.session-run-out",
     "client.upgraded",
@@ -55,6 +59,7 @@ pub const NAMES: &[&str] = &[
     "lease.unsettled-not-held",
     "lease.upgraded",
     "lease.waiter-left",
+    "lease.waits-for-pages",
     "lease.waits-for-sessions",
     "lease.writer-returned",
     "member.absent.created",

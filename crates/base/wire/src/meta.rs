@@ -3,8 +3,11 @@
 use crate::names::{Attr, MetaError, MetaOp, MetaOutcome};
 use serde::{Deserialize, Serialize};
 use types::{
-    ChunkId, CsId, Incarnation, InodeId, Layout, LeaseEpoch, MdsId, Member, Seq, SessionId, Term, View, ViewVer,
+    ChunkId, CsId, Incarnation, InodeId, Layout, LeaseEpoch, MdsId, Member, Nanos, Seq, SessionId, Term, View, ViewVer,
 };
+
+/// So long a front end may show what its kernel keeps after the sending of the last question that a leader answered.
+pub const CONTACT: Nanos = Nanos::from_millis(2_500);
 
 /// Kinds of lease on a file.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]

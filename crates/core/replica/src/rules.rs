@@ -79,6 +79,12 @@ marks::switches! {
     kept_lapses,
     /// An answer from before a demand to forget gives no right to keep.
     forgotten_stays_forgotten,
+    /// What a front end keeps of files counts only while a leader answers.
+    pages_lapse,
+    /// Somebody else may write only when what a silent holder keeps has lapsed.
+    pages_waited_for,
+    /// A holder says that its lease is gone only after its front end has dropped what it kept.
+    pages_dropped_first,
     /// That a silent holder's lease is over is committed before anybody else gets one.
     lease_floors,
     /// Holders who only read give back before a join of the group's own is committed.

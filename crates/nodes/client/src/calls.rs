@@ -22,6 +22,8 @@ pub(crate) enum For {
     Unbody(InodeId, LeaseEpoch),
     /// How much space the cluster has.
     Space,
+    /// That there is a leader.
+    Contact,
     /// Nobody waits for this lock any more.
     Unwait(u64),
     /// Whether this lock has come.
@@ -66,6 +68,7 @@ impl Client {
                     Err(e) => self.unbodied(ino, Some(ClientError::Meta(e))),
                 }
             }
+            For::Contact => self.contact_answered(),
             For::Space => {
                 if let Ok(MetaOutcome::Statfs { free, .. }) = outcome {
                     self.space = Some((free, self.now));

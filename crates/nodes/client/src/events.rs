@@ -2,10 +2,11 @@
 //! back, or is gone, and that a file lives on for its sake only.
 
 use crate::Client;
-use crate::file::File;
+use crate::file::{File, Taken};
 use host::node::Effects;
+use marks::mark;
 use types::{InodeId, LeaseEpoch, Nanos};
-use wire::LeaseKind;
+use wire::{LeaseKind, ToMds};
 
 /// How long a front end may take to drop what it keeps before the lease goes back without its word. The group takes a
 /// lease by force 3 s after it recalled it.
@@ -35,6 +36,9 @@ pub enum Event {
         /// Whose attributes.
         inos: Vec<InodeId>,
     },
+    /// No leader has answered for so long that somebody else may be writing: drop what is kept of the content of all files,
+    /// and keep nothing more as long as [`Client::in_contact`] says no.
+    OutOfContact,
     /// The session is over, and with it every lock that programs held.
     SessionLost,
     /// This file has no name any more and is kept for this session, which may have it open: when it has not, or once it
@@ -63,13 +67,36 @@ impl Client {
     pub(crate) fn cached(&mut self, ino: InodeId) {
         let held = |f: &File| f.lease.is_some() && f.returning.is_none();
         match self.files.get_mut(&ino).filter(|f| held(f) || f.waits_for() != LeaseKind::None) {
-            Some(f) => f.cached = true,
+            Some(f) => {
+                f.cached = true;
+                self.keeps_pages();
+            }
             None => self.events.push(Event::Lost { ino }),
         }
         self.dirty.insert(ino);
     }
+    /// Content of this file is given to a front end that keeps it: from now on, under the lease that is held.
+    pub(crate) fn shown(&mut self, ino: InodeId) {
+        if !self.cfg.keeps_pages {
+            return;
+        }
+        let held = |f: &&mut File| f.lease.is_some() && f.returning.is_none();
+        if let Some(f) = self.files.get_mut(&ino).filter(held)
+            && !f.cached
+        {
+            f.cached = true;
+            self.keeps_pages();
+        }
+    }
     /// The front end keeps nothing any more.
-    pub(crate) fn revoked(&mut self, ino: InodeId, epoch: LeaseEpoch) {
+    pub(crate) fn revoked(&mut self, ino: InodeId, epoch: LeaseEpoch, fx: &mut Effects) {
+        if let Some(f) = self.files.get_mut(&ino)
+            && f.taken.take_if(|t| t.epoch == epoch).is_some()
+        {
+            let end = f.owed;
+            let (session, incarnation) = (self.link.session, self.cfg.incarnation);
+            self.tell_leader(ToMds::GoneOk { session, incarnation, ino, epoch, end }, fx);
+        }
         if let Some(f) = self.files.get_mut(&ino).filter(|f| f.epoch() == Some(epoch)) {
             f.cached = false;
             f.revoking = None;
@@ -89,6 +116,20 @@ impl Client {
             }
             Some(t) => now.since(t) >= REVOKE_MAX,
         }
+    }
+    /// The lease was taken by force, as Gone of this epoch says: false while the front end drops what it kept.
+    pub(crate) fn front_end_robbed(&mut self, ino: InodeId, epoch: LeaseEpoch) -> bool {
+        let (now, rule) = (self.now, self.cfg.rules.pages_dropped_first);
+        let Some(f) = self.files.get_mut(&ino) else { return true };
+        let robbed = f.epoch().is_some_and(|e| e <= epoch) && f.cached && rule;
+        if robbed {
+            mark!("client.robbed-of-pages");
+            (f.cached, f.revoking) = (false, None);
+            f.taken = Some(Taken { epoch, since: now });
+            self.events.push(Event::Revoke { ino, epoch });
+        }
+        f.taken.take_if(|t| now.since(t.since) >= REVOKE_MAX);
+        f.taken.is_none()
     }
     /// The lease has ended.
     pub(crate) fn front_end_lost(&mut self, ino: InodeId) {
@@ -135,7 +176,7 @@ mod tests {
         let mut c = client();
         c.file(INO).lease = lease(1);
         c.cached(INO);
-        c.revoked(INO, LeaseEpoch(1));
+        c.revoked(INO, LeaseEpoch(1), &mut Effects::default());
         c.give_back(INO, &mut Effects::default());
         c.file(INO).waiting_reads.push_back(1);
         c.cached(INO);

@@ -122,6 +122,14 @@ pub(crate) struct Limbo {
     pub full: bool,
 }
 
+/// A lease that was taken by force while a front end kept content under it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Taken {
+    /// As Gone names it.
+    pub epoch: LeaseEpoch,
+    pub since: Nanos,
+}
+
 /// A question about chunks that is under way.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mapping {
@@ -199,6 +207,8 @@ pub(crate) struct File {
     pub cached: bool,
     /// It was asked to drop it.
     pub revoking: Option<Nanos>,
+    /// It was asked to drop what it kept under a lease that is gone; the leader waits for that.
+    pub taken: Option<Taken>,
     /// A flush needs a lease.
     pub flush_wants: bool,
     pub unflushed: BTreeMap<ChunkId, (LeaseEpoch, Seq)>,
@@ -252,6 +262,7 @@ impl File {
             closing: false,
             returning: None,
             cached: false,
+            taken: None,
             revoking: None,
             flush_wants: false,
             unflushed: BTreeMap::new(),

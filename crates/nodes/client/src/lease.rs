@@ -224,7 +224,8 @@ impl Client {
         for t in done {
             self.op_part_done(t, None);
         }
-        if self.files.get(&ino).is_some_and(|f| f.unflushed.is_empty() && f.owed.is_none() && f.failed.is_none()) {
+        let bare = |f: &File| f.unflushed.is_empty() && f.owed.is_none() && f.failed.is_none() && f.taken.is_none();
+        if self.files.get(&ino).is_some_and(bare) {
             self.files.remove(&ino);
             self.attention.remove(&ino);
             self.unsynced.remove(&ino);
@@ -240,7 +241,13 @@ impl Client {
         if f.lease.as_ref().is_some_and(|l| l.epoch <= epoch) {
             mark!("client.lease-taken");
             self.stats.gone += 1;
+            let dropped = self.front_end_robbed(ino, epoch);
             self.suspend(ino);
+            if !dropped {
+                return; // said when it has dropped what it kept
+            }
+        } else if !self.front_end_robbed(ino, epoch) {
+            return;
         }
         let end = self.files.get(&ino).and_then(|f| f.owed);
         self.tell_leader(ToMds::GoneOk { session, incarnation, ino, epoch, end }, fx);

@@ -11,6 +11,7 @@ mod buffer;
 mod calls;
 mod change;
 mod chunks;
+mod contact;
 mod events;
 mod extents;
 mod file;
@@ -59,8 +60,10 @@ pub struct ClientConfig {
     pub buffer_max: u64,
     /// How long they stay there at most before they are written out.
     pub buffer_age: Nanos,
-    /// The program's kernel may keep pages under a lease; the group is told.
+    /// The program's kernel may keep attributes, and pages under a lease; the group is told.
     pub may_cache: bool,
+    /// It keeps pages of what it reads and writes.
+    pub keeps_pages: bool,
     /// Rules; all on in the product.
     pub rules: Rules,
 }
@@ -76,6 +79,7 @@ impl ClientConfig {
             buffer_max: 32 << 20,
             buffer_age: Nanos::from_secs(1),
             may_cache: false,
+            keeps_pages: false,
             rules: Rules::ALL,
         }
     }
@@ -135,6 +139,7 @@ pub struct Client {
     space_asked: Nanos,
     events: Vec<Event>,
     keeping: names::Keeping,
+    contact: contact::Contact,
     /// Programs that wait for locks.
     lock_waits: locks::Waiters,
     wake: Nanos,
@@ -199,6 +204,7 @@ impl Client {
             space_asked: Nanos::ZERO,
             events: Vec::new(),
             keeping: names::Keeping::default(),
+            contact: contact::Contact::default(),
             lock_waits: locks::Waiters::new(),
             wake: Nanos::ZERO,
             stats: ClientStats::default(),
@@ -407,6 +413,7 @@ impl Client {
         if now < self.wake {
             return;
         }
+        self.tick_contact();
         self.tick_session(fx);
         if now >= self.files_due {
             self.tick_chunks(fx);
@@ -423,6 +430,7 @@ impl Client {
         if let Some((due, _)) = self.ages.first() {
             self.wake = self.wake.min(*due);
         }
+        self.wake = self.wake.min(self.contact_due());
     }
     fn tick_chunks(&mut self, fx: &mut Effects) {
         let now = self.now;

@@ -260,11 +260,16 @@ pub(crate) enum OpKind {
     },
     /// Filled piece by piece; `skip`..`skip + length` of `buf` is what was asked for.
     Read {
+        ino: InodeId,
         offset: u64,
         length: u32,
         /// When the program asked.
         since: Nanos,
         parts: Vec<(usize, Bytes)>,
+        /// So much was asked for; `length` is what of it lies before the end.
+        wanted: u32,
+        /// Under which lease that was found.
+        under: LeaseEpoch,
     },
     /// Waits for a call, a flush or a return.
     Call,
@@ -386,7 +391,7 @@ impl Client {
                 self.finished.push((ticket, Ok(ClientAnswer::Done)));
             }
             ClientOp::Revoked { ino, epoch } => {
-                self.revoked(ino, epoch);
+                self.revoked(ino, epoch, fx);
                 self.finished.push((ticket, Ok(ClientAnswer::Done)));
             }
             ClientOp::Forgotten { number } => {
@@ -394,7 +399,8 @@ impl Client {
                 self.finished.push((ticket, Ok(ClientAnswer::Done)));
             }
             ClientOp::Read { ino, offset, length } => {
-                let kind = OpKind::Read { offset, length, since: self.now, parts: vec![] };
+                let (parts, under) = (vec![], LeaseEpoch::NONE);
+                let kind = OpKind::Read { ino, offset, length, since: self.now, parts, wanted: length, under };
                 self.ops.insert(ticket, Op { left: 0, kind, error: None });
                 self.file(ino).waiting_reads.push_back(ticket);
                 self.dirty.insert(ino);
@@ -469,19 +475,22 @@ impl Client {
             (e, OpKind::Own(own)) => return self.own_done(own, e),
             (e, OpKind::WriteOut { ino, bytes }) => return self.write_out_done(ino, bytes, e),
             (Some(e), _) => Err(e),
-            (None, OpKind::Read { offset, length, parts, .. }) => {
+            (None, OpKind::Read { ino, offset, length, parts, .. }) => {
                 self.stats.reads += 1;
+                self.shown(ino);
                 Ok(ClientAnswer::Data(assemble(offset, length, parts)))
             }
             (None, OpKind::Extents { offset, length, runs, .. }) => {
                 Ok(ClientAnswer::Extents(crate::extents::whole(offset, length, runs)))
             }
-            (None, OpKind::Write { .. }) => {
+            (None, OpKind::Write { ino }) => {
                 self.stats.writes += 1;
+                self.shown(ino);
                 Ok(ClientAnswer::Done)
             }
-            (None, OpKind::Append { at, .. }) => {
+            (None, OpKind::Append { ino, at, .. }) => {
                 self.stats.writes += 1;
+                self.shown(ino);
                 Ok(ClientAnswer::Placed(at.unwrap_or(0)))
             }
             (
@@ -498,7 +507,10 @@ impl Client {
                 op.error = op.error.or(answer.err());
                 self.finish_op(ticket);
             }
-        } else if self.ops.remove(&ticket).is_some() {
+        } else if let Some(op) = self.ops.remove(&ticket) {
+            if let OpKind::Read { ino, .. } = op.kind {
+                self.shown(ino);
+            }
             self.finished.push((ticket, answer));
         }
     }

@@ -143,10 +143,11 @@ impl Client {
         let Some(f) = self.files.get(&ino) else { return true };
         let (size, log2) = (f.end(), f.layout.chunk_log2);
         let in_inode = f.body == Body::Yes || f.small.is_some();
+        let epoch = f.epoch().unwrap_or_default();
         let (checked, small) = (f.checked, f.small.as_ref().filter(|s| s.dirty).map(|s| s.content.clone()));
         let Some(op) = self.ops.get_mut(&ticket) else { return true };
         let (offset, wanted, since, extents) = match &op.kind {
-            OpKind::Read { offset, length, since, .. } => (*offset, u64::from(*length), *since, false),
+            OpKind::Read { offset, wanted, since, .. } => (*offset, u64::from(*wanted), *since, false),
             OpKind::Extents { offset, length, since, .. } => (*offset, *length, *since, true),
             _ => return true,
         };
@@ -157,7 +158,7 @@ impl Client {
             return false;
         }
         match &mut op.kind {
-            OpKind::Read { length, .. } => *length = real as u32,
+            OpKind::Read { length, under, .. } => (*length, *under) = (real as u32, epoch),
             OpKind::Extents { length, .. } => *length = real,
             _ => {}
         }
@@ -468,8 +469,14 @@ impl Client {
             (Got::Data(data), Some(token)) => return self.rmw_read(token, r.offset, data, fx),
             (Got::Data(data), None) => {
                 let data = self.with_dirty(&r, data);
-                if let Some(OpKind::Read { parts, .. }) = self.ops.get_mut(&r.ticket).map(|o| &mut o.kind) {
+                let epoch = self.files.get(&r.ino).and_then(|f| f.epoch()).unwrap_or_default();
+                if let Some(OpKind::Read { parts, under, .. }) = self.ops.get_mut(&r.ticket).map(|o| &mut o.kind) {
                     parts.push((r.at, data));
+                    if *under != epoch && self.cfg.keeps_pages {
+                        mark!("client.read-over-leases");
+                        // The end, and other parts, were right in their time; kept longer they may be wrong.
+                        return self.read_again(r.ino, r.ticket);
+                    }
                 }
             }
             (Got::Extents(found), _) => {
@@ -480,6 +487,23 @@ impl Client {
             }
         }
         self.op_part_done(r.ticket, None);
+    }
+    /// Begins a read anew.
+    fn read_again(&mut self, ino: InodeId, ticket: u64) {
+        let others: Vec<u64> = self.reads.iter().filter(|(_, r)| r.ticket == ticket).map(|(id, _)| *id).collect();
+        for id in others {
+            self.reads.remove(&id);
+            if let Some(f) = self.files.get_mut(&ino) {
+                f.stalled_reads.remove(&id);
+            }
+        }
+        let Some(op) = self.ops.get_mut(&ticket) else { return };
+        op.left = 0;
+        if let OpKind::Read { parts, .. } = &mut op.kind {
+            parts.clear();
+        }
+        self.file(ino).waiting_reads.push_back(ticket);
+        self.dirty.insert(ino);
     }
     /// What is in memory here lies over what the servers have.
     fn with_dirty(&self, r: &Reading, data: Bytes) -> Bytes {
@@ -504,6 +528,13 @@ impl Client {
     pub(crate) fn body_read(&mut self, ino: InodeId, ticket: u64, outcome: Result<MetaOutcome, MetaError>) {
         let Some(op) = self.ops.get(&ticket) else { return };
         let OpKind::Read { offset, length, .. } = op.kind else { return };
+        if self.cfg.keeps_pages && self.files.get(&ino).is_none_or(|f| f.lease.is_none() || f.returning.is_some()) {
+            mark!("client.body-without-lease");
+            // Somebody may have written it since, and the front end could not be told to drop it.
+            self.file(ino).waiting_reads.push_back(ticket);
+            self.dirty.insert(ino);
+            return;
+        }
         match outcome {
             Ok(MetaOutcome::Body(b)) => {
                 let start = (offset as usize).min(b.len());

@@ -376,6 +376,10 @@ impl Client {
         }
         let Some((call, _)) = s.call.take() else { return };
         let asked = s.first_sent;
+        // Only what a majority has confirmed says that there is no other leader.
+        if (kept.is_some() || call.whom == For::Contact) && outcome.is_ok() {
+            self.heard_of(asked);
+        }
         if let Some(kept) = kept {
             self.may_keep(kept, asked, wire::names::told(&call.op, &outcome));
         }
@@ -417,6 +421,7 @@ impl Client {
             match c.whom {
                 For::Program(_) => self.link.queue.push_front(c),
                 For::Space => self.space_asked = Nanos::ZERO,
+                For::Contact => self.contact_answered(),
                 _ => {}
             }
         }

@@ -16,6 +16,8 @@ pub(crate) struct Attached {
     pub heard: Nanos,
     /// When its connection broke, if it has not been heard of since.
     pub reset: Option<Nanos>,
+    /// Its process was seen to be dead.
+    pub dead: bool,
     /// When it sent the Attach that counts, by its own clock: one that comes late says nothing of what it holds now.
     pub stamp: u64,
 }
@@ -52,6 +54,10 @@ pub(crate) struct Recalled {
 impl Recalled {
     pub fn new(now: Nanos) -> Recalled {
         Recalled { since: now, sent: now, moved: now, left: u64::MAX }
+    }
+    /// Its holder has said that it is about to give it back.
+    pub fn answered(&self) -> bool {
+        self.left < u64::MAX
     }
     /// Its holder has had its time: `patience` since it last came further, and not for ever.
     pub fn ignored(&self, now: Nanos, patience: Nanos) -> bool {
@@ -94,6 +100,8 @@ pub(crate) struct FileLease {
     pub holders: BTreeMap<SessionId, Held>,
     pub queue: VecDeque<Waiter>,
     pub deposed: Vec<Deposed>,
+    /// Sessions that lost the file and do not say that they know: their hosts' kernels may show content of it until then.
+    pub shown: BTreeMap<SessionId, Nanos>,
     /// Chunks to be taken over before the next grant.
     pub suspects: BTreeSet<ChunkId>,
     /// The writer that was deposed last, while nobody else was granted anything since.
@@ -123,6 +131,7 @@ impl FileLease {
         self.holders.is_empty()
             && self.queue.is_empty()
             && self.deposed.is_empty()
+            && self.shown.is_empty()
             && self.suspects.is_empty()
             && self.last_writer.is_none()
             && self.stats.is_empty()

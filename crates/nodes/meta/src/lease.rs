@@ -1,7 +1,7 @@
 //! Leases on files: who waits, who must give back, who is granted what (protocol section 4).
 
 use crate::leader::{FileLease, Held, Recalled, SessionFence, Waiter};
-use crate::limits::{AGAIN, GONE, GRANT_CHUNKS, RECALL, RECALL_RESET};
+use crate::limits::{AGAIN, CONTACT_KEPT, GONE, GONE_BARE, GRANT_CHUNKS, RECALL, RECALL_RESET, RECALL_SILENT};
 use crate::propose::{PendingRead, Then};
 use crate::{MetaServer, joins, takeovers};
 use host::node::Effects;
@@ -148,6 +148,11 @@ impl MetaServer {
             }
             // Whoever was deposed must have said so, or everything it held must have been fenced.
             if f.deposed.iter().any(|d| !d.fenced_all) {
+                break;
+            }
+            let shown = f.shown.iter().any(|(s, until)| *s != w.session && now < *until);
+            if w.want == LeaseKind::Write && shown && self.cfg.rules.pages_waited_for {
+                mark!("lease.waits-for-pages");
                 break;
             }
             if !self.all_told() && self.cfg.rules.sessions_told_before_grants {
@@ -429,6 +434,8 @@ impl MetaServer {
         let fence = l.mint();
         let Some(Held { kind, epoch, .. }) = l.file(ino).holders.remove(&session) else { return };
         l.take_lease(ino, session, epoch, fence, (now, now));
+        self.may_show(ino, session);
+        let Some(l) = &mut self.leader else { return };
         if kind == LeaseKind::Write {
             l.file(ino).last_writer = Some(session);
             for (_, c, _) in self.state.all_chunks(ino) {
@@ -436,6 +443,15 @@ impl MetaServer {
             }
         }
         self.send_session(session, FromMds::Gone { ino, epoch }, fx);
+    }
+    /// The kernel of the host of a session that lost this file may show content of it, until it says otherwise or its time is
+    /// up: whatever it was answered was asked before it was heard of last, or behind the word that the lease is gone.
+    pub(crate) fn may_show(&mut self, ino: InodeId, session: SessionId) {
+        let Some(l) = self.leader.as_mut().filter(|_| self.state.session(session).is_some_and(|s| s.may_cache)) else {
+            return;
+        };
+        let heard = l.attached.get(&session).map_or(self.now, |a| a.heard);
+        l.file(ino).shown.insert(session, heard + CONTACT_KEPT);
     }
     pub(crate) fn gone_ok(&mut self, session: SessionId, ino: InodeId, epoch: LeaseEpoch, end: Option<FileEnd>) {
         if let Some(e) = end.filter(|e| e.ino == ino)
@@ -447,6 +463,9 @@ impl MetaServer {
         let Some(l) = &mut self.leader else { return };
         let f = l.file(ino);
         f.deposed.retain(|d| d.session != session || d.epoch > epoch);
+        if f.deposed.iter().all(|d| d.session != session) {
+            f.shown.remove(&session);
+        }
         // An older life of the grant that this answers is over as well.
         if f.holders.get(&session).is_some_and(|h| h.epoch <= epoch) {
             f.holders.remove(&session);
@@ -522,7 +541,12 @@ impl MetaServer {
             for (s, h) in &mut f.holders {
                 let Some(r) = &mut h.recalled else { continue };
                 let reset = l.attached.get(s).is_none_or(|a| a.reset.is_some());
-                let patience = if reset { RECALL_RESET } else { RECALL };
+                let bare = !self.state.session(*s).is_some_and(|s| s.may_cache);
+                let patience = match r.answered() {
+                    _ if reset => RECALL_RESET,
+                    false if bare => RECALL_SILENT,
+                    _ => RECALL,
+                };
                 if r.ignored(now, patience) {
                     mark!("lease.recall-ignored");
                     log.push(format!("session {s} does not give back inode {ino}: its lease is taken"));
@@ -538,9 +562,15 @@ impl MetaServer {
                     d.sent = now;
                     send.push((d.session, FromMds::Gone { ino: *ino, epoch: d.epoch }));
                 }
-                if !d.flooring && now.since(d.since) >= GONE {
+                let bare = !self.state.session(d.session).is_some_and(|s| s.may_cache);
+                if !d.flooring && now.since(d.since) >= if bare { GONE_BARE } else { GONE } {
                     floor.push((*ino, d.session, d.epoch));
                 }
+            }
+            let shown = f.shown.len();
+            f.shown.retain(|_, until| now < *until);
+            if f.shown.len() < shown {
+                l.dirty.insert(*ino);
             }
             if !f.queue.is_empty() || !f.stats.is_empty() || !f.suspects.is_empty() {
                 l.dirty.insert(*ino);

@@ -1,6 +1,7 @@
 //! Times and bounds of a metadata server, and how they relate.
 
 use types::Nanos;
+use wire::meta::CONTACT;
 
 /// One tick of the consensus.
 pub const TICK: Nanos = Nanos::from_millis(50);
@@ -14,10 +15,17 @@ pub const RECALL_MOST: Nanos = Nanos::from_secs(30);
 pub const RECALL_RESET: Nanos = Nanos::from_millis(300);
 /// A session whose connection broke may take so long to come back before it is over, if somebody waits for its locks.
 pub const LEFT: Nanos = Nanos::from_millis(500);
+/// One that keeps nothing in memory may be silent for so long: it loses no more than what is under way.
+pub const RECALL_SILENT: Nanos = Nanos::from_millis(500);
 /// A deposed holder may take so long to say that it is gone before everything it held is fenced.
 pub const GONE: Nanos = Nanos::from_millis(500);
-/// A new leader waits so long for sessions to attach before it fences those that did not, if someone waits (L6).
-pub const ATTACH: Nanos = Nanos::from_millis(2_000);
+/// … and one that keeps nothing in memory so long.
+pub const GONE_BARE: Nanos = Nanos::from_millis(300);
+/// After a silent holder's lease was taken the kernel of its host may show what it kept for so long: 1.12 × [`CONTACT`].
+pub const CONTACT_KEPT: Nanos = Nanos::from_millis(2_800);
+/// A new leader waits so long for sessions to attach before it fences those that did not, if someone waits (L6). Those whom
+/// the leader before it answered last show nothing any more by then.
+pub const ATTACH: Nanos = CONTACT_KEPT;
 /// A server whose connection broke is dead unless it comes back within this.
 pub const DEAD_AFTER_RESET: Nanos = Nanos::from_millis(200);
 /// A server that was not heard of for so long is dead.
@@ -48,4 +56,5 @@ pub const NAMELESS_MAX: usize = 1024;
 pub const DELETES_MAX: usize = 256;
 
 const _: () = assert!(SESSION_KEPT.0 > 30_000_000_000 + 30_000_000_000 / 10, "clocks may differ by 5 %, twice");
+const _: () = assert!(CONTACT_KEPT.0 > CONTACT.0 + CONTACT.0 / 10, "clocks may differ by 5 %, twice");
 const _: () = assert!(GONE.0 < RECALL.0 && DEAD_AFTER_RESET.0 < SERVER_SILENT.0);

@@ -221,6 +221,7 @@ impl MetaServer {
                 if let Some(l) = &mut self.leader
                     && let Some(s) = l.nodes.get(&i).copied()
                 {
+                    l.attached.get_mut(&s).into_iter().for_each(|a| a.dead = true);
                     self.block(s);
                 }
             }

@@ -2,7 +2,7 @@
 
 use crate::MetaServer;
 use crate::leader::{Attached, FileLease, Held, SessionFence};
-use crate::limits::{AGAIN, ATTACH, LEFT, RECALL, SESSION_KEPT};
+use crate::limits::{AGAIN, ATTACH, CONTACT_KEPT, LEFT, RECALL, SESSION_KEPT};
 use crate::maps::MapAsk;
 use crate::propose::{PendingRead, Then};
 use host::node::Effects;
@@ -127,9 +127,10 @@ impl MetaServer {
         let term = l.term;
         let first = !l.attached.contains_key(&session);
         let news = l.attached.get(&session).is_none_or(|a| a.stamp < stamp);
-        l.attached.insert(session, Attached { incarnation: c, heard: now, reset: None, stamp });
+        l.attached.insert(session, Attached { incarnation: c, heard: now, reset: None, dead: false, stamp });
         l.nodes.insert(c, session);
         let mut gone = vec![];
+        let mut lost = vec![];
         for h in held {
             let known = l.files.get(&h.ino).and_then(|f| f.holders.get(&session)).map(|x| x.epoch);
             if known == Some(h.epoch) {
@@ -158,9 +159,14 @@ impl MetaServer {
             for s in losers {
                 if let Some(x) = l.file(h.ino).holders.remove(&s) {
                     l.take_lease(h.ino, s, x.epoch, h.epoch, (now, Nanos::ZERO));
+                    lost.push((h.ino, s));
                 }
             }
             l.file(h.ino).holders.insert(session, Held::new(h.kind, h.epoch));
+        }
+        lost.extend(gone.iter().map(|h| (h.ino, session)));
+        for (ino, session) in lost {
+            self.may_show(ino, session);
         }
         if news {
             self.forget_unheld(session, held, fx);
@@ -256,11 +262,16 @@ impl MetaServer {
     }
     /// The block is committed: now every server is told, and what the session held is free.
     pub(crate) fn session_blocked(&mut self, session: SessionId, fx: &mut Effects) {
+        let now = self.now;
         let Some(l) = &mut self.leader else { return };
         if let Some(f) = l.fences.get_mut(&session) {
             f.committed = true;
         }
+        let mut shows = Nanos::ZERO;
         if let Some(a) = l.attached.remove(&session) {
+            if !a.dead && self.state.session(session).is_some_and(|s| s.may_cache) {
+                shows = a.heard + CONTACT_KEPT;
+            }
             l.nodes.remove(&a.incarnation);
             let m = FromMds::SessionGone { session, term: l.term };
             fx.send.push((NodeId::Client(a.incarnation), Msg::FromMds(m)));
@@ -268,7 +279,11 @@ impl MetaServer {
         l.openers.session_over(session);
         let mut forget = vec![];
         for (ino, f) in &mut l.files {
-            let wrote = f.holders.remove(&session).is_some_and(|h| h.kind == LeaseKind::Write);
+            let held = f.holders.remove(&session);
+            let wrote = held.as_ref().is_some_and(|h| h.kind == LeaseKind::Write);
+            if held.is_some() && now < shows {
+                f.shown.insert(session, shows);
+            }
             // What was fenced chunk by chunk already is settled; others may hold the file by now.
             let open = f.deposed.iter().any(|d| d.session == session && !d.fenced_all);
             f.queue.retain(|w| w.session != session);

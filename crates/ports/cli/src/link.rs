@@ -57,8 +57,10 @@ impl Link {
             }
         };
         let ids: Vec<MdsId> = group.mds.iter().map(|m| m.0).collect();
-        let node =
-            Client::new(ClientConfig { may_cache, ..ClientConfig::new(ids, me, wall_base()) }, host::clock::now());
+        let node = Client::new(
+            ClientConfig { may_cache, keeps_pages: may_cache, ..ClientConfig::new(ids, me, wall_base()) },
+            host::clock::now(),
+        );
         let hello = Hello::new(group.cluster, name, NodeId::Client(me), me);
         let mut config = LoopConfig::new(hello);
         config.addresses = group.mds.iter().map(|(m, a)| (NodeId::Mds(*m), a.to_string())).collect();

@@ -255,6 +255,10 @@ impl FileSystem {
             Event::Revoke { ino, epoch } => (ino, After::Revoked(ino, epoch)),
             Event::Lost { ino } => (ino, After::Nothing),
             Event::SessionLost => return self.locks.session_lost(),
+            Event::OutOfContact => {
+                let cached: Vec<InodeId> = self.cached.iter().copied().collect();
+                return cached.into_iter().for_each(|ino| self.drop_pages(ino, After::Nothing, sh));
+            }
             Event::Nameless { ino } => return self.kept_without_name(ino, sh),
             Event::Forget { number, inos } => return self.forget(number, &inos, sh),
         };

@@ -179,6 +179,13 @@ impl Shell for Kernel {
     fn session(&self) -> SessionId {
         self.client.node().session()
     }
+    fn in_contact(&self) -> bool {
+        let client = self.client.node();
+        client.in_contact(host::clock::now())
+    }
+    fn seek_contact(&mut self) {
+        self.client.node_mut().seek_contact();
+    }
     fn spell(&self) -> u64 {
         self.client.node().spell()
     }

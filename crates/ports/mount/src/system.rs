@@ -6,7 +6,7 @@ use crate::known::Known;
 use crate::locks::Locks;
 use crate::pages::Pages;
 use crate::recent::Recent;
-use crate::waiting::{Then, Waits};
+use crate::waiting::{Held, Then, Waits};
 use bytes::Bytes;
 use client::{ClientOp, FileView};
 use fuse::Errno;
@@ -65,6 +65,10 @@ pub trait Shell {
     fn session(&self) -> SessionId;
     /// How long the attributes of an inode may be kept from `now` on without asking.
     fn kept(&self, ino: InodeId, now: Nanos) -> Duration;
+    /// May the kernel show, and be given, content of files that it keeps?
+    fn in_contact(&self) -> bool;
+    /// Something waits until it may.
+    fn seek_contact(&mut self);
     /// A number that is another one whenever something may not be kept any more that might be before.
     fn spell(&self) -> u64;
     /// Tells the kernel to drop what it keeps, in the order of the calls; [`FileSystem::dropped`] hears when it has, if
@@ -77,6 +81,8 @@ pub struct FileSystem {
     pub(crate) settings: Settings,
     pub(crate) now: Nanos,
     pub(crate) waits: Waits,
+    /// What came while the cluster did not answer.
+    pub(crate) held: Vec<Held>,
     /// Files that programs have open.
     pub(crate) open: BTreeMap<InodeId, OpenFile>,
     /// Files closed a while ago whose leases are still held, by the time at which they are given back.
@@ -101,6 +107,7 @@ impl FileSystem {
             settings,
             now: Nanos::ZERO,
             waits: Waits::default(),
+            held: Vec::new(),
             open: BTreeMap::new(),
             idle: BTreeSet::new(),
             idle_since: BTreeMap::new(),
@@ -205,6 +212,7 @@ impl FileSystem {
     pub fn tick(&mut self, now: Nanos, sh: &mut impl Shell) {
         self.now = self.now.max(now);
         self.give_up(sh);
+        self.let_out(sh);
         while let Some(&(at, ino)) = self.idle.first()
             && at <= self.now
         {

@@ -2,7 +2,7 @@
 
 use crate::errors;
 use crate::known::Calm;
-use crate::system::{FileSystem, Shell};
+use crate::system::{Cache, FileSystem, Shell};
 use client::{ClientAnswer, ClientError, ClientOp, LockCall};
 use fuse::Errno;
 use fuse::reply::Reply;
@@ -89,6 +89,10 @@ pub(crate) enum Then {
 }
 
 impl Then {
+    /// Does the kernel have pages with content by this answer?
+    fn fills_pages(&self) -> bool {
+        matches!(self, Then::Data { .. } | Then::Written { .. } | Then::WrittenThrough { .. })
+    }
     fn may_open(&self, file: InodeId) -> bool {
         match self {
             Then::Opened { ino, .. } | Then::Cut { ino, .. } | Then::Linked { ino, .. } => *ino == file,
@@ -101,6 +105,14 @@ impl Then {
             _ => false,
         }
     }
+}
+
+/// A request whose answer is held back.
+#[derive(Debug)]
+pub(crate) struct Held {
+    ticket: u64,
+    /// None = it is asked again.
+    answer: Option<Result<ClientAnswer, ClientError>>,
 }
 
 #[derive(Debug)]
@@ -212,6 +224,10 @@ impl FileSystem {
     ) {
         self.now = self.now.max(now);
         let Some(mut w) = self.waits.take(ticket) else { return };
+        if w.unique != 0 && w.then.fills_pages() && self.settings.cache != Cache::None && !sh.in_contact() {
+            sh.seek_contact();
+            return self.hold_back(w, answer);
+        }
         if let (Err(e), Some(op)) = (&answer, w.again.take())
             && errors::passes(*e)
         {
@@ -227,6 +243,33 @@ impl FileSystem {
             self.learn((calm, sh.spell()), outcome, sh);
         }
         self.answered(w.unique, w.then, answer, sh);
+    }
+    /// The kernel would keep and show it, and could not be told to drop it in time.
+    fn hold_back(&mut self, mut w: Wait, answer: Result<ClientAnswer, ClientError>) {
+        // What was read may be another by then; what was written is not written twice.
+        let again = w.again.take().filter(|_| matches!(w.then, Then::Data { .. }));
+        self.waits.next += 1;
+        let ticket = self.waits.next;
+        self.held.push(Held { ticket, answer: again.is_none().then_some(answer) });
+        self.waits.insert(ticket, Wait { again, ..w });
+    }
+    /// The cluster answers again: what was held back goes on.
+    pub(crate) fn let_out(&mut self, sh: &mut impl Shell) {
+        if self.held.is_empty() || !sh.in_contact() {
+            return;
+        }
+        for Held { ticket, answer } in std::mem::take(&mut self.held) {
+            let op = self.waits.waits.get(&ticket).and_then(|w| w.again.clone());
+            match (answer, op) {
+                (Some(answer), _) => {
+                    if let Some(w) = self.waits.take(ticket) {
+                        self.answered(w.unique, w.then, answer, sh);
+                    }
+                }
+                (None, Some(op)) => sh.submit(ticket, op),
+                (None, None) => {} // given up meanwhile
+            }
+        }
     }
     /// Remembers what was told between two changes.
     fn learn(&mut self, calm: Calm, outcome: &MetaOutcome, sh: &impl Shell) {

@@ -328,6 +328,38 @@ fn a_page_that_a_waiting_write_may_have_locked_is_left_alone() {
 }
 
 #[test]
+fn out_of_contact_the_kernel_is_given_no_content_and_drops_what_it_has() {
+    let mut b = bench();
+    b.open(9);
+    b.settle();
+    let read = Op::Read(fuse::request::Read { fh: 0, offset: 0, size: 4096, flags: 0, lock_owner: None });
+    let first = b.ask(9, read);
+    b.answer(Ok(ClientAnswer::Data(vec![1; 4096].into())));
+    assert_eq!(b.reply(first), Ok(vec![1; 4096]));
+    b.settle();
+    b.record.cut_off = true;
+    b.fs.event(b.now, Event::OutOfContact, &mut b.record);
+    assert_eq!(b.record.notices, [(notice(0, 4096), After::Nothing), (notice(-1, 0), After::Nothing)]);
+    let read = Op::Read(fuse::request::Read { fh: 0, offset: 0, size: 4096, flags: 0, lock_owner: None });
+    let second = b.ask(9, read);
+    let declared = b.record.asked.iter().any(|(_, op)| matches!(op, ClientOp::Cached { .. }));
+    assert!(declared, "there will be pages again");
+    b.record.asked.retain(|(_, op)| matches!(op, ClientOp::Read { .. }));
+    b.answer(Ok(ClientAnswer::Data(vec![2; 4096].into())));
+    let third = b.ask(9, write(8192, 0, false));
+    b.answer(Ok(ClientAnswer::Done));
+    b.pass(60);
+    assert!(!b.replied(second) && !b.replied(third) && b.record.asked.is_empty() && b.record.sought);
+    b.record.cut_off = false;
+    b.pass(0);
+    assert!(b.reply(third).is_ok(), "it is written, and not once more");
+    assert!(!b.replied(second), "somebody else may have written since: it is read again");
+    b.record.asked.retain(|(_, op)| matches!(op, ClientOp::Read { .. }));
+    b.answer(Ok(ClientAnswer::Data(vec![3; 4096].into())));
+    assert_eq!(b.reply(second), Ok(vec![3; 4096]));
+}
+
+#[test]
 fn attributes_are_forgotten_before_somebody_else_changes_them() {
     let mut b = bench();
     let ask = |b: &mut Bench| b.ask(9, Op::Statx { fh: None, flags: 0, mask: 0xfff });

@@ -1,5 +1,6 @@
 //! A client as an actor: numbered files and directories become names under the root, blocks become bytes.
 
+use super::pages::Pages;
 use crate::actor::{Actor, App, AppAnswer, AppOp, Birth, ByteOp, NameAnswer, NameOp};
 use crate::block;
 use bytes::Bytes;
@@ -44,15 +45,26 @@ pub struct Application {
     found: BTreeMap<(u32, u32), (InodeId, u64)>,
     /// What a front end heard besides.
     heard: Vec<Event>,
+    /// A kernel above keeps what it read.
+    pages: Option<Pages>,
+    /// Reads by ticket: in which calm they were asked.
+    reads: BTreeMap<u64, (InodeId, Option<u64>)>,
+    /// Reads that were answered while no leader did: they are asked again.
+    held: Vec<(u64, InodeId, AppOp)>,
 }
 
-/// Starts a client.
-pub fn open(birth: Birth, mds: Vec<MdsId>, rules: Rules) -> Result<Box<dyn Actor>, String> {
+/// Starts a client. `pages`: with a kernel above it that keeps what it reads.
+pub fn open(birth: Birth, mds: Vec<MdsId>, rules: Rules, pages: bool) -> Result<Box<dyn Actor>, String> {
     let wall_base = birth.wall.saturating_sub_unsigned(birth.now.0);
     // The servers' journals here are small.
     let record_max = 64 << 10;
-    let cfg =
-        ClientConfig { rules, record_max, may_cache: true, ..ClientConfig::new(mds, birth.incarnation, wall_base) };
+    let cfg = ClientConfig {
+        rules,
+        record_max,
+        may_cache: true,
+        keeps_pages: pages,
+        ..ClientConfig::new(mds, birth.incarnation, wall_base)
+    };
     Ok(Box::new(Application {
         client: Client::new(cfg, birth.now),
         known: BTreeMap::new(),
@@ -62,6 +74,9 @@ pub fn open(birth: Birth, mds: Vec<MdsId>, rules: Rules) -> Result<Box<dyn Actor
         finished: Vec::new(),
         found: BTreeMap::new(),
         heard: Vec::new(),
+        pages: pages.then(Pages::default),
+        reads: BTreeMap::new(),
+        held: Vec::new(),
     }))
 }
 
@@ -221,8 +236,67 @@ impl Application {
                 self.found.retain(|(d, _), _| *d != dir);
             }
         }
+        if let Some(answer) = self.shown(now, ino, &op) {
+            return self.finished.push((ticket, answer));
+        }
+        self.declare(ticket, ino, &op);
         self.client.submit(now, ticket, translate(&op, ino), fx);
         self.asked.insert(ticket, op);
+    }
+    /// What the kernel shows without asking.
+    fn shown(&self, now: Nanos, ino: InodeId, op: &AppOp) -> Option<AppAnswer> {
+        let AppOp::Read { block, count, .. } = op else { return None };
+        let pages = self.pages.as_ref().filter(|_| self.client.in_contact(now))?;
+        pages.show(ino, *block, *count).map(AppAnswer::Blocks)
+    }
+    /// Reads fill pages, changes take them away.
+    fn declare(&mut self, ticket: u64, ino: InodeId, op: &AppOp) {
+        let Some(pages) = &mut self.pages else { return };
+        match op {
+            AppOp::Read { .. } => {
+                self.reads.insert(ticket, (ino, pages.calm(ino)));
+            }
+            AppOp::Name(_) | AppOp::Flush { .. } | AppOp::Close { .. } => {}
+            _ => {
+                pages.change(ino, true);
+                self.reads.insert(ticket, (ino, None));
+            }
+        }
+    }
+    /// An answer goes out: false = not now.
+    fn fill(&mut self, now: Nanos, ticket: u64, op: &AppOp, result: &Result<ClientAnswer, ClientError>) -> bool {
+        let Some((ino, calm)) = self.reads.remove(&ticket) else { return true };
+        let Some(pages) = &mut self.pages else { return true };
+        let AppOp::Read { block, count, .. } = op else {
+            pages.change(ino, false);
+            return true;
+        };
+        let Ok(ClientAnswer::Data(data)) = result else { return true };
+        if !self.client.in_contact(now) {
+            self.held.push((ticket, ino, op.clone()));
+            self.client.seek_contact();
+            return false;
+        }
+        pages.declare(ino);
+        pages.keep(ino, calm, *block, &block::read_all(data, *count));
+        true
+    }
+    /// Does what a kernel has done by now, and asks again what was held back.
+    fn tend(&mut self, now: Nanos, fx: &mut Effects) {
+        let Some(pages) = &mut self.pages else { return };
+        for (ino, epoch) in pages.dropped(now) {
+            self.next += 1;
+            self.client.submit(now, self.next, ClientOp::Revoked { ino, epoch }, fx);
+        }
+        if self.client.in_contact(now) {
+            for (ticket, ino, op) in std::mem::take(&mut self.held) {
+                self.pass_on(now, ticket, op, ino, fx);
+            }
+        }
+    }
+    /// The kernel above, for scripts.
+    pub fn pages(&mut self) -> Option<&mut Pages> {
+        self.pages.as_mut()
     }
     /// What a name leads to, if the group would have said so before that changed.
     fn kept(&self, op: NameOp, now: Nanos) -> Option<InodeId> {
@@ -240,11 +314,15 @@ impl Application {
     /// What is to be forgotten is: names of it are not believed in another spell.
     fn forget(&mut self, now: Nanos, fx: &mut Effects) {
         for event in self.client.events() {
-            if let Event::Forget { number, .. } = event {
-                self.next += 1;
-                self.client.submit(now, self.next, ClientOp::Forgotten { number }, fx);
-            } else {
-                self.heard.push(event);
+            match (event, &mut self.pages) {
+                (Event::Forget { number, .. }, _) => {
+                    self.next += 1;
+                    self.client.submit(now, self.next, ClientOp::Forgotten { number }, fx);
+                }
+                (Event::Revoke { ino, epoch }, Some(pages)) => pages.drop_file(now, ino, Some(epoch)),
+                (Event::Lost { ino }, Some(pages)) => pages.drop_file(now, ino, None),
+                (Event::OutOfContact, Some(pages)) => pages.drop_all(now),
+                (event, _) => self.heard.push(event),
             }
         }
     }
@@ -272,6 +350,9 @@ impl Application {
                         result => self.find(now, place, result == Err(ClientError::Meta(MetaError::Exists)), fx),
                     }
                 } else if let Some(op) = self.asked.remove(&ticket) {
+                    if !self.fill(now, ticket, &op, &result) {
+                        continue;
+                    }
                     self.let_go(now, &result, fx);
                     self.learn(&op, &result);
                     self.finished.push((ticket, answer(&op, result)));
@@ -309,10 +390,12 @@ impl Node for Application {
     fn settle(&mut self, now: Nanos, fx: &mut Effects) {
         self.client.settle(now, fx);
         self.forget(now, fx);
+        self.tend(now, fx);
         self.collect(now, fx);
     }
     fn deadline(&self) -> Nanos {
-        self.client.deadline()
+        let kernel = self.pages.as_ref().map_or(Nanos::NEVER, Pages::deadline);
+        self.client.deadline().min(kernel)
     }
 }
 

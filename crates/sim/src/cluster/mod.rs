@@ -2,6 +2,7 @@
 //! their own.
 
 mod application;
+mod pages;
 mod rot;
 pub mod scenarios;
 mod servers;
@@ -42,11 +43,22 @@ pub struct Shape {
     pub rules: Rules,
     /// Disks may be damaged, and are looked through all the time.
     pub damage: bool,
+    /// Kernels above every other client keep what they read.
+    pub pages: bool,
 }
 
 impl Default for Shape {
     fn default() -> Self {
-        Shape { norm: 3, min: 2, durability: Durability::Flush, files: 3, clients: 2, rules: Rules::ALL, damage: false }
+        Shape {
+            norm: 3,
+            min: 2,
+            durability: Durability::Flush,
+            files: 3,
+            clients: 2,
+            rules: Rules::ALL,
+            damage: false,
+            pages: false,
+        }
     }
 }
 
@@ -92,7 +104,8 @@ impl System for Cluster {
         }
         for i in 0..self.shape.clients {
             let (host, all) = (world.add_host(), mds.clone());
-            let maker = move |birth| application::open(birth, all.clone(), rules);
+            let pages = self.shape.pages && i % 2 == 1;
+            let maker = move |birth| application::open(birth, all.clone(), rules, pages);
             world.add_slot(&format!("client {i}"), Role::Client, host, 4096, Box::new(maker));
         }
     }

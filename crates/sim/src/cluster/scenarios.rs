@@ -6,6 +6,7 @@ mod content;
 mod fences;
 mod joins;
 mod names;
+mod pages;
 mod power;
 mod repairs;
 mod rot;
@@ -24,6 +25,7 @@ pub fn all() -> Vec<(&'static str, &'static str, Script)> {
     all.extend(joins::all());
     all.extend(content::all());
     all.extend(names::all());
+    all.extend(pages::all());
     all.extend(repairs::all());
     all.extend(fences::all());
     all.extend(cases::all());
@@ -241,6 +243,9 @@ pub const FINDS: &[(&str, &str)] = &[
     ("changes_forgotten_first", "found-and-removed-elsewhere"),
     ("kept_lapses", "found-then-cut-off"),
     ("forgotten_stays_forgotten", "found-too-late"),
+    ("pages_lapse", "shown-while-cut-off"),
+    ("pages_waited_for", "robbed-and-cut-off"),
+    ("pages_dropped_first", "slow-to-drop"),
     ("reads_are_compared", "damaged-block-read"),
     ("mends_match", "mended-after-it-was-written"),
 ];

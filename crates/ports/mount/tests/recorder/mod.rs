@@ -24,6 +24,10 @@ pub struct Record {
     pub kept: Duration,
     pub spell: u64,
     pub views: BTreeMap<InodeId, FileView>,
+    /// The cluster does not answer.
+    pub cut_off: bool,
+    /// Something waits for that.
+    pub sought: bool,
 }
 impl Shell for Record {
     fn reply(&mut self, unique: u64, reply: Reply<'_>) {
@@ -40,6 +44,12 @@ impl Shell for Record {
     }
     fn session(&self) -> SessionId {
         SessionId(3)
+    }
+    fn in_contact(&self) -> bool {
+        !self.cut_off
+    }
+    fn seek_contact(&mut self) {
+        self.sought = true;
     }
     fn spell(&self) -> u64 {
         self.spell
