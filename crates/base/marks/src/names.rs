@@ -80,6 +80,7 @@ pub const NAMES: &[&str] = &[
     "merge.foreign-ranges",
     "merge.overtaken",
     "names.forget",
+    "names.lease-gone-meanwhile",
     "names.many-kept",
     "pull.failed",
     "pull.mark-not-taken",

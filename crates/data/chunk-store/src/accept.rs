@@ -315,6 +315,10 @@ impl ChunkStore {
             }
             return Ok(redirects);
         };
+        // They may lie where a reservation lay that is made again below.
+        for (_, l) in redirects {
+            self.alloc.give(l, BLOCKS_PER_UNIT);
+        }
         for (u, old) in undo.into_iter().rev() {
             let (l, n) = copy.reserved.remove(&u).expect("reserved above");
             self.alloc.give(l, n);
@@ -322,9 +326,6 @@ impl ChunkStore {
                 assert!(self.alloc.take(l, n), "undone in reverse order");
                 copy.reserved.insert(u, (l, n));
             }
-        }
-        for (_, l) in redirects {
-            self.alloc.give(l, BLOCKS_PER_UNIT);
         }
         Err(need)
     }

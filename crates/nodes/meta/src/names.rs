@@ -7,6 +7,7 @@ use crate::limits::{NAMELESS_MAX, REAP_STEPS, SESSION_KEPT};
 use crate::propose::{PendingRead, Then};
 use crate::{MetaServer, lease};
 use host::node::Effects;
+use marks::mark;
 use meta_state::{Command, Outcome, ROOT};
 use replica::rules::Rules;
 use std::collections::BTreeSet;
@@ -163,15 +164,15 @@ impl MetaServer {
             return self.read(r);
         }
         let id = OpId { session: r.session, slot: r.slot, seq: r.seq };
-        let Some(l) = &mut self.leader else { return };
         if let Some((ino, epoch)) = bound(&r.op) {
-            let held = l.files.get(&ino).and_then(|f| f.writer()) == Some((r.session, epoch));
+            let held = self.held_by(r.session, ino, epoch);
             // What was applied is answered from memory, whatever is held now.
             if !held && !self.state.answered(id) {
                 let (client, op, want) = (r.client, r.op, r.want);
                 return self.answer_op(client, id, &op, want, Err(MetaError::NotHeld), fx);
             }
         }
+        let Some(l) = &mut self.leader else { return };
         // Its client repeats it while it waits; once is enough.
         let same = |d: &PendingRead| (d.session, d.slot) == (r.session, r.slot);
         if l.held_back.iter().any(|h| same(&h.op)) {
@@ -236,13 +237,13 @@ impl MetaServer {
         waits
     }
     /// A session has forgotten attributes.
-    pub(crate) fn forgot(&mut self, session: SessionId, term: Term, number: u64) {
+    pub(crate) fn forgot(&mut self, session: SessionId, term: Term, number: u64, fx: &mut Effects) {
         let Some(l) = self.leader.as_mut().filter(|l| l.term == term) else { return };
         l.keepers.forgot(session, number);
-        self.serve_held_back();
+        self.serve_held_back(fx);
     }
     /// Operations that waited for others to forget.
-    fn serve_held_back(&mut self) {
+    fn serve_held_back(&mut self, fx: &mut Effects) {
         let now = self.now;
         let Some(l) = &mut self.leader else { return };
         let keepers = &l.keepers;
@@ -250,16 +251,32 @@ impl MetaServer {
         let free: Vec<HeldBack> = l.held_back.extract_if(.., free).collect();
         let forgetting = |f: &crate::leader::FileLease| f.forgetting.is_some();
         l.dirty.extend(l.files.iter().filter(|(_, f)| forgetting(f)).map(|(ino, _)| *ino));
-        for h in free {
-            self.go(h.op, h.touches);
+        for HeldBack { op: r, touches, .. } in free {
+            // Its lease may have gone meanwhile, and others may have written under theirs.
+            let lost = bound(&r.op).is_some_and(|(ino, epoch)| !self.held_by(r.session, ino, epoch));
+            if !lost {
+                self.go(r, touches);
+                continue;
+            }
+            mark!("names.lease-gone-meanwhile");
+            if let Some(l) = &mut self.leader {
+                l.end(&r.op, &touches);
+            }
+            let id = OpId { session: r.session, slot: r.slot, seq: r.seq };
+            self.answer_op(r.client, id, &r.op, r.want, Err(MetaError::NotHeld), fx);
         }
+    }
+    /// Does this session write the file, under this lease?
+    fn held_by(&self, session: SessionId, ino: InodeId, epoch: LeaseEpoch) -> bool {
+        let file = self.leader.as_ref().and_then(|l| l.files.get(&ino));
+        file.and_then(|f| f.writer()) == Some((session, epoch))
     }
     pub(crate) fn sweep_keepers(&mut self, fx: &mut Effects) {
         let now = self.now;
         let Some(l) = &mut self.leader else { return };
         let again = l.keepers.again(now);
         self.send_forgets(again, fx);
-        self.serve_held_back();
+        self.serve_held_back(fx);
     }
     /// What an answer tells may be kept, if it is that of now and stays so until the session is told otherwise.
     pub(crate) fn keep(&mut self, session: SessionId, op: &MetaOp, outcome: &Answer) -> Option<Kept> {

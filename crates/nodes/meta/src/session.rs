@@ -79,7 +79,7 @@ impl MetaServer {
             }
             ToMds::Unsettled { ino, epoch, chunk, .. } => self.chunk_unsettled(session, ino, epoch, chunk, fx),
             ToMds::Leaving { ino, epoch, left, .. } => self.leaving(session, ino, epoch, left),
-            ToMds::Forgot { term, number, .. } => self.forgot(session, term, number),
+            ToMds::Forgot { term, number, .. } => self.forgot(session, term, number, fx),
             ToMds::GoneOk { ino, epoch, end, .. } => self.gone_ok(session, ino, epoch, end),
             ToMds::Attach { .. } | ToMds::Status { .. } | ToMds::Scrub { .. } | ToMds::Death { .. } => {}
         }

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use types::{
     BootVerifier, ChunkId, ClusterId, CsId, Incarnation, InodeId, Layout, LeaseEpoch, MdsId, Nanos, NodeId, SessionId,
 };
-use wire::meta::FileEnd;
+use wire::meta::{FileEnd, HeldLease};
 use wire::names::{Attr, MetaError, MetaOp, MetaOutcome, NewInode, RenameMode};
 use wire::server::Space;
 use wire::{CopyReport, CsToMds, FromMds, LeaseKind, MdsToCs, Msg, ToMds};
@@ -72,11 +72,20 @@ impl Group {
     }
     /// The server dies and starts again: a new leader, which remembers what was committed.
     fn restart(&mut self) {
+        self.succeed();
+        self.pass(100);
+    }
+    /// The same, at the moment in which it leads.
+    fn succeed(&mut self) {
         self.server = open(&mut self.disk, 10, None, self.now);
         self.told.clear();
         self.fences.clear();
-        self.pass(100);
-        assert!(self.server.leads());
+        let mut turns = 0;
+        while !self.server.leads() {
+            self.pass(1);
+            turns += 1;
+            assert!(turns < 100, "it never leads");
+        }
     }
     fn attach(&mut self, c: Incarnation, session: SessionId) {
         self.say(c, ToMds::Attach { incarnation: c, session, held: vec![], ends: vec![], may_cache: false, stamp: 0 });
@@ -250,6 +259,40 @@ fn only_the_holder_says_where_a_file_ends() {
     assert_eq!(g.ask(A, cut(1, epoch)), Err(MetaError::NotHeld));
     let now = attr(g.ask(B, MetaOp::Getattr { ino }));
     assert_eq!((now.size, now.truncate_gen), (3, 1));
+}
+
+/// A cut waits until nobody keeps the file's attributes. When its lease has gone by then others may have written: it would take
+/// that away.
+#[test]
+fn a_cut_that_waits_does_not_outlive_its_lease() {
+    let mut g = Group::new();
+    let keeper = Incarnation(104);
+    let (session, held, ends) = (SessionId::NONE, vec![], vec![]);
+    g.say(keeper, ToMds::Attach { incarnation: keeper, session, held, ends, may_cache: true, stamp: 0 });
+    g.turn();
+    let (ino, epoch) = g.create(A, "f", LeaseKind::Write);
+    let body = MetaOp::SetBody { ino, body: b"hello".to_vec(), mtime: None, epoch };
+    assert_eq!(attr(g.ask(A, body)).size, 5);
+    // The next leader does not know what the keeper was told, and the keeper does not come.
+    g.succeed();
+    let (session, held) = (g.sessions[&A], vec![HeldLease { ino, kind: LeaseKind::Write, epoch }]);
+    g.say(A, ToMds::Attach { incarnation: A, session, held, ends: vec![], may_cache: false, stamp: 1 });
+    g.turn();
+    let cut = MetaOp::Truncate { ino, size: 1, epoch, end: 5, zeroed: false };
+    let seq = g.begin(A, cut.clone(), LeaseKind::None);
+    g.turn();
+    assert_eq!(g.answered(A, seq), None, "it waits");
+    g.say(A, ToMds::GoneOk { session, incarnation: A, ino, epoch, end: None });
+    g.pass(30);
+    assert_eq!(g.answer(A, seq).0, Err(MetaError::NotHeld));
+    let size = |g: &Group| match g.server.state().query(&MetaOp::Getattr { ino }) {
+        Ok(MetaOutcome::Attr { attr, .. }) => attr.size,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(size(&g), 5);
+    g.repeat(A, seq, cut, LeaseKind::None);
+    g.pass(30);
+    assert_eq!(size(&g), 5, "nor does it come back when it is repeated");
 }
 
 /// What its programs were told is lost with a lease that is taken: as long as a holder writes that out, it is waited for.

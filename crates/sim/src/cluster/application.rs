@@ -304,11 +304,15 @@ impl Application {
         let (ino, spell) = self.found.get(&(dir, name))?;
         (*spell == self.client.spell() && self.client.kept(*ino, now) > Nanos::ZERO).then_some(*ino)
     }
-    fn learn(&mut self, op: &AppOp, result: &Result<ClientAnswer, ClientError>) {
+    fn learn(&mut self, now: Nanos, op: &AppOp, result: &Result<ClientAnswer, ClientError>) {
         if let AppOp::Name(NameOp::Find { dir, name }) = op
             && let Ok(ClientAnswer::Meta(MetaOutcome::Attr { attr, .. })) = result
         {
-            self.found.insert((*dir, *name), (attr.ino, self.client.spell()));
+            // What may not be kept when it is told is not known later either, when something else tells of the inode.
+            self.found.remove(&(*dir, *name));
+            if self.client.kept(attr.ino, now) > Nanos::ZERO {
+                self.found.insert((*dir, *name), (attr.ino, self.client.spell()));
+            }
         }
     }
     /// What is to be forgotten is: names of it are not believed in another spell.
@@ -354,7 +358,7 @@ impl Application {
                         continue;
                     }
                     self.let_go(now, &result, fx);
-                    self.learn(&op, &result);
+                    self.learn(now, &op, &result);
                     self.finished.push((ticket, answer(&op, result)));
                 }
             }

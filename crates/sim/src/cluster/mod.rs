@@ -153,7 +153,7 @@ impl System for Cluster {
         if self.shape.durability == Durability::Flush {
             for c in self.survey.chunks() {
                 if let Some(file) = c.file
-                    && !c.members.iter().any(|m| self.survey.sound(world, c, *m, hosts))
+                    && !c.members.iter().any(|m| self.survey.level(world, c, *m, hosts))
                 {
                     lost.push((file, c.index * CHUNK_BLOCKS, CHUNK_BLOCKS));
                 }
