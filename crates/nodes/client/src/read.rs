@@ -469,7 +469,8 @@ impl Client {
             (Got::Data(data), Some(token)) => return self.rmw_read(token, r.offset, data, fx),
             (Got::Data(data), None) => {
                 let data = self.with_dirty(&r, data);
-                let epoch = self.files.get(&r.ino).and_then(|f| f.epoch()).unwrap_or_default();
+                let held = self.files.get(&r.ino).filter(|f| f.returning.is_none());
+                let epoch = held.and_then(|f| f.epoch()).unwrap_or_default();
                 if let Some(OpKind::Read { parts, under, .. }) = self.ops.get_mut(&r.ticket).map(|o| &mut o.kind) {
                     parts.push((r.at, data));
                     if *under != epoch && self.cfg.keeps_pages {

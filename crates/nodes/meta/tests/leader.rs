@@ -261,6 +261,42 @@ fn only_the_holder_says_where_a_file_ends() {
     assert_eq!((now.size, now.truncate_gen), (3, 1));
 }
 
+/// What a silent holder's kernel shows of a file is right as long as nobody writes it: readers do not wait for that, writers
+/// do, until it says that it has dropped it or its time is up. One that keeps nothing is taken for gone much sooner.
+#[test]
+fn who_writes_next_waits_for_what_a_silent_holder_may_show() {
+    let granted = |g: &Group, c| g.told.get(&c).into_iter().flatten().any(|m| matches!(m, FromMds::Grant(_)));
+    let until_granted = |g: &mut Group, c| {
+        (1..=200)
+            .find(|_| {
+                g.pass(1);
+                granted(g, c)
+            })
+            .map(|n| n * 50)
+    };
+    let mut took = vec![];
+    for (caches, want) in [(true, LeaseKind::Read), (true, LeaseKind::Write), (false, LeaseKind::Write)] {
+        let mut g = Group::new();
+        let holder = Incarnation(104);
+        let (session, held, ends) = (SessionId::NONE, vec![], vec![]);
+        g.say(holder, ToMds::Attach { incarnation: holder, session, held, ends, may_cache: caches, stamp: 0 });
+        g.turn();
+        let Some(FromMds::AttachOk { session, .. }) = g.told[&holder].last().cloned() else { panic!("not attached") };
+        g.sessions.insert(holder, session);
+        let (ino, epoch) = g.create(holder, "f", LeaseKind::Write);
+        assert!(epoch.is_some());
+        // Heard of until it is asked to give the file back.
+        g.pass(20);
+        g.say(holder, ToMds::Renew { session, incarnation: holder, ends: vec![], stamp: 1 });
+        g.begin(B, MetaOp::Open { ino }, want);
+        took.push(until_granted(&mut g, B).expect("it is granted in the end"));
+    }
+    let [read, written, bare] = took[..] else { panic!("{took:?}") };
+    assert!((3_500..4_000).contains(&read), "it had 3 s, and half a second to say so: {took:?}");
+    assert_eq!(written, read, "by then it has lapsed: it was heard of last when it was asked: {took:?}");
+    assert!((800..1_200).contains(&bare), "{took:?}");
+}
+
 /// A cut waits until nobody keeps the file's attributes. When its lease has gone by then others may have written: it would take
 /// that away.
 #[test]
@@ -312,6 +348,7 @@ fn a_holder_that_comes_further_is_waited_for() {
         g.begin(B, MetaOp::Getattr { ino }, LeaseKind::None);
         g.pass(2);
         assert!(g.told[&A].iter().any(|m| matches!(m, FromMds::Recall { .. })));
+        leaving(&mut g, ino, epoch, 100);
         let kept = told.iter().take_while(|left| {
             g.pass(50);
             leaving(&mut g, ino, epoch, **left);

@@ -393,6 +393,7 @@ impl Node for Application {
     }
     fn settle(&mut self, now: Nanos, fx: &mut Effects) {
         self.client.settle(now, fx);
+        self.collect(now, fx);
         self.forget(now, fx);
         self.tend(now, fx);
         self.collect(now, fx);

@@ -17,6 +17,7 @@ use survey::Survey;
 use types::{CsId, Durability, Layout, MdsId};
 
 pub use application::Application;
+use pages::Pages;
 pub use servers::{Chunks, Metadata};
 
 /// Blocks of a chunk: the smallest chunk there is, so that several chunks cost little.
@@ -160,6 +161,12 @@ impl System for Cluster {
             }
         }
         self.survey.lost_power(world, hosts);
+        if !lost.is_empty() {
+            // Kernels may go on showing what was read before and is lost; a reader cannot tell that from the time before.
+            for slot in world.slots_of(Role::Client) {
+                world.node::<Application>(slot).and_then(Application::pages).into_iter().for_each(Pages::forget);
+            }
+        }
         lost
     }
 

@@ -63,6 +63,10 @@ impl Pages {
         let all: Vec<InodeId> = self.blocks.keys().copied().collect();
         all.into_iter().for_each(|ino| self.drop_file(now, ino, None));
     }
+    /// Nothing is kept any more, at once.
+    pub fn forget(&mut self) {
+        self.blocks.clear();
+    }
     /// What has been dropped by now, and for which leases the client waits for that.
     pub fn dropped(&mut self, now: Nanos) -> Vec<(InodeId, LeaseEpoch)> {
         let (done, rest) = std::mem::take(&mut self.dropping).into_iter().partition(|d| d.0 <= now);
