@@ -371,9 +371,11 @@ impl Client {
         if g.epoch <= f.deaf && ordered {
             if f.lease.as_ref().is_none_or(|l| l.epoch > g.epoch) {
                 mark!("client.grant-too-late");
-                // It ended here, and whoever grants it again has not heard of that.
+                // It ended here, and whoever grants it again has not heard of that: it was the answer to whatever is asked.
                 let (ino, epoch, end) = (g.ino, g.epoch, f.owed);
+                f.asking = None;
                 self.tell_leader(ToMds::GoneOk { session, incarnation, ino, epoch, end }, fx);
+                self.dirty.insert(ino);
             }
             return;
         }

@@ -72,7 +72,6 @@ impl FileSystem {
             Op::Read(read) => {
                 let op = ClientOp::Read { ino, offset: read.offset, length: read.size };
                 self.ask(sh, unique, op, Then::Data { ino, offset: read.offset, size: read.size });
-                self.pages_read(ino, read.offset, read.size, sh);
             }
             Op::Write(w, _) => {
                 if w.offset.saturating_add(payload.len() as u64) > FILE_MAX {
@@ -180,7 +179,7 @@ impl FileSystem {
         }
         Some(self.pages.entry(ino).or_default())
     }
-    /// Pages are filled by a read: when it is asked for, or when its answer goes out if a lease went in between.
+    /// Pages are filled by the answer to a read. Before that the kernel has them locked, perhaps for long.
     pub(crate) fn pages_read(&mut self, ino: InodeId, offset: u64, size: u32, sh: &mut impl Shell) {
         if let Some(pages) = self.kept_pages(ino, sh) {
             pages.read(offset, u64::from(size));
