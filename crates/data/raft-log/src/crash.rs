@@ -213,7 +213,11 @@ impl History {
         let (s, d) = (self.states.last().expect("never empty"), &self.states[self.durable]);
         let index = d.hard.commit.min(s.last());
         let Some(term) = s.term(index).filter(|t| d.term(index) == Some(*t)) else { return };
-        let first = (index + 1).saturating_sub(self.rng.below(5)).max(s.first + 1);
+        let begins = self.bases.iter().map(|(b, _)| b.first).max().unwrap_or(0);
+        let first = (index + 1).saturating_sub(self.rng.below(5)).max(s.first + 1).max(begins);
+        if first > index + 1 {
+            return; // a snapshot of before
+        }
         let Some(prev_term) = s.term(first - 1) else { return };
         let snapshot = Snapshot { index, term, meta: Bytes::new(), data: blob(&mut self.rng, 30_000) };
         self.bases.push((Base { index, term, first, prev_term }, snapshot.clone()));
@@ -378,6 +382,15 @@ pub fn explore_with(rules: LogRules, failures: usize, seed: u64, images: u64) ->
             report.failures.push(format!("history {seed:#x}: {e}"));
         }
         n += 1;
+    }
+    report
+}
+
+/// Explores one history, with the seed that a failure names.
+pub fn explore_one(seed: u64, images: u64) -> Report {
+    let mut report = Report::default();
+    if let Err(e) = history(LogRules::ALL, seed, images, &mut report) {
+        report.failures.push(format!("history {seed:#x}: {e}"));
     }
     report
 }

@@ -248,13 +248,13 @@ impl Log {
         }
     }
 
-    /// Stores a snapshot of our own state and lets the log begin at `first`, which is at most its index + 1; `prev_term`
-    /// is the term of entry `first` − 1. Appends go on meanwhile. Ends as [`Done::Kept`] or [`Done::NotKept`].
+    /// Stores a snapshot of our own state and lets the log begin at `first`, which is at most its index + 1 and not before its
+    /// present beginning; `prev_term` is the term of entry `first` − 1. Appends go on meanwhile. Ends as [`Done::Kept`] or [`Done::NotKept`].
     ///
     /// Errors: the snapshot is out of bounds.
     pub fn keep(&mut self, ticket: Ticket, snapshot: Snapshot, first: u64, prev_term: u64) -> Result<(), LogError> {
         snapshot.check()?;
-        if first == 0 || first > snapshot.index + 1 {
+        if first == 0 || first > snapshot.index + 1 || (first < self.base.first && snapshot.index > self.base.index) {
             return Err(LogError::Config(format!("a snapshot at {} that keeps from {first}", snapshot.index)));
         }
         let base = Base { index: snapshot.index, term: snapshot.term, first, prev_term };

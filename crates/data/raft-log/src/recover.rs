@@ -202,7 +202,9 @@ fn walk(segs: &[SegFile], id: Identity, rules: LogRules) -> Result<Walk, LogErro
     let damaged = |seg: usize, at: usize, from_index: u64, what: String| {
         LogError::Damaged(Damage { file: segment_name(segs[seg].number), offset: at as u64, from_index, what })
     };
-    let Some(first) = segs.first() else {
+    // Segments that were created ahead and never begun may be the oldest that are left.
+    let begun = segs.iter().find(|s| !matches!(s.head, Err(Bad::Blank))).or(segs.first());
+    let Some(first) = begun else {
         return Err(LogError::Damaged(Damage {
             file: segment_name(1),
             offset: 0,
