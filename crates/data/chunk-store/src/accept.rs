@@ -394,7 +394,7 @@ impl ChunkStore {
                         let held = Held::Data { crc: crcs[crc_at], nth, mem: mem.get(nth) };
                         (crc_at, nth) = (crc_at + 1, nth + 1);
                         self.over.put(c, block, Over { idx, held });
-                    } else if c.base(u) >> (block % BLOCKS_PER_UNIT) & 1 == 1 {
+                    } else if (c.base(u) | c.placed(u)) >> (block % BLOCKS_PER_UNIT) & 1 == 1 {
                         self.over.put(c, block, Over { idx, held: Held::Zero });
                     } else {
                         self.over.drop(c, block);

@@ -73,8 +73,12 @@ impl Copy {
     pub fn base(&self, unit: u32) -> u16 {
         match self.moving.get(&unit) {
             Some(m) => m.target,
-            None => self.units.get(&unit).map_or(0, |u| u.mask),
+            None => self.placed(unit),
         }
+    }
+    /// Blocks of `unit` that stand in the data area. Until a merge that moves it ends, reads go by these.
+    pub fn placed(&self, unit: u32) -> u16 {
+        self.units.get(&unit).map_or(0, |u| u.mask)
     }
     /// Overlay of `unit`: (block within the unit, entry).
     pub fn over_unit(&self, unit: u32) -> impl Iterator<Item = (u32, &Over)> {

@@ -1,75 +1,12 @@
 //! Damage that is looked for while the store runs: what is found, what is not, and how it is put right.
 
-use chunk_store::{
-    BadBlock, ChunkStore, Done, Effects, Extent, OpenOptions, ScrubMark, StoreConfig, Structure, Ticket,
-};
-use chunk_store::{format, open};
+mod bench;
+use bench::{Bench, CHUNK};
+use chunk_store::{BadBlock, ChunkStore, Done, Effects, ScrubMark, Structure, Ticket};
 use host::disk::Folder;
-use host::memory::MemoryDisk;
-use replica::copy::CopyState;
-use types::{BootVerifier, ChunkId, ClusterId, CopyId, CsId, LeaseEpoch};
-use wire::{WriteHeader, flags};
+use types::ChunkId;
 
-const CHUNK: ChunkId = ChunkId(7);
-
-struct Bench {
-    disk: MemoryDisk,
-    store: ChunkStore,
-}
 impl Bench {
-    fn new(overlay_bytes: usize) -> Bench {
-        let disk = MemoryDisk::new();
-        let config = StoreConfig {
-            cluster: ClusterId(9),
-            cs: CsId(1025),
-            journal_bytes: 4 << 20,
-            segment_bytes: 1 << 20,
-            max_segments: Some(4),
-        };
-        format(&mut disk.clone(), &config).unwrap();
-        let store = Self::open(&disk, overlay_bytes);
-        let mut b = Bench { disk, store };
-        let fresh = Some(CopyState::new(CHUNK, CopyId(1)));
-        b.run(|s, fx| s.patch(Ticket(1), CHUNK, fresh, Vec::<Extent>::new(), true, fx).unwrap());
-        b
-    }
-    fn open(disk: &MemoryDisk, overlay_bytes: usize) -> ChunkStore {
-        let o = OpenOptions { overlay_bytes, ..OpenOptions::new(BootVerifier(1)) };
-        open(&mut disk.clone(), None, o).unwrap().0
-    }
-    fn run(&mut self, f: impl FnOnce(&mut ChunkStore, &mut Effects)) -> Vec<Done> {
-        let mut fx = Effects::default();
-        f(&mut self.store, &mut fx);
-        while !fx.ops.is_empty() {
-            for (tag, op) in std::mem::take(&mut fx.ops) {
-                let done = self.disk.run(op);
-                self.store.complete(tag, done, &mut fx);
-            }
-        }
-        fx.done.into_iter().map(|d| d.1).collect()
-    }
-    fn write(&mut self, first: u32, blocks: u32, byte: u8) {
-        let mut begun = Effects::default();
-        self.begin_write(first, blocks, byte, &mut begun);
-        assert_eq!(self.run(|_, fx| *fx = begun), [Done::Ok]);
-    }
-    fn begin_write(&mut self, first: u32, blocks: u32, byte: u8, fx: &mut Effects) {
-        let payload = bytes::Bytes::from(vec![byte; (blocks * 4096) as usize]);
-        let crcs = payload.chunks(4096).map(checksum::crc32c).collect();
-        let h = WriteHeader {
-            flags: flags::DURABLE,
-            chunk: CHUNK,
-            seq: self.store.copy(CHUNK).unwrap().last.next(),
-            epoch: LeaseEpoch(1),
-            offset: first * 4096,
-            length: blocks * 4096,
-            ..WriteHeader::default()
-        };
-        self.store.write(Ticket(2), &h, crcs, payload, fx).unwrap();
-    }
-    fn checkpoint(&mut self) {
-        assert_eq!(self.run(|s, fx| s.checkpoint(Ticket(3), fx).unwrap()), [Done::Ok]);
-    }
     fn examine(&mut self, each: bool) -> (u32, Vec<BadBlock>, u32) {
         let mut done = self.run(|s, fx| s.examine(Ticket(4), CHUNK, 0, 64, each, fx).unwrap());
         let Some(Done::Inspected { blocks, bad, from_memory }) = done.pop() else { panic!("{done:?}") };
@@ -98,13 +35,6 @@ impl Bench {
         let at =
             self.file(name).chunks(4096).position(|b| b.iter().all(|x| *x == byte)).expect("the block stands there");
         self.disk.flip(name, at as u64 * 4096 + 77, 4);
-    }
-    fn first_bytes(&mut self, first: u32, blocks: u32) -> Vec<u8> {
-        let mut done = self.run(|s, fx| s.read(Ticket(6), CHUNK, first * 4096, blocks * 4096, true, fx).unwrap());
-        match done.pop() {
-            Some(Done::Read { data, .. }) => data.chunks(4096).map(|b| b[0]).collect(),
-            other => panic!("{other:?}"),
-        }
     }
 }
 fn content(byte: u8) -> bytes::Bytes {
