@@ -32,14 +32,13 @@ pub(super) fn cells(ground: &mut Ground, a: &Arguments) -> Result<String> {
     }
     let mut slowest = (0, "");
     for n in 1..=HOSTS {
-        let p = ground.hosts.host(n).process("cells").context("it was started above")?;
-        let status = p.wait(LIMIT)?;
-        let said = p.output()?;
-        if !status.success() {
-            let why = said.lines().last().unwrap_or_default().to_string();
-            (1..=HOSTS).for_each(|n| drop(ground.hosts.host(n).process("cells").map(|p| p.wait(LIMIT))));
-            bail!("host{n} ended with {status}: {why}; then {}", all_seen(ground, &file));
-        }
+        let said = match ground.ended(n, "cells", LIMIT) {
+            Ok(said) => said,
+            Err(e) => {
+                (1..=HOSTS).for_each(|n| drop(ground.hosts.host(n).process("cells").map(|p| p.wait(LIMIT))));
+                bail!("{e:#}; then {}", all_seen(ground, &file));
+            }
+        };
         for (what, call) in [("slowest-read ", "read"), ("slowest-write ", "write")] {
             let ms = said.lines().find_map(|l| l.strip_prefix(what)?.parse::<u64>().ok());
             slowest = slowest.max((ms.context("a host said nothing")?, call));

@@ -46,12 +46,7 @@ pub(super) fn git(ground: &mut Ground, a: &Arguments) -> Result<String> {
             }
             clones += 1;
         }
-        if let Some(p) = ground.hosts.host(1).process("gc") {
-            let status = p.wait(LIMIT)?;
-            if !status.success() {
-                bail!("git gc ended with {status}: {}", p.output()?.trim_end());
-            }
-        }
+        ground.ended(1, "gc", LIMIT)?;
         for n in 1..=HOSTS {
             ground.shells[n - 1]
                 .must(&format!("cd {repo} && {GIT} fsck --full 2>&1 && {GIT} status --short"), LIMIT)?;

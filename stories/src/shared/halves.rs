@@ -4,7 +4,7 @@
 use super::{Ground, PATIENCE, ROUNDS};
 use crate::arguments::Arguments;
 use crate::tools;
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use std::time::{Duration, Instant};
 
 /// Operations of each host at the full number of rounds.
@@ -28,11 +28,7 @@ pub(super) fn halves(ground: &mut Ground, a: &Arguments) -> Result<String> {
         host.daemon("halves", command)?;
     }
     for n in [1, 2] {
-        let p = ground.hosts.host(n).process("halves").context("it was started above")?;
-        let status = p.wait(LIMIT)?;
-        if !status.success() {
-            bail!("host{n} ended with {status}: {}", p.output()?.trim_end());
-        }
+        ground.ended(n, "halves", LIMIT)?;
     }
     let rate = (2 * count) as f64 / begun.elapsed().as_secs_f64();
     let sums = ground.shells.iter_mut().map(|s| s.must(&format!("sha256sum {file}"), PATIENCE).map(|t| t.out));

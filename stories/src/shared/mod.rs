@@ -20,7 +20,7 @@ use crate::arguments::Arguments;
 use crate::hosts::{Cluster, Hosts, Make, Shell};
 use crate::product::Product;
 use crate::stage::Stage;
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -55,6 +55,19 @@ struct Ground {
     hosts: Hosts,
     point: PathBuf,
     product: Product,
+}
+
+impl Ground {
+    /// Waits for the end of a program that was started on a host, which must be a good one; what it said.
+    fn ended(&mut self, host: usize, name: &str, most: Duration) -> Result<String> {
+        let p = self.hosts.host(host).process(name).with_context(|| format!("{name} was not started on host{host}"))?;
+        let status = p.wait(most)?;
+        let said = p.output()?;
+        if !status.success() {
+            bail!("{name} on host{host} ended with {status}: {}", said.lines().last().unwrap_or_default());
+        }
+        Ok(said)
+    }
 }
 
 /// Runs it; the line to print. `--rounds` asks for so many alternations, and for records and seconds in proportion;

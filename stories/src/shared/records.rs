@@ -31,12 +31,7 @@ pub(super) fn records(ground: &mut Ground, a: &Arguments) -> Result<String> {
     }
     let mut slowest = 0;
     for n in 1..=HOSTS {
-        let p = ground.hosts.host(n).process("records").context("it was started above")?;
-        let status = p.wait(LIMIT)?;
-        let said = p.output()?;
-        if !status.success() {
-            bail!("host{n} ended with {status}: {}", said.lines().last().unwrap_or_default());
-        }
+        let said = ground.ended(n, "records", LIMIT)?;
         let ms = said.lines().find_map(|l| l.strip_prefix("slowest ")?.parse::<u64>().ok());
         slowest = slowest.max(ms.context("a writer said nothing")?);
     }

@@ -3,7 +3,7 @@
 use super::{Ground, HOSTS, PATIENCE, ROUNDS};
 use crate::arguments::Arguments;
 use crate::tools;
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
@@ -40,11 +40,7 @@ pub(super) fn sqlite(ground: &mut Ground, a: &Arguments) -> Result<String> {
         ground.hosts.host(host).daemon("sqlite", command)?;
     }
     for n in 1..=HOSTS {
-        let p = ground.hosts.host(n).process("sqlite").context("it was started above")?;
-        let status = p.wait(LIMIT)?;
-        if !status.success() {
-            bail!("sqlite3 on host{n} ended with {status}: {}", p.output()?.trim_end());
-        }
+        ground.ended(n, "sqlite", LIMIT)?;
     }
     let rate = (each * HOSTS as u64) as f64 / begun.elapsed().as_secs_f64();
     let total = each * (each + 1) / 2;

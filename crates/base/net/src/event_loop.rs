@@ -178,8 +178,13 @@ impl<N: Node> Loop<N> {
     /// Turns until a stop is asked for (Ok) or the loop cannot go on. After a stop the caller may go on turning, to let
     /// the node finish what it has begun.
     pub fn run(&mut self) -> Result<(), LoopError> {
+        self.run_with(|_| {})
+    }
+    /// The same, with something to look at after each turn.
+    pub fn run_with(&mut self, mut after: impl FnMut(&mut Loop<N>)) -> Result<(), LoopError> {
         while !self.stop.is_set() {
             self.turn(None)?;
+            after(self);
         }
         Ok(())
     }

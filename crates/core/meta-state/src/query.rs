@@ -174,6 +174,10 @@ impl<K: Kv> State<K> {
     pub fn session(&self, session: SessionId) -> Option<Session> {
         sessions::get(&self.kv, session)
     }
+    /// May this session's client keep what it is told? False for one that is unknown.
+    pub fn may_cache(&self, session: SessionId) -> bool {
+        self.session(session).is_some_and(|s| s.may_cache)
+    }
     /// The living session of a client's life.
     pub fn session_of(&self, incarnation: Incarnation) -> Option<SessionId> {
         self.sessions.of(incarnation)

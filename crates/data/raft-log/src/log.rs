@@ -249,7 +249,8 @@ impl Log {
     }
 
     /// Stores a snapshot of our own state and lets the log begin at `first`, which is at most its index + 1 and not before its
-    /// present beginning; `prev_term` is the term of entry `first` − 1. Appends go on meanwhile. Ends as [`Done::Kept`] or [`Done::NotKept`].
+    /// present beginning; `prev_term` is the term of entry `first` − 1. Appends go on meanwhile. Ends as [`Done::Kept`] or
+    /// [`Done::NotKept`].
     ///
     /// Errors: the snapshot is out of bounds.
     pub fn keep(&mut self, ticket: Ticket, snapshot: Snapshot, first: u64, prev_term: u64) -> Result<(), LogError> {

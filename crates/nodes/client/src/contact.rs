@@ -17,12 +17,9 @@ use wire::names::MetaOp;
 
 /// From a question that was answered to the next one.
 const ASK: Nanos = Nanos::from_secs(1);
-/// Out of contact the next question follows at once; while one is open there is no other.
-const NEVER_ASKED: Nanos = Nanos::ZERO;
-
 #[derive(Debug, Default)]
 pub(crate) struct Contact {
-    /// When the newest question was sent that has been answered.
+    /// When the newest question was sent that has been answered; zero = none was.
     heard: Nanos,
     /// A question for this purpose is open.
     asking: bool,
@@ -38,7 +35,7 @@ impl Client {
         !self.cfg.keeps_pages || !self.cfg.rules.pages_lapse || now < self.contact_until()
     }
     fn contact_until(&self) -> Nanos {
-        if self.contact.heard == NEVER_ASKED { NEVER_ASKED } else { self.contact.heard + CONTACT }
+        if self.contact.heard == Nanos::ZERO { Nanos::ZERO } else { self.contact.heard + CONTACT }
     }
     /// A question that was first sent at `asked` has been answered by a leader.
     pub(crate) fn heard_of(&mut self, asked: Nanos) {

@@ -6,7 +6,7 @@ use crate::file::{File, Taken};
 use host::node::Effects;
 use marks::mark;
 use types::{InodeId, LeaseEpoch, Nanos};
-use wire::{LeaseKind, ToMds};
+use wire::LeaseKind;
 
 /// How long a front end may take to drop what it keeps before the lease goes back without its word. The group takes a
 /// lease by force 3 s after it recalled it.
@@ -65,8 +65,8 @@ impl Client {
     /// The front end keeps content of this file, or is about to: of what waits for a lease it keeps what comes under that.
     /// With nothing of the kind it must not: it hears so at once.
     pub(crate) fn cached(&mut self, ino: InodeId) {
-        let held = |f: &File| f.lease.is_some() && f.returning.is_none();
-        match self.files.get_mut(&ino).filter(|f| held(f) || f.waits_for() != LeaseKind::None) {
+        let may = |f: &&mut File| f.held().is_some() || f.waits_for() != LeaseKind::None;
+        match self.files.get_mut(&ino).filter(may) {
             Some(f) => {
                 f.cached = true;
                 self.keeps_pages();
@@ -80,10 +80,7 @@ impl Client {
         if !self.cfg.keeps_pages {
             return;
         }
-        let held = |f: &&mut File| f.lease.is_some() && f.returning.is_none();
-        if let Some(f) = self.files.get_mut(&ino).filter(held)
-            && !f.cached
-        {
+        if let Some(f) = self.files.get_mut(&ino).filter(|f| f.held().is_some() && !f.cached) {
             f.cached = true;
             self.keeps_pages();
         }
@@ -93,9 +90,7 @@ impl Client {
         if let Some(f) = self.files.get_mut(&ino)
             && f.taken.take_if(|t| t.epoch == epoch).is_some()
         {
-            let end = f.owed;
-            let (session, incarnation) = (self.link.session, self.cfg.incarnation);
-            self.tell_leader(ToMds::GoneOk { session, incarnation, ino, epoch, end }, fx);
+            self.say_gone(ino, epoch, fx);
         }
         if let Some(f) = self.files.get_mut(&ino).filter(|f| f.epoch() == Some(epoch)) {
             f.cached = false;

@@ -278,6 +278,10 @@ impl File {
     pub fn epoch(&self) -> Option<LeaseEpoch> {
         self.lease.as_ref().map(|l| l.epoch)
     }
+    /// The lease, unless it is on its way back.
+    pub fn held(&self) -> Option<&Lease> {
+        self.lease.as_ref().filter(|_| self.returning.is_none())
+    }
     pub fn sequencer(&self, index: u32) -> Option<&Sequencer> {
         self.chunks.get(&index).and_then(|c| c.seq.as_ref())
     }

@@ -235,20 +235,22 @@ impl Client {
 
     /// The group took the lease away: nothing is read or written under it any more.
     pub(crate) fn gone(&mut self, ino: InodeId, epoch: LeaseEpoch, fx: &mut Effects) {
-        let (session, incarnation) = (self.link.session, self.cfg.incarnation);
         let f = self.file(ino);
         f.deaf = f.deaf.max(epoch);
-        if f.lease.as_ref().is_some_and(|l| l.epoch <= epoch) {
+        let taken = f.lease.as_ref().is_some_and(|l| l.epoch <= epoch);
+        let dropped = self.front_end_robbed(ino, epoch);
+        if taken {
             mark!("client.lease-taken");
             self.stats.gone += 1;
-            let dropped = self.front_end_robbed(ino, epoch);
             self.suspend(ino);
-            if !dropped {
-                return; // said when it has dropped what it kept
-            }
-        } else if !self.front_end_robbed(ino, epoch) {
-            return;
         }
+        if dropped {
+            self.say_gone(ino, epoch, fx);
+        }
+    }
+    /// Nothing happens any more under leases up to this epoch, and the front end keeps nothing of them.
+    pub(crate) fn say_gone(&mut self, ino: InodeId, epoch: LeaseEpoch, fx: &mut Effects) {
+        let (session, incarnation) = (self.link.session, self.cfg.incarnation);
         let end = self.files.get(&ino).and_then(|f| f.owed);
         self.tell_leader(ToMds::GoneOk { session, incarnation, ino, epoch, end }, fx);
     }
@@ -362,7 +364,6 @@ impl Client {
     /// Takes a grant (L8): only a newer one, for this life and session.
     pub(crate) fn granted(&mut self, g: Grant, fx: &mut Effects) {
         let now = self.now;
-        let (session, incarnation) = (self.link.session, self.cfg.incarnation);
         if g.session != self.link.session || g.incarnation != self.cfg.incarnation || self.outdated(g.epoch.term()) {
             return;
         }
@@ -372,10 +373,9 @@ impl Client {
             if f.lease.as_ref().is_none_or(|l| l.epoch > g.epoch) {
                 mark!("client.grant-too-late");
                 // It ended here, and whoever grants it again has not heard of that: it was the answer to whatever is asked.
-                let (ino, epoch, end) = (g.ino, g.epoch, f.owed);
                 f.asking = None;
-                self.tell_leader(ToMds::GoneOk { session, incarnation, ino, epoch, end }, fx);
-                self.dirty.insert(ino);
+                self.say_gone(g.ino, g.epoch, fx);
+                self.dirty.insert(g.ino);
             }
             return;
         }

@@ -247,7 +247,7 @@ impl Client {
     /// for attributes, not for decisions about content.
     pub fn view_of(&self, ino: InodeId) -> Option<FileView> {
         let f = self.files.get(&ino)?;
-        let lease = f.lease.as_ref().filter(|_| f.returning.is_none())?;
+        let lease = f.held()?;
         let dirty = f.dirty() || f.writing_out > 0;
         Some(FileView { size: f.end(), mtime: f.mtime, kind: lease.kind, epoch: lease.epoch, dirty })
     }

@@ -469,8 +469,7 @@ impl Client {
             (Got::Data(data), Some(token)) => return self.rmw_read(token, r.offset, data, fx),
             (Got::Data(data), None) => {
                 let data = self.with_dirty(&r, data);
-                let held = self.files.get(&r.ino).filter(|f| f.returning.is_none());
-                let epoch = held.and_then(|f| f.epoch()).unwrap_or_default();
+                let epoch = self.held_epoch(r.ino);
                 if let Some(OpKind::Read { parts, under, .. }) = self.ops.get_mut(&r.ticket).map(|o| &mut o.kind) {
                     parts.push((r.at, data));
                     if *under != epoch && self.cfg.keeps_pages {
@@ -488,6 +487,10 @@ impl Client {
             }
         }
         self.op_part_done(r.ticket, None);
+    }
+    /// Epoch of the lease that reads go by; none when it is on its way back.
+    fn held_epoch(&self, ino: InodeId) -> LeaseEpoch {
+        self.files.get(&ino).and_then(|f| f.held()).map_or(LeaseEpoch::NONE, |l| l.epoch)
     }
     /// Begins a read anew.
     fn read_again(&mut self, ino: InodeId, ticket: u64) {
@@ -529,12 +532,10 @@ impl Client {
     pub(crate) fn body_read(&mut self, ino: InodeId, ticket: u64, outcome: Result<MetaOutcome, MetaError>) {
         let Some(op) = self.ops.get(&ticket) else { return };
         let OpKind::Read { offset, length, .. } = op.kind else { return };
-        if self.cfg.keeps_pages && self.files.get(&ino).is_none_or(|f| f.lease.is_none() || f.returning.is_some()) {
+        if self.cfg.keeps_pages && self.files.get(&ino).is_none_or(|f| f.held().is_none()) {
             mark!("client.body-without-lease");
             // Somebody may have written it since, and the front end could not be told to drop it.
-            self.file(ino).waiting_reads.push_back(ticket);
-            self.dirty.insert(ino);
-            return;
+            return self.read_again(ino, ticket);
         }
         match outcome {
             Ok(MetaOutcome::Body(b)) => {

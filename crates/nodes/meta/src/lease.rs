@@ -447,9 +447,7 @@ impl MetaServer {
     /// The kernel of the host of a session that lost this file may show content of it, until it says otherwise or its time is
     /// up: whatever it was answered was asked before it was heard of last, or behind the word that the lease is gone.
     pub(crate) fn may_show(&mut self, ino: InodeId, session: SessionId) {
-        let Some(l) = self.leader.as_mut().filter(|_| self.state.session(session).is_some_and(|s| s.may_cache)) else {
-            return;
-        };
+        let Some(l) = self.leader.as_mut().filter(|_| self.state.may_cache(session)) else { return };
         let heard = l.attached.get(&session).map_or(self.now, |a| a.heard);
         l.file(ino).shown.insert(session, heard + CONTACT_KEPT);
     }
@@ -541,10 +539,9 @@ impl MetaServer {
             for (s, h) in &mut f.holders {
                 let Some(r) = &mut h.recalled else { continue };
                 let reset = l.attached.get(s).is_none_or(|a| a.reset.is_some());
-                let bare = !self.state.session(*s).is_some_and(|s| s.may_cache);
                 let patience = match r.answered() {
                     _ if reset => RECALL_RESET,
-                    false if bare => RECALL_SILENT,
+                    false if !self.state.may_cache(*s) => RECALL_SILENT,
                     _ => RECALL,
                 };
                 if r.ignored(now, patience) {
@@ -562,8 +559,8 @@ impl MetaServer {
                     d.sent = now;
                     send.push((d.session, FromMds::Gone { ino: *ino, epoch: d.epoch }));
                 }
-                let bare = !self.state.session(d.session).is_some_and(|s| s.may_cache);
-                if !d.flooring && now.since(d.since) >= if bare { GONE_BARE } else { GONE } {
+                let patience = if self.state.may_cache(d.session) { GONE } else { GONE_BARE };
+                if !d.flooring && now.since(d.since) >= patience {
                     floor.push((*ino, d.session, d.epoch));
                 }
             }

@@ -280,7 +280,7 @@ impl MetaServer {
     }
     /// What an answer tells may be kept, if it is that of now and stays so until the session is told otherwise.
     pub(crate) fn keep(&mut self, session: SessionId, op: &MetaOp, outcome: &Answer) -> Option<Kept> {
-        if !self.state.session(session).is_some_and(|s| s.may_cache) {
+        if !self.state.may_cache(session) {
             return None;
         }
         let inos = wire::names::told(op, outcome);

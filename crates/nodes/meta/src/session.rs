@@ -2,7 +2,7 @@
 
 use crate::MetaServer;
 use crate::leader::{Attached, FileLease, Held, SessionFence};
-use crate::limits::{AGAIN, ATTACH, CONTACT_KEPT, LEFT, RECALL, SESSION_KEPT};
+use crate::limits::{AGAIN, ATTACH, LEFT, RECALL, SESSION_KEPT};
 use crate::maps::MapAsk;
 use crate::propose::{PendingRead, Then};
 use host::node::Effects;
@@ -262,16 +262,17 @@ impl MetaServer {
     }
     /// The block is committed: now every server is told, and what the session held is free.
     pub(crate) fn session_blocked(&mut self, session: SessionId, fx: &mut Effects) {
-        let now = self.now;
+        let Some(l) = &self.leader else { return };
+        if l.attached.get(&session).is_some_and(|a| !a.dead) {
+            let holds = |f: &FileLease| f.holders.contains_key(&session);
+            let held: Vec<InodeId> = l.files.iter().filter(|(_, f)| holds(f)).map(|(ino, _)| *ino).collect();
+            held.into_iter().for_each(|ino| self.may_show(ino, session));
+        }
         let Some(l) = &mut self.leader else { return };
         if let Some(f) = l.fences.get_mut(&session) {
             f.committed = true;
         }
-        let mut shows = Nanos::ZERO;
         if let Some(a) = l.attached.remove(&session) {
-            if !a.dead && self.state.session(session).is_some_and(|s| s.may_cache) {
-                shows = a.heard + CONTACT_KEPT;
-            }
             l.nodes.remove(&a.incarnation);
             let m = FromMds::SessionGone { session, term: l.term };
             fx.send.push((NodeId::Client(a.incarnation), Msg::FromMds(m)));
@@ -279,11 +280,7 @@ impl MetaServer {
         l.openers.session_over(session);
         let mut forget = vec![];
         for (ino, f) in &mut l.files {
-            let held = f.holders.remove(&session);
-            let wrote = held.as_ref().is_some_and(|h| h.kind == LeaseKind::Write);
-            if held.is_some() && now < shows {
-                f.shown.insert(session, shows);
-            }
+            let wrote = f.holders.remove(&session).is_some_and(|h| h.kind == LeaseKind::Write);
             // What was fenced chunk by chunk already is settled; others may hold the file by now.
             let open = f.deposed.iter().any(|d| d.session == session && !d.fenced_all);
             f.queue.retain(|w| w.session != session);

@@ -58,10 +58,10 @@ fn log(who: String) -> Box<dyn FnMut(&str) + Send> {
     })
 }
 
-/// Runs the loop until a signal or an error.
-fn run<N: Node>(looped: &mut Loop<N>) -> Result<()> {
+/// Runs the loop until a signal or an error. `after` each turn.
+fn run<N: Node>(looped: &mut Loop<N>, after: impl FnMut(&mut Loop<N>)) -> Result<()> {
     stop_on_signals(&looped.stop_handle()).context("signal handlers")?;
-    looped.run().map_err(|e| anyhow!("{e}"))
+    looped.run_with(after).map_err(|e| anyhow!("{e}"))
 }
 
 pub fn mdsd(a: &Daemon) -> Result<()> {
@@ -114,7 +114,7 @@ pub fn mdsd(a: &Daemon) -> Result<()> {
     config.log = log(format!("mds {me}"));
     let mut looped = Loop::new(node, config).map_err(|e| anyhow!("metadata server {me}: {e}"))?;
     eprintln!("metadata server {me} of cluster `{}` listens at {own}", desc.cluster);
-    run(&mut looped)?;
+    run(&mut looped, |_| {})?;
     finish(&mut looped, MetaServer::stop, MetaServer::stopped)
 }
 
@@ -178,21 +178,20 @@ pub fn csd(a: &Daemon) -> Result<()> {
     config.log = log(format!("cs {cs}"));
     let mut looped = Loop::new(node, config).map_err(|e| anyhow!("chunk server {cs}: {e}"))?;
     eprintln!("chunk server {cs} of cluster `{}` listens at {listen}", desc.cluster);
-    stop_on_signals(&looped.stop_handle()).context("signal handlers")?;
-    let (stop, hangup) = (looped.stop_handle(), HangupFlag::install().context("signal handlers")?);
-    while !stop.is_set() {
-        looped.turn(None).map_err(|e| anyhow!("{e}"))?;
-        if hangup.take() {
-            match reload(dir) {
-                Ok(pace) => {
-                    let now = looped.now();
-                    looped.node_mut().set_pace(pace, now);
-                    eprintln!("chunk server {cs}: `{}` was read again", path.display());
-                }
-                Err(e) => eprintln!("chunk server {cs}: {e:#}; what was read before stays in force"),
-            }
+    let hangup = HangupFlag::install().context("signal handlers")?;
+    run(&mut looped, |looped| {
+        if !hangup.take() {
+            return;
         }
-    }
+        match reload(dir) {
+            Ok(pace) => {
+                let now = looped.now();
+                looped.node_mut().set_pace(pace, now);
+                eprintln!("chunk server {cs}: `{}` was read again", path.display());
+            }
+            Err(e) => eprintln!("chunk server {cs}: {e:#}; what was read before stays in force"),
+        }
+    })?;
     finish(&mut looped, ChunkServer::stop, ChunkServer::stopped)
 }
 

@@ -3,7 +3,8 @@
 //! When a lease goes back the kernel has to drop them, and it waits for the lock of each page it drops. A write to a part of
 //! a page without content keeps that page locked until it is answered, and it may have to wait for another lease, for which
 //! this one must go. So does a read until it is answered. So pages that cannot have content are left alone: a page gets
-//! content by the answer to a read that covers any of it, or by a write that covers all of it. Only if the kernel has dropped a page by itself meanwhile is a lock met.
+//! content by the answer to a read that covers any of it, or by a write that covers all of it. Only if the kernel has dropped
+//! a page by itself meanwhile is a lock met.
 
 use std::collections::BTreeMap;
 

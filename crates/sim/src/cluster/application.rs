@@ -277,7 +277,6 @@ impl Application {
             self.client.seek_contact();
             return false;
         }
-        pages.declare(ino);
         pages.keep(ino, calm, *block, &block::read_all(data, *count));
         true
     }

@@ -31,10 +31,6 @@ impl Pages {
         let kept = self.blocks.get(&ino)?;
         (block..block + count).map(|b| kept.get(&b).copied()).collect()
     }
-    /// Something is kept of this file.
-    pub fn declare(&mut self, ino: InodeId) {
-        self.declared.insert(ino);
-    }
     /// A number that is another one when something was changed here meanwhile; None while something is.
     pub fn calm(&self, ino: InodeId) -> Option<u64> {
         let busy = self.changing.get(&ino).is_some_and(|n| *n > 0);
@@ -42,6 +38,7 @@ impl Pages {
     }
     /// These blocks were read in this calm.
     pub fn keep(&mut self, ino: InodeId, calm: Option<u64>, block: u32, seen: &[Seen]) {
+        self.declared.insert(ino);
         if calm.is_some() && self.calm(ino) == calm {
             self.blocks.entry(ino).or_default().extend((block..).zip(seen.iter().copied()));
         }
