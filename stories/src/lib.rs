@@ -4,6 +4,7 @@
 //! network between them, each story uses these and no other story.
 #![forbid(unsafe_code)]
 
+pub mod apart;
 pub mod arguments;
 pub mod attached;
 pub mod back;

@@ -42,7 +42,7 @@ fn frames() -> Vec<Vec<u8>> {
         Msg::Data(DataCtl::Read { req, id: 1, offset: 4096, length: 8192 }),
         Msg::ToMds(ToMds::Meta { session, incarnation, slot: 1, seq: 2, op, want: LeaseKind::Write }),
         Msg::ToMds(ToMds::Attach { incarnation, session, held: vec![], ends: vec![], may_cache: true, stamp: 1 }),
-        Msg::MdsToCs(MdsToCs::FenceSession { session, epoch: LeaseEpoch(3) }),
+        Msg::MdsToCs(MdsToCs::FenceSession { session, epoch: LeaseEpoch(3), dead: true }),
     ];
     let mut all: Vec<Vec<u8>> = messages.iter().map(|m| flat(&m.encode())).collect();
     // Every kind of body, though most of these are none.

@@ -3,7 +3,8 @@
 //! and keys are not shared. Links can be cut one way or both, and slowed; a host can be killed, frozen, and lose its power.
 //!
 //! A staircase: `inside` runs in the namespaces and `space` is a handle for one set of them, `links` is the bridge, `slow` a
-//! link that takes its time, `host` one host, `shell` a way to do many things in it one after the other; [`Hosts`] is all of
+//! link that takes its time, `host` one host, `shell` a way to do many things in it one after the other, `player` a
+//! program of a story in it; [`Hosts`] is all of
 //! them, `cluster` a cluster on them.
 //!
 //! Nothing is left behind, however a story ends: namespaces live as long as their first process, which dies with its keeper,
@@ -14,6 +15,7 @@ mod host;
 pub mod inside;
 mod leftovers;
 mod links;
+mod player;
 mod shell;
 pub mod slow;
 mod space;
@@ -21,6 +23,7 @@ mod space;
 pub use cluster::Cluster;
 pub use host::{Host, Make};
 pub use links::{BESIDE, address};
+pub use player::Player;
 pub use shell::{Shell, Told};
 pub use slow::Slow;
 pub use space::Space;

@@ -4,6 +4,7 @@
 use super::{Ground, HOSTS, ROUNDS};
 use crate::arguments::Arguments;
 use crate::chance::Chance;
+use crate::hosts::Player;
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
@@ -11,10 +12,8 @@ use nix::libc;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 /// Operations at the full number of rounds.
@@ -61,34 +60,22 @@ impl Model {
 }
 
 /// A process on one of the hosts.
-struct Player {
-    child: Child,
-    orders: ChildStdin,
-    answers: Receiver<String>,
+struct Owners {
+    player: Player,
     /// What it said of locks that it waited for, before anybody asked.
     waited: VecDeque<String>,
 }
-impl Player {
-    fn start(ground: &mut Ground, host: usize, file: &str) -> Result<Player> {
+impl Owners {
+    fn start(ground: &mut Ground, host: usize, file: &str) -> Result<Owners> {
         let mut command = ground.hosts.host(host).command(std::env::current_exe()?)?;
-        command.args(["shared-locks", file]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().context("a process on a host")?;
-        let orders = child.stdin.take().context("its orders")?;
-        let lines = BufReader::new(child.stdout.take().context("its answers")?).lines();
-        let (to, answers) = channel();
-        std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|l| to.send(l)));
-        Ok(Player { child, orders, answers, waited: VecDeque::new() })
+        command.args(["shared-locks", file]);
+        Ok(Owners { player: Player::start(command)?, waited: VecDeque::new() })
     }
     fn order(&mut self, line: &str) -> Result<()> {
-        writeln!(self.orders, "{line}")?;
-        Ok(self.orders.flush()?)
+        self.player.order(line)
     }
     fn hears(&self) -> Result<String> {
-        match self.answers.recv_timeout(LATE) {
-            Ok(line) => Ok(line),
-            Err(RecvTimeoutError::Timeout) => bail!("no answer within {} s", LATE.as_secs()),
-            Err(RecvTimeoutError::Disconnected) => bail!("the process is gone"),
-        }
+        self.player.hears(LATE)
     }
     /// What came of the last order.
     fn answer(&mut self) -> Result<String> {
@@ -111,20 +98,13 @@ impl Player {
         }
     }
 }
-impl Drop for Player {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// Plays it.
 pub(super) fn locks(ground: &mut Ground, a: &Arguments) -> Result<String> {
     let file = ground.point.join("locks").display().to_string();
     ground.shells[0].must(&format!(": > {file}"), super::PATIENCE)?;
     let host = |n: usize| n % HOSTS + 1;
-    let mut players: Vec<Player> =
-        (0..HOSTS * EACH).map(|n| Player::start(ground, host(n), &file)).collect::<Result<_>>()?;
+    let mut players: Vec<Owners> =
+        (0..HOSTS * EACH).map(|n| Owners::start(ground, host(n), &file)).collect::<Result<_>>()?;
     let (mut m, chance) = (Model::default(), Chance::seeded(a.seed));
     let count = a.rounds.unwrap_or(ROUNDS) * OPERATIONS / ROUNDS;
     let (mut waits, mut busy, mut circles, mut slowest) = (0u64, 0u64, 0u64, Duration::ZERO);
@@ -164,7 +144,7 @@ pub(super) fn locks(ground: &mut Ground, a: &Arguments) -> Result<String> {
                 "ok"
             }
             36 if chance.one_in(20) && waiting.is_none_or(|w| w.0.0 != n) => {
-                players[n] = Player::start(ground, host(n), &file)?;
+                players[n] = Owners::start(ground, host(n), &file)?;
                 WAYS.iter().for_each(|(w, _)| m.clear((n, *w), (0, BYTES + 1)));
                 players[n].order("p t 0 1 0")?;
                 std::thread::sleep(KNOWN);
@@ -230,7 +210,7 @@ pub(super) fn locks(ground: &mut Ground, a: &Arguments) -> Result<String> {
 }
 
 /// Somebody who is waited for asks for what the waiting one holds, and is refused.
-fn circle(players: &mut [Player], m: &Model, (w, alone, range): (Owner, bool, (u64, u64))) -> Result<u64> {
+fn circle(players: &mut [Owners], m: &Model, (w, alone, range): (Owner, bool, (u64, u64))) -> Result<u64> {
     let mine = m.bytes.keys().find(|(whole, _, h)| !whole && *h == w).map(|k| k.1);
     let other = m.in_the_way(w, alone, range).into_iter().find(|o| o.1 == Way::Process);
     let (Some(byte), Some(o)) = (mine, other) else { return Ok(0) };

@@ -9,6 +9,7 @@ mod files;
 pub mod folder;
 mod git;
 mod halves;
+pub mod handover;
 pub mod locks;
 mod manual;
 mod mapped;
@@ -32,7 +33,7 @@ const ROUNDS: u64 = 1000;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 type Part = fn(&mut Ground, &Arguments) -> Result<String>;
-const PARTS: [(&str, Part); 13] = [
+const PARTS: [(&str, Part); 14] = [
     ("manual", manual::manual),
     ("grow", alternate::grow),
     ("replace", alternate::replace),
@@ -40,6 +41,7 @@ const PARTS: [(&str, Part); 13] = [
     ("direct", alternate::direct),
     ("mapped", mapped::mapped),
     ("cells", cells::cells),
+    ("handover", handover::handover),
     ("folder", folder::folder),
     ("records", records::records),
     ("locks", locks::locks),

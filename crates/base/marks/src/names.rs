@@ -45,6 +45,7 @@ pub const NAMES: &[&str] = &[
     "fence.older-copy-in-place",
     "fence.overtaken",
     "fence.session-again",
+    "fence.session-dead",
     "fence.starting",
     "fence.unclean",
     "fence.waits-for-writes",

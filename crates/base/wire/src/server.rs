@@ -191,6 +191,8 @@ pub enum MdsToCs {
         session: SessionId,
         /// Of the fence.
         epoch: LeaseEpoch,
+        /// Its process was seen to be dead: nobody is left to whom anything was promised.
+        dead: bool,
     },
     /// Refuse lower epochs of this chunk, wait out promises, report. Answer: Fenced.
     FenceChunk {

@@ -1,8 +1,12 @@
 //! What `pstorage status` is made of.
 
 use crate::integrity::Integrity;
+use crate::locks::{Family, Lock};
 use serde::{Deserialize, Serialize};
-use types::{CsId, MdsId, NodeId};
+use types::{CsId, InodeId, MdsId, NodeId, SessionId};
+
+/// Locks told of at most.
+pub const LOCKS_TOLD: usize = 256;
 
 /// One metadata server as the answering one sees it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -54,6 +58,28 @@ pub struct EventReport {
     /// What happened.
     pub text: String,
 }
+/// A lock of a program, held or waited for.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LockReport {
+    /// File.
+    pub ino: InodeId,
+    /// What sort of lock.
+    pub family: Family,
+    /// Whose, on which bytes.
+    pub lock: Lock,
+    /// It is waited for.
+    pub waits: bool,
+}
+/// A session that is over, and whose writes under way are being kept from the files it held.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CleanupReport {
+    /// Which.
+    pub session: SessionId,
+    /// Chunk servers that have not answered yet.
+    pub servers: Vec<CsId>,
+    /// Chunks that are to be made equal on their servers, or whose files' ends are to be found.
+    pub chunks: u64,
+}
 /// The whole.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct ClusterReport {
@@ -103,4 +129,12 @@ pub struct ClusterReport {
     pub scrub: u64,
     /// Processes that are known to be dead.
     pub dead: Vec<NodeId>,
+    /// Locks of programs that are held.
+    pub locks_held: u64,
+    /// Locks of programs that are waited for.
+    pub locks_waited: u64,
+    /// The first so many of both.
+    pub locks: Vec<LockReport>,
+    /// Sessions that are being cleaned up after.
+    pub cleanups: Vec<CleanupReport>,
 }

@@ -44,6 +44,11 @@ impl Promises {
         given.unwrap_or(Nanos::ZERO).max(self.restart)
     }
 
+    /// Whoever it was given to is dead.
+    pub fn void(&mut self, session: SessionId) {
+        self.until.remove(&session);
+    }
+
     /// Forgets what has run out.
     pub fn prune(&mut self, now: Nanos) {
         self.until.retain(|_, t| *t > now);

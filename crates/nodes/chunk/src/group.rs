@@ -255,7 +255,7 @@ impl ChunkServer {
                 }
             }
             // A session stays blocked whoever says so, so its fence has no term to compare.
-            MdsToCs::FenceSession { session, epoch } => self.fence_session(from, session, epoch),
+            MdsToCs::FenceSession { session, epoch, dead } => self.fence_session(from, session, epoch, dead),
             MdsToCs::FenceChunk { chunk, epoch, copy, initial, against } => {
                 if self.group.hear(epoch.term()) {
                     self.fence_chunk(from, chunk, epoch, copy, initial, against, fx);

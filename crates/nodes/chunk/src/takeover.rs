@@ -24,15 +24,21 @@ pub(crate) struct Clear {
 }
 
 impl ChunkServer {
-    /// Blocks a session: refused from now on, answered when that is durable, its writes are in and its promises are over.
-    pub(crate) fn fence_session(&mut self, reply: NodeId, session: SessionId, epoch: LeaseEpoch) {
+    /// Blocks a session: refused from now on, answered when that is durable, its writes are in and its promises are over. What
+    /// was promised to a `dead` process binds nobody.
+    pub(crate) fn fence_session(&mut self, reply: NodeId, session: SessionId, epoch: LeaseEpoch, dead: bool) {
         if !session.is_some() || session == SessionId::GROUP {
             return;
         }
         let key = (session, epoch);
+        if dead {
+            mark!("fence.session-dead");
+            self.promises.void(session);
+        }
         if let Some(w) = self.session_fences.get_mut(&key) {
             mark!("fence.session-again");
             w.reply = reply;
+            w.until = if dead { Nanos::ZERO } else { w.until };
             return;
         }
         let known = self.store.server().blocked.get(&session).is_some_and(|e| *e >= epoch)

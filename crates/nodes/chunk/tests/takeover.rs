@@ -122,7 +122,7 @@ fn a_session_fence_blocks_and_reports() {
     w.tell(OTHER, 1025, Msg::Data(DataCtl::Stable(CopyReq { stable: Seq(1), ..plain })));
     w.take();
     w.run(ms(100));
-    w.group(1025, MdsToCs::FenceSession { session: S1, epoch: ep(5) });
+    w.group(1025, MdsToCs::FenceSession { session: S1, epoch: ep(5), dead: false });
     assert_eq!(w.read(1025, req(1, 7, 2), 0, 1), Err(Refusal::Fenced), "whatever its epoch");
     w.run(ms(440));
     assert!(w.take().is_empty());
@@ -138,6 +138,20 @@ fn a_session_fence_blocks_and_reports() {
     w.start(1025);
     w.run(ms(700));
     assert_eq!(w.read(1025, req(1, 7, 2), 0, 1), Err(Refusal::Fenced), "it is durable");
+}
+
+#[test]
+fn nobody_waits_for_what_was_promised_to_the_dead() {
+    let mut w = World::new(&[1025]);
+    fill(&mut w, 1025, 2, 2);
+    w.read(1025, req(1, 2, 2), 0, 1).unwrap();
+    w.take();
+    for dead in [false, true] {
+        w.group(1025, MdsToCs::FenceSession { session: S1, epoch: ep(5), dead });
+        w.run(ms(30));
+        let answered = w.take().iter().any(|x| matches!(x.2, Msg::CsToMds(CsToMds::SessionFenced { session: S1, .. })));
+        assert_eq!(answered, dead, "also of a fence that waits already");
+    }
 }
 
 #[test]

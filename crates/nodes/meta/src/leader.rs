@@ -146,6 +146,8 @@ pub(crate) struct SessionFence {
     pub sent: Nanos,
     pub committed: bool,
     pub settling: bool,
+    /// The process behind it was seen to be dead.
+    pub dead: bool,
     /// Chunks reported as not plain that have not been taken over since: how far their files go is not known.
     pub chunks: BTreeSet<ChunkId>,
 }

@@ -559,7 +559,13 @@ impl MetaServer {
                     d.sent = now;
                     send.push((d.session, FromMds::Gone { ino: *ino, epoch: d.epoch }));
                 }
-                let patience = if self.state.may_cache(d.session) { GONE } else { GONE_BARE };
+                // Its word cannot come over a connection that broke, and one has been waited for already.
+                let reset = l.attached.get(&d.session).is_none_or(|a| a.reset.is_some());
+                let patience = match self.state.may_cache(d.session) {
+                    _ if reset => Nanos::ZERO,
+                    true => GONE,
+                    false => GONE_BARE,
+                };
                 if !d.flooring && now.since(d.since) >= patience {
                     floor.push((*ino, d.session, d.epoch));
                 }

@@ -222,6 +222,7 @@ impl MetaServer {
                     && let Some(s) = l.nodes.get(&i).copied()
                 {
                     l.attached.get_mut(&s).into_iter().for_each(|a| a.dead = true);
+                    l.fences.get_mut(&s).into_iter().for_each(|f| f.dead = true);
                     self.block(s);
                 }
             }

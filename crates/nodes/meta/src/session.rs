@@ -21,6 +21,7 @@ pub(crate) fn fence(epoch: LeaseEpoch, committed: bool) -> SessionFence {
         sent: Nanos::ZERO,
         committed,
         settling: false,
+        dead: false,
         chunks: BTreeSet::new(),
     }
 }
@@ -253,7 +254,8 @@ impl MetaServer {
             return;
         }
         let epoch = l.mint();
-        l.fences.insert(session, fence(epoch, false));
+        let dead = l.attached.get(&session).is_some_and(|a| a.dead);
+        l.fences.insert(session, SessionFence { dead, ..fence(epoch, false) });
         if !self.propose(&Command::BlockSession { session, epoch, time }, Then::Blocked { session })
             && let Some(l) = &mut self.leader
         {
@@ -427,7 +429,7 @@ impl MetaServer {
             if f.sent == Nanos::ZERO || now.since(f.sent) >= AGAIN {
                 f.sent = now;
                 for cs in all.iter().filter(|cs| !f.answered.contains(cs)) {
-                    let m = MdsToCs::FenceSession { session: *session, epoch: f.epoch };
+                    let m = MdsToCs::FenceSession { session: *session, epoch: f.epoch, dead: f.dead };
                     fx.send.push((NodeId::Cs(*cs), Msg::MdsToCs(m)));
                 }
             }

@@ -1,9 +1,10 @@
 //! What this server knows of the cluster, for people and scripts.
 
 use crate::MetaServer;
+use crate::leader::SessionFence;
 use host::node::Effects;
-use types::{Durability, Incarnation, Nanos, NodeId};
-use wire::status::{ClusterReport, CsReport, EventReport, MdsReport};
+use types::{Durability, Incarnation, Nanos, NodeId, SessionId};
+use wire::status::{CleanupReport, ClusterReport, CsReport, EventReport, LOCKS_TOLD, LockReport, MdsReport};
 use wire::{FromMds, Msg};
 
 const EVENTS: usize = 20;
@@ -32,6 +33,17 @@ impl MetaServer {
             }
         }
         n
+    }
+
+    /// Sessions that are over, with what is left to do. Only the leader knows.
+    fn cleanups(&self) -> Vec<CleanupReport> {
+        let fences = self.leader.iter().flat_map(|l| &l.fences);
+        let report = |(session, f): (&SessionId, &SessionFence)| CleanupReport {
+            session: *session,
+            servers: self.servers.keys().filter(|cs| !f.answered.contains(cs)).copied().collect(),
+            chunks: f.chunks.len() as u64,
+        };
+        fences.map(report).collect()
     }
 
     fn report(&self) -> ClusterReport {
@@ -71,6 +83,9 @@ impl MetaServer {
             })
             .collect();
         let dead = self.servers.iter().filter(|(_, x)| leads && x.dead(now)).map(|(id, _)| NodeId::Cs(*id)).collect();
+        let locks = s.locks();
+        let held = locks.held().map(|(ino, family, l)| LockReport { ino, family, lock: *l, waits: false });
+        let waits = locks.waits().map(|(ino, family, w)| LockReport { ino, family, lock: w.lock, waits: true });
         let (name, id) = s.cluster().map(|c| (c.name.clone(), format!("{:032x}", c.id.0))).unwrap_or_default();
         ClusterReport {
             name,
@@ -100,6 +115,10 @@ impl MetaServer {
                 .collect(),
             scrub: self.scrub_run(),
             dead,
+            locks_held: locks.held().count() as u64,
+            locks_waited: locks.waits().count() as u64,
+            locks: waits.chain(held).take(LOCKS_TOLD).collect(),
+            cleanups: self.cleanups(),
         }
     }
 }

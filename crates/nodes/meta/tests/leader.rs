@@ -115,7 +115,7 @@ impl Group {
     fn keep(&mut self, to: NodeId, m: Msg) {
         match (to, m) {
             (NodeId::Client(c), Msg::FromMds(m)) => self.told.entry(c).or_default().push(m),
-            (NodeId::Cs(cs), Msg::MdsToCs(MdsToCs::FenceSession { session, epoch })) => {
+            (NodeId::Cs(cs), Msg::MdsToCs(MdsToCs::FenceSession { session, epoch, .. })) => {
                 self.fences.push((cs, session, epoch));
             }
             (NodeId::Cs(_), Msg::MdsToCs(MdsToCs::FenceChunk { chunk, .. })) => {

@@ -215,7 +215,7 @@ impl Inspection<'_> {
         let t = &self.total;
         let servers = match self.missing.is_empty() {
             true => vec![],
-            false => scrub::status(self.link)?.cs,
+            false => self.link.status()?.cs,
         };
         let addr = |cs: CsId| servers.iter().find(|s| s.id == cs).map_or("?", |s| s.addr.as_str());
         let whole = self.missing.is_empty() && t.not_compared == 0 && t.pending == 0;

@@ -12,6 +12,7 @@ use types::{ClusterId, Incarnation, MdsId, NodeId};
 use wire::LeaseKind;
 use wire::hello::Hello;
 use wire::names::{MetaOp, MetaOutcome};
+use wire::status::ClusterReport;
 
 /// What came of an operation.
 pub type Answer = Result<ClientAnswer, ClientError>;
@@ -27,6 +28,8 @@ pub struct Link {
     /// A signal has stopped the command: what is done now is done to end it.
     ending: bool,
     pub cluster: ClusterId,
+    /// This connection, as the cluster knows it.
+    pub me: Incarnation,
 }
 
 /// Wall clock minus boot-time clock, in ns.
@@ -80,6 +83,7 @@ impl Link {
             stop: None,
             ending: false,
             cluster,
+            me,
         };
         while !link.inner.node().attached() {
             if begun.elapsed() > patience {
@@ -192,6 +196,13 @@ impl Link {
     /// The loop with the client, for whoever goes on turning it.
     pub fn into_loop(self) -> Loop<Client> {
         self.inner
+    }
+    /// What the cluster says of itself.
+    pub fn status(&mut self) -> Result<Box<ClusterReport>> {
+        match self.run(ClientOp::Status)?? {
+            ClientAnswer::Status(r) => Ok(r),
+            _ => bail!("the cluster gives no status"),
+        }
     }
     /// Ends the session in order.
     pub fn close(mut self) -> Result<()> {

@@ -10,6 +10,7 @@ mod dev;
 mod fs;
 mod inspect;
 mod link;
+mod locks;
 mod make;
 mod mount;
 mod probe;
@@ -64,6 +65,8 @@ enum Command {
     Fs(fs::Fs),
     /// Is my data safe, is it available, what next.
     Status(status::Status),
+    /// Locks that programs hold on files, and who waits.
+    Locks(locks::Locks),
     /// Look at everything that is stored, now, and say what was found.
     Scrub(scrub::Scrub),
     /// Use the cluster as a file system of this host.
@@ -89,6 +92,7 @@ fn main() -> ExitCode {
         Command::Dev(a) => dev::dev(a),
         Command::Fs(a) => fs::fs(&at, a),
         Command::Status(a) => return exit(status::status(&at, &a)),
+        Command::Locks(a) => locks::locks(&at, &a),
         Command::Scrub(a) => return exit(scrub::scrub(&at, &a)),
         Command::Mount(a) => mount::mount(at, &a),
         Command::Bench(a) => bench::bench(&at, &a),

@@ -261,9 +261,7 @@ pub fn make_cs(at: &At, a: MakeCs) -> Result<()> {
 
 /// Says so while data has one copy.
 fn warn_single(name: &str, link: &mut Link) -> Result<()> {
-    if let Ok(client::ClientAnswer::Status(r)) = link.run(client::ClientOp::Status)?
-        && r.norm == 1
-    {
+    if link.status()?.norm == 1 {
         println!(
             "Warning: cluster `{name}` keeps one copy of every chunk; a lost disk loses data. A cluster with three is made \
              with\n  pstorage -c NAME make-mds -I -a ADDR -r DIR --replicas 3:2"

@@ -1,5 +1,7 @@
 //! `mount`: the cluster as a file system of this host.
 
+mod guard;
+
 use crate::cluster::At;
 use crate::link::{self, Link};
 use anyhow::{Context, Result, anyhow, bail};
@@ -10,9 +12,9 @@ use mount::{Cache as Caching, Settings};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
-use types::{InodeId, Nanos};
+use types::{Incarnation, InodeId, Nanos};
 use wire::names::{MetaOp, SetAttr};
 
 /// How long to look for the cluster.
@@ -84,12 +86,13 @@ struct Wanted {
 pub fn mount(at: At, a: &MountArgs) -> Result<()> {
     let wanted = wanted(at, a)?;
     if a.foreground {
-        return run(a, wanted, || println!("{READY}"));
+        return run(a, wanted, |_| println!("{READY}"));
     }
-    if std::env::var_os(BACKGROUND).is_some() {
-        return run(a, wanted, detach);
+    match std::env::var(BACKGROUND).as_deref() {
+        Ok(SERVER) => run(a, wanted, |me| detach(&format!("{READY} {}", me.0))),
+        Ok(_) => guard::guard(&wanted.at, &mut log(a.log.as_deref())?),
+        Err(_) => background(GUARD).map(drop),
     }
-    background()
 }
 
 fn wanted(mut at: At, a: &MountArgs) -> Result<Wanted> {
@@ -154,34 +157,39 @@ fn id(list: &str, what: &str, name: &str) -> Result<u32> {
     number.with_context(|| format!("no {what} `{name}` on this host; give a number"))
 }
 
-/// Set for a process that is to go on in the background.
+/// Set for a process that is to go on in the background: which of the two it is.
 const BACKGROUND: &str = "PSTORAGE_MOUNT_BACKGROUND";
+/// Waits for the end of the other one.
+const GUARD: &str = "guard";
+/// Serves the mount.
+const SERVER: &str = "server";
 
-/// Starts the same command again, in the background, and waits until it says that the mount stands.
-fn background() -> Result<()> {
+/// Starts the same command again, as that part, and waits until it says that the mount stands; what it said besides. Ends
+/// this process as that one did when it does not come to that.
+fn background(part: &str) -> Result<(Child, String)> {
     let exe = std::env::current_exe().context("this program's own path")?;
     let mut c = Command::new(exe);
     let mut args = std::env::args_os();
     if let Some(name) = args.next() {
         std::os::unix::process::CommandExt::arg0(&mut c, name);
     }
-    c.args(args).env(BACKGROUND, "1").stdin(Stdio::null()).stdout(Stdio::piped());
+    c.args(args).env(BACKGROUND, part).stdin(Stdio::null()).stdout(Stdio::piped());
     std::os::unix::process::CommandExt::process_group(&mut c, 0);
     let mut child = c.spawn().context("start the mount in the background")?;
     let mut line = String::new();
     if let Some(out) = child.stdout.take() {
         BufReader::new(out).read_line(&mut line).context("wait for the mount")?;
     }
-    if line.trim_end() == READY {
-        return Ok(());
+    if let Some(more) = line.trim_end().strip_prefix(READY) {
+        return Ok((child, more.trim_start().to_owned()));
     }
     let status = child.wait()?;
     // It has said why.
     std::process::exit(status.code().unwrap_or(1));
 }
 /// The mount stands: whoever waits is told, and the terminal is let go.
-fn detach() {
-    println!("{READY}");
+fn detach(told: &str) {
+    println!("{told}");
     let _ = std::io::stdout().flush();
     let _ = rustix::process::setsid();
     if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
@@ -191,7 +199,7 @@ fn detach() {
     }
 }
 
-fn run(a: &MountArgs, w: Wanted, ready: impl FnOnce()) -> Result<()> {
+fn run(a: &MountArgs, w: Wanted, ready: impl FnOnce(Incarnation)) -> Result<()> {
     crate::daemon::follow_parent(a.with_parent)?;
     let mut log = log(a.log.as_deref())?;
     let caches = w.settings.cache != Caching::None;
@@ -203,7 +211,8 @@ fn run(a: &MountArgs, w: Wanted, ready: impl FnOnce()) -> Result<()> {
     let stop = net::SignalFlag::install().context("signal handlers")?;
     let stop = || stop.is_set();
     let plan = Plan { point: &w.point, options: &w.options, settings: w.settings, stop: &stop, log: &mut log };
-    serve(link.into_loop(), plan, ready)?;
+    let me = link.me;
+    serve(link.into_loop(), plan, || ready(me))?;
     Ok(())
 }
 

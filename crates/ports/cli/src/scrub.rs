@@ -79,7 +79,7 @@ pub fn scrub(at: &At, a: &Scrub) -> Result<ExitCode> {
         let closed = link.close();
         return done.and_then(|code| closed.map(|()| code));
     }
-    let mut report = status(&mut link)?;
+    let mut report = link.status()?;
     let mut run = report.scrub;
     if a.now {
         let ClientAnswer::Scrubbing(n) = link.run(ClientOp::Scrub)?? else { bail!("the cluster gives no number") };
@@ -113,7 +113,7 @@ fn paths(link: &mut Link, a: &Scrub) -> Result<ExitCode> {
 /// Waits until the look `run` is complete; `bar` = shows how far it is.
 fn follow(link: &mut Link, run: u64, bar: bool) -> Result<Box<ClusterReport>> {
     loop {
-        let report = status(link)?;
+        let report = link.status()?;
         let whole = complete(&report, run);
         if bar {
             let share = if whole { 1000 } else { done(&report, run) };
@@ -127,13 +127,6 @@ fn follow(link: &mut Link, run: u64, bar: bool) -> Result<Box<ClusterReport>> {
         while begun.elapsed() < STEP {
             link.turn(STEP.saturating_sub(begun.elapsed()))?;
         }
-    }
-}
-/// The state of the cluster.
-pub fn status(link: &mut Link) -> Result<Box<ClusterReport>> {
-    match link.run(ClientOp::Status)?? {
-        ClientAnswer::Status(r) => Ok(r),
-        other => bail!("the cluster answered {other:?} to a question about its state"),
     }
 }
 fn print(run: u64, whole: bool, i: &Integrity) {

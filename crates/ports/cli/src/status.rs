@@ -3,8 +3,7 @@
 use crate::cluster::At;
 use crate::link::Link;
 use crate::units;
-use anyhow::{Result, bail};
-use client::{ClientAnswer, ClientOp};
+use anyhow::Result;
 use serde_json::json;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -88,6 +87,14 @@ pub fn judge(name: &str, r: &ClusterReport) -> Verdict {
         healthy = false;
         next.push(format!("chunk server {}: {}", c.id, c.trouble));
     }
+    for c in &r.cleanups {
+        let servers: Vec<String> = c.servers.iter().map(|s| s.to_string()).collect();
+        let waits = match (servers.is_empty(), c.chunks) {
+            (false, _) => format!("chunk servers {} have yet to refuse it", servers.join(", ")),
+            (true, n) => format!("{n} chunks that it wrote last are being looked at"),
+        };
+        next.push(format!("nothing: a mount is gone (session {}), its locks are free; {waits}", c.session.0));
+    }
     if r.joining > 0 {
         next.push(format!("nothing: {} copies are being made", r.joining));
     }
@@ -96,7 +103,7 @@ pub fn judge(name: &str, r: &ClusterReport) -> Verdict {
 
 pub fn status(at: &At, a: &Status) -> Result<ExitCode> {
     let mut link = Link::open(at, Duration::from_secs(5))?;
-    let ClientAnswer::Status(r) = link.run(ClientOp::Status)?? else { bail!("the cluster gives no status") };
+    let r = link.status()?;
     link.close()?;
     let name = at.name()?;
     let v = judge(name, &r);
@@ -127,6 +134,10 @@ fn print(name: &str, r: &ClusterReport, v: &Verdict) {
         if v.next.is_empty() { "nothing to do".into() } else { v.next.join("\n             ") }
     );
     println!("\n  {} files and folders, {}, {} sessions", r.inodes, units::bytes(r.bytes), r.sessions);
+    if r.locks_held + r.locks_waited > 0 {
+        let more = format!("pstorage -c {name} locks");
+        println!("  {} locks are held, {} are waited for: `{more}`", r.locks_held, r.locks_waited);
+    }
     println!("\n  MDS  address                state");
     for m in &r.mds {
         let state = match (m.alive, m.leader) {
@@ -167,9 +178,9 @@ fn print(name: &str, r: &ClusterReport, v: &Verdict) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use types::CsId;
+    use types::{CsId, SessionId};
     use wire::integrity::Integrity;
-    use wire::status::CsReport;
+    use wire::status::{CleanupReport, CsReport};
 
     fn cs(id: u32, alive: bool) -> CsReport {
         let (addr, host, trouble) = (format!("127.0.0.1:{id}"), String::new(), String::new());
@@ -195,6 +206,10 @@ mod tests {
         let mut r = ClusterReport { norm: 3, min: 2, chunks: 5, ..ClusterReport::default() };
         r.cs = vec![cs(1025, true), cs(1026, true), cs(1027, true)];
         assert!(judge("x", &r).healthy);
+        r.cleanups = vec![CleanupReport { session: SessionId(7), servers: vec![CsId(1026)], chunks: 2 }];
+        let v = judge("x", &r);
+        assert!(v.healthy && v.next[0].contains("session 7") && v.next[0].contains("1026"), "{:?}", v.next);
+        r.cleanups.clear();
         r.cs[1].alive = false;
         let v = judge("x", &r);
         assert!(!v.healthy && v.next[0].contains("1026"), "{:?}", v.next);

@@ -4,7 +4,7 @@ use super::path;
 use crate::link::Link;
 use crate::units;
 use anyhow::{Context, Result, bail};
-use client::{ClientAnswer, ClientOp};
+use client::ClientOp;
 use serde_json::json;
 use std::io::Write;
 use std::time::Duration;
@@ -159,10 +159,7 @@ pub fn info(link: &mut Link, at: &str, as_json: bool) -> Result<()> {
     let MetaOutcome::Info { attr, layout, inline, chunks } = link.meta(MetaOp::Info { ino: found.ino })?? else {
         bail!("the cluster gives no information about `{at}`")
     };
-    let servers = match link.run(ClientOp::Status)?? {
-        ClientAnswer::Status(r) => r.cs,
-        _ => vec![],
-    };
+    let servers = link.status()?.cs;
     let addr = |cs: types::CsId| servers.iter().find(|s| s.id == cs).map_or("?", |s| s.addr.as_str());
     if as_json {
         let chunks: Vec<_> = chunks
