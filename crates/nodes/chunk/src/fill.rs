@@ -449,7 +449,7 @@ impl ChunkServer {
         let t = self.ticket();
         match self.store.read(Ticket(t), req.chunk, offset, length, true, &mut self.sfx) {
             Ok(()) => {
-                self.works.insert(t, Work::CopyRead { asker, id, offset });
+                self.works.insert(t, Work::CopyRead { asker, id, offset, length });
             }
             Err(e) => {
                 if let Some(r) = self.refused(&e) {

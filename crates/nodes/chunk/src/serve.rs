@@ -189,7 +189,7 @@ impl ChunkServer {
         let t = self.ticket();
         match self.store.read(Ticket(t), req.chunk, offset, length, false, &mut self.sfx) {
             Ok(()) => {
-                self.works.insert(t, Work::Read { asker, id, offset, promise });
+                self.works.insert(t, Work::Read { asker, id, offset, length, promise });
             }
             Err(e) => {
                 if let Some(r) = self.refused(&e) {

@@ -57,8 +57,8 @@ pub(crate) struct FlushJob {
 pub(crate) enum Work {
     Patch { chunk: ChunkId, copy: CopyId, then: Then },
     Write { chunk: ChunkId, copy: CopyId, session: SessionId, bytes: u64 },
-    Read { asker: Asker, id: u64, offset: u32, promise: bool },
-    CopyRead { asker: Asker, id: u64, offset: u32 },
+    Read { asker: Asker, id: u64, offset: u32, length: u32, promise: bool },
+    CopyRead { asker: Asker, id: u64, offset: u32, length: u32 },
     Flush(Vec<FlushJob>),
     PullFlush { chunk: ChunkId, to: CopyId, last: Seq },
     Server(ServerThen),
@@ -390,10 +390,14 @@ impl ChunkServer {
         };
         if let Done::Failed(e) = &done {
             match work {
-                Work::Read { asker, id, offset, .. } | Work::CopyRead { asker, id, offset } => {
-                    if matches!(e, StoreError::ReadFailed { .. } | StoreError::Corrupt { .. }) {
-                        self.doubt(asker.chunk, offset / types::UNIT, true);
-                    }
+                Work::Read { asker, id, offset, length, .. } | Work::CopyRead { asker, id, offset, length } => {
+                    // A disk error says nothing of the place, so all that was asked for is looked at.
+                    let units = match e {
+                        StoreError::Corrupt { offset, .. } => offset / types::UNIT..offset / types::UNIT + 1,
+                        StoreError::ReadFailed { .. } => offset / types::UNIT..(offset + length).div_ceil(types::UNIT),
+                        _ => 0..0,
+                    };
+                    units.for_each(|unit| self.doubt(asker.chunk, unit, true));
                     let r = self.refused(e).unwrap_or(Refusal::Failed);
                     self.send_data(now, &asker, id, offset, Err(r), false, fx);
                 }
@@ -426,12 +430,12 @@ impl ChunkServer {
                     Then::Replaced { reply, epoch } => self.replace_done(chunk, reply, epoch, fx),
                 }
             }
-            Work::Read { asker, id, offset, promise } => {
+            Work::Read { asker, id, offset, promise, .. } => {
                 if let Done::Read { data, crcs } = done {
                     self.send_data(now, &asker, id, offset, Ok((data, crcs)), promise, fx);
                 }
             }
-            Work::CopyRead { asker, id, offset } => {
+            Work::CopyRead { asker, id, offset, .. } => {
                 if let Done::Read { data, crcs } = done {
                     self.send_copy(now, &asker, id, offset, Ok((data, crcs)), fx);
                 }

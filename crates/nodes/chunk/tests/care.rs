@@ -95,6 +95,17 @@ fn a_doubt_of_a_client_is_looked_into() {
 }
 
 #[test]
+fn a_damaged_block_anywhere_in_what_another_server_fetches_is_mended() {
+    let mut w = filled(40);
+    flip(&mut w, 3, 37);
+    let to = CopyId(9);
+    w.ctl(3, DataCtl::CopyRead { req: req(3, 1, 40), to, id: 1, offset: 0, length: 40 * BLOCK });
+    w.run(ms(2000));
+    assert_eq!((w.reports[&CsId(3)].found, w.reports[&CsId(3)].mended), (1, 1));
+    assert_eq!(w.bytes(3, req(3, 1, 40), 36, 1), [37]);
+}
+
+#[test]
 fn what_all_have_damaged_is_lost_and_said_so_until_it_is_written_again() {
     let mut w = filled(20);
     for cs in 1..=3 {

@@ -142,7 +142,9 @@ mod tests {
     use super::*;
     use crate::ClientConfig;
     use crate::file::Lease;
-    use types::{Incarnation, MdsId};
+    use types::{Incarnation, Layout, MdsId};
+    use wire::meta::Grant;
+    use wire::names::{Attr, FileKind};
 
     const INO: InodeId = InodeId(7);
 
@@ -164,6 +166,50 @@ mod tests {
         c.file(INO).lease = lease(1);
         assert!(c.events().is_empty() && !c.front_end_done(INO, &mut Effects::default()), "the lease has come");
         assert_eq!(c.events(), [Event::Revoke { ino: INO, epoch: LeaseEpoch(1) }]);
+    }
+
+    #[test]
+    fn a_lease_that_became_another_one_is_taken_from_the_front_end_anew() {
+        let mut c = client();
+        let fx = &mut Effects::default();
+        c.file(INO).lease = lease(1);
+        c.cached(INO);
+        assert!(!c.front_end_done(INO, fx));
+        let attr = Attr {
+            ino: INO,
+            kind: FileKind::File,
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            nlink: 1,
+            size: 0,
+            rdev: 0,
+            atime: 0,
+            mtime: 0,
+            ctime: 0,
+            btime: 0,
+            truncate_gen: 0,
+            generation: 0,
+        };
+        let grant = Grant {
+            session: c.link.session,
+            incarnation: Incarnation(1),
+            ino: INO,
+            kind: LeaseKind::Write,
+            epoch: LeaseEpoch(2),
+            attr,
+            layout: Layout::default(),
+            chunks: vec![],
+            losses: vec![],
+            continued: false,
+            replaces: LeaseEpoch(1),
+            zero: None,
+        };
+        c.granted(grant, fx);
+        c.revoked(INO, LeaseEpoch(1), fx);
+        assert!(!c.front_end_done(INO, fx), "what it said was of the lease for reading");
+        let asked = [1, 2].map(|e| Event::Revoke { ino: INO, epoch: LeaseEpoch(e) });
+        assert_eq!(c.events(), asked);
     }
 
     #[test]

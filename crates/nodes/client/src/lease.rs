@@ -393,6 +393,8 @@ impl Client {
         f.deaf = g.epoch;
         f.asking = None;
         f.lease = Some(Lease { kind: g.kind, epoch: g.epoch, unsettled: Nanos::ZERO, since: now });
+        // What the front end was asked to drop was kept under the old one, and so will its answer say.
+        f.revoking = None;
         f.layout = g.layout;
         f.mtime = if f.dirty() { f.mtime.max(g.attr.mtime) } else { g.attr.mtime };
         f.truncate_gen = g.attr.truncate_gen;
