@@ -49,6 +49,8 @@ pub(crate) struct Link {
     pub session_until: Nanos,
     attach_sent: Nanos,
     attach_tries: u32,
+    /// Redirections followed since the last attempt that nobody asked for.
+    hops: usize,
     renew_sent: Nanos,
     renew_due: Nanos,
     awaiting: Option<Nanos>,
@@ -74,6 +76,7 @@ impl Link {
             session_until: Nanos::ZERO,
             attach_sent: Nanos::ZERO,
             attach_tries: 0,
+            hops: 0,
             renew_sent: Nanos::ZERO,
             renew_due: Nanos::ZERO,
             awaiting: None,
@@ -219,6 +222,7 @@ impl Client {
                 if self.link.attach_tries >= 2 {
                     self.link.give_up_leader();
                 }
+                self.link.hops = 0;
                 self.attach(fx);
             }
             return;
@@ -319,12 +323,15 @@ impl Client {
                     self.link.attached = false;
                     self.link.attach_tries = 0;
                     let known = hint.and_then(|h| self.link.mds.iter().position(|m| *m == h));
+                    let another = known.is_some_and(|i| self.link.mds[i] != from);
                     match known {
-                        Some(i) if NodeId::Mds(self.link.mds[i]) != NodeId::Mds(from) => self.link.current = i,
-                        Some(_) => {}
+                        Some(i) => self.link.current = i,
                         None => self.link.current = (self.link.current + 1) % self.link.mds.len(),
                     }
-                    if self.now.since(self.link.attach_sent) >= Nanos::from_millis(20) {
+                    // At once, but not in a tight loop while they name each other.
+                    let follow = another && self.link.hops < self.link.mds.len();
+                    if follow || self.now.since(self.link.attach_sent) >= Nanos::from_millis(20) {
+                        self.link.hops += 1;
                         self.attach(fx);
                     }
                 }
