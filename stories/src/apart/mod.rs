@@ -40,7 +40,7 @@ const SEEN_MAX: u64 = 300;
 const BARE_MAX: u64 = 1500;
 /// … and for one that it may keep: a session and a second.
 const KEPT_MAX: u64 = 31_000;
-/// Locks of a host that is not heard of end with its session, as the group counts it, and the fence behind it.
+/// Locks of a host that is not heard of end with its session, as the group counts it, and the fence behind it, at the latest.
 const LOCK_MAX: u64 = 36_000;
 
 type Part = fn(&mut Ground) -> Result<String>;
@@ -103,11 +103,11 @@ impl Ground {
         said(&mut holder, "hold", "holds")?;
         Ok((holder, dir))
     }
-    /// Another host takes all files of that folder; how long it waited, from `begun` on.
-    fn take(&mut self, dir: &Path, begun: Instant) -> Result<(Player, Taking)> {
+    /// Another host takes all files of that folder, from now on; how long after `begun` that is, in ms.
+    fn take(&mut self, dir: &Path, begun: Instant) -> Result<(Player, u64)> {
         let mut taker = self.player(TAKER, "apart-taker", dir)?;
         taker.order("take")?;
-        Ok((taker, Taking { begun }))
+        Ok((taker, begun.elapsed().as_millis() as u64))
     }
     fn mount_again(&mut self, host: usize) -> Result<()> {
         let options = if host == BARE { "cache=none" } else { "" };
@@ -115,26 +115,21 @@ impl Ground {
     }
 }
 
-/// Files being taken.
-struct Taking {
-    begun: Instant,
-}
-impl Taking {
-    /// Waits until all are.
-    fn ends(self, taker: &mut Player) -> Result<Waits> {
-        let mut w = Waits { read: 0, lock: 0, all: 0 };
-        for _ in 0..3 {
-            let line = taker.hears(PATIENCE)?;
-            let took = self.begun.elapsed().as_millis() as u64;
-            match line.as_str() {
-                "read" => w.read = took,
-                "locked" => w.lock = took,
-                "all" => w.all = took,
-                other => bail!("the taker said `{other}`"),
-            }
+/// Waits until a host has taken all files. `late`: ms from the event until it began.
+fn taken(taker: &mut Player, late: u64) -> Result<Waits> {
+    let mut w = Waits { read: 0, lock: 0, all: 0 };
+    for _ in 0..3 {
+        let line = taker.hears(PATIENCE)?;
+        let (what, ms) = line.split_once(' ').unwrap_or((&line, ""));
+        let Ok(ms) = ms.parse::<u64>() else { bail!("the taker said `{line}`") };
+        match what {
+            "read" => w.read = late + ms,
+            "locked" => w.lock = late + ms,
+            "all" => w.all = late + ms,
+            other => bail!("the taker said `{other}`"),
         }
-        Ok(w)
     }
+    Ok(w)
 }
 
 fn said(p: &mut Player, order: &str, expected: &str) -> Result<()> {
@@ -155,8 +150,8 @@ fn killed(g: &mut Ground) -> Result<String> {
         let (holder, dir) = g.holds(host)?;
         let begun = Instant::now();
         g.hosts.kill(host)?;
-        let (mut taker, taking) = g.take(&dir, begun)?;
-        let w = taking.ends(&mut taker)?;
+        let (mut taker, late) = g.take(&dir, begun)?;
+        let w = taken(&mut taker, late)?;
         drop(holder);
         within("a read", w.read, KILLED_MAX)?;
         within("a lock", w.lock, KILLED_MAX)?;
@@ -179,8 +174,8 @@ fn seen(g: &mut Ground) -> Result<String> {
         let server = serving(g.hosts.host(host).space()?.processes())?;
         let begun = Instant::now();
         kill(server, Signal::SIGKILL)?;
-        let (mut taker, taking) = g.take(&dir, begun)?;
-        let w = taking.ends(&mut taker)?;
+        let (mut taker, late) = g.take(&dir, begun)?;
+        let w = taken(&mut taker, late)?;
         drop(holder);
         within("a read", w.read, SEEN_MAX)?;
         within("a lock", w.lock, SEEN_MAX)?;
@@ -231,12 +226,12 @@ fn apart(
     let begun = Instant::now();
     let mut takers = Vec::new();
     for (host, _, dir) in &holders {
-        let (taker, taking) = g.take(dir, begun)?;
-        takers.push((*host, taker, taking));
+        let (taker, late) = g.take(dir, begun)?;
+        takers.push((*host, taker, late));
     }
     let (mut lines, mut took) = (Vec::new(), Vec::new());
-    for (host, mut taker, taking) in takers {
-        let w = taking.ends(&mut taker)?;
+    for (host, mut taker, late) in takers {
+        let w = taken(&mut taker, late)?;
         within("a read", w.read, if host == KEEPS { KEPT_MAX } else { BARE_MAX })?;
         within("a lock", w.lock, LOCK_MAX)?;
         lines.push(format!(

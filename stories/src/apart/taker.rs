@@ -9,6 +9,7 @@ use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Instant;
 
 /// What it writes.
 const MINE: [u8; 4096] = [b'm'; 4096];
@@ -29,8 +30,10 @@ fn says(line: &str) -> Result<()> {
     Ok(out.flush()?)
 }
 
-/// Says `read`, `locked` and `all` as it comes to them.
+/// Says `read`, `locked` and `all` as it comes to them, each with the ms since it was told to.
 fn take(dir: &Path, files: u64) -> Result<()> {
+    let begun = Instant::now();
+    let says = |what: &str| says(&format!("{what} {}", begun.elapsed().as_millis()));
     std::thread::scope(|s| {
         let reader = s.spawn(|| {
             let f = File::open(locked(dir, 0)).context("open the first file")?;
