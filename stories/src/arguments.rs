@@ -13,6 +13,8 @@ pub struct Arguments {
     pub rounds: Option<u64>,
     /// Size of the large file in MiB.
     pub size: Option<u64>,
+    /// Seconds, where a story lasts for some time.
+    pub seconds: Option<u64>,
     /// Decides every choice of the story.
     pub seed: u64,
     /// Only these parts; empty = all.
@@ -24,11 +26,11 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    /// Parses `--dir --rounds --size --seed --only --options --keep`; `name` is the story's.
+    /// Parses `--dir --rounds --size --seconds --seed --only --options --keep`; `name` is the story's.
     pub fn parse(name: &str, args: &[OsString]) -> Result<Arguments> {
         let dir = PathBuf::from(format!("/var/tmp/pstorage-story-{name}-{}", std::process::id()));
         let (only, options) = (Vec::new(), String::new());
-        let mut a = Arguments { dir, rounds: None, size: None, seed: 1, only, options, keep: false };
+        let mut a = Arguments { dir, rounds: None, size: None, seconds: None, seed: 1, only, options, keep: false };
         let mut args = args.iter();
         while let Some(arg) = args.next() {
             let arg = arg.to_str().with_context(|| format!("{}: not UTF-8", arg.display()))?;
@@ -44,6 +46,7 @@ impl Arguments {
             match arg {
                 "--rounds" => a.rounds = Some(number()?),
                 "--size" => a.size = Some(number()?),
+                "--seconds" => a.seconds = Some(number()?),
                 "--seed" => a.seed = number()?,
                 "--dir" => a.dir = std::path::absolute(value?).context("--dir")?,
                 "--options" => a.options = value?.to_string_lossy().into_owned(),

@@ -30,6 +30,7 @@ pub mod proc;
 pub mod process;
 pub mod product;
 pub mod ready;
+pub mod registers;
 pub mod resume;
 pub mod rot;
 pub mod scrubcost;

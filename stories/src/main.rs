@@ -10,8 +10,8 @@ use stories::arguments::Arguments;
 use stories::forget::writer;
 use stories::forgetfs::{Forgetting, Loss, Options};
 use stories::{
-    apart, back, bench, databases, direct, forget, host, hosts, idle, kills, memory, mounted, posix, ready, resume,
-    rot, scrubcost, share, shared, small,
+    apart, back, bench, databases, direct, forget, host, hosts, idle, kills, memory, mounted, posix, ready, registers,
+    resume, rot, scrubcost, share, shared, small,
 };
 
 const USAGE: &str = "\
@@ -23,8 +23,9 @@ usage: stories forgetfs MOUNTPOINT BACKING [--seed N] [--lose mixed|all] [--memo
          runs COMMAND on a host with that boot id and that shared memory (a fresh one if no folder is named)
        stories direct --dir FOLDER [--ops N] [--seed N]
          changes a file in FOLDER at random with O_DIRECT and compares it with a model
-       stories ready|share|kills|forget|bench|mounted|posix|small|memory|databases|rot|back|resume|idle|scrubcost|shared|apart
-               [--dir FOLDER] [--seed N] [--rounds N] [--size MIB] [--only PART] [--options MOUNT-OPTIONS] [--keep]
+       stories ready|share|kills|forget|bench|mounted|posix|small|memory|databases|rot|back|resume|idle|scrubcost|shared|
+               registers [--dir FOLDER] [--seed N] [--rounds N] [--size MIB] [--seconds N] [--only PART]
+               [--options MOUNT-OPTIONS] [--keep]
          plays a story with the program built beside this one; says its figures, fails beyond its limits";
 
 fn main() -> ExitCode {
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         Some("host-slow") => return inside(hosts::slow::serve(&args[1..])),
         Some("apart-holder") => return inside(apart::holder(&args[1..])),
         Some("apart-taker") => return inside(apart::taker(&args[1..])),
+        Some("registers-player") => return inside(registers::player::player(&args[1..])),
         Some("shared-cells") => return inside(shared::cells::player(&args[1..])),
         Some("shared-folder") => return inside(shared::folder::crowd(&args[1..])),
         Some("shared-handover") => return inside(shared::handover::player(&args[1..])),
@@ -61,6 +63,7 @@ fn main() -> ExitCode {
         Some(name @ "scrubcost") => story(name, &args[1..], scrubcost::run),
         Some(name @ "apart") => story(name, &args[1..], apart::run),
         Some(name @ "shared") => story(name, &args[1..], shared::run),
+        Some(name @ "registers") => story(name, &args[1..], registers::run),
         Some(name @ "kills") => story(name, &args[1..], kills::run),
         Some(other) => Err(format!("no story or tool is called `{other}`\n{USAGE}")),
         None => Err(USAGE.into()),

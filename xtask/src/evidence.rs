@@ -44,6 +44,13 @@ const HOSTS: &[Line] = &[
         figure: Figure::After("apart:"),
         minutes: 30.0,
     },
+    Line {
+        id: "registers",
+        what: "processes on three hosts write and read shared blocks, two thirds by O_DIRECT, for 10 minutes while hosts, chunk servers and leaders are killed, frozen and cut off: linearizable, every fsynced stamp present",
+        cargo: &["run", "--release", "-p", "stories", "--", "registers"],
+        figure: Figure::After("registers:"),
+        minutes: 30.0,
+    },
 ];
 
 const MOUNT: &[Line] = &[

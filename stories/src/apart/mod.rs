@@ -253,6 +253,8 @@ fn apart(
         said(holder, "again", "holds").with_context(|| format!("host{host}"))?;
         said(taker, "check", "yours")?;
     }
+    let holders = holders.into_iter().map(|(_, holder, _)| holder);
+    holders.chain(took).try_for_each(|p| p.end(PATIENCE))?;
     Ok(format!(
         "with pages: {}; without: {}; nothing written afterwards, told once, back by itself",
         lines[0], lines[1]

@@ -1,7 +1,7 @@
 //! What a leader keeps in memory and nowhere else: leases, fences, takeovers, joins, what it heard of servers and
 //! sessions. It is built anew in every term, from what sessions and servers say when they attach and register (L6).
 
-use crate::limits::{DEAD_AFTER_RESET, RECALL_MOST, SERVER_SILENT};
+use crate::limits::{DEAD_AFTER_RESET, RECALL_MOST, RECALL_STUCK, SERVER_SILENT};
 use replica::sequencer::Sequencer;
 use replica::takeover::{Servers, Takeover};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -45,6 +45,8 @@ impl Held {
 pub(crate) struct Recalled {
     pub since: Nanos,
     pub sent: Nanos,
+    /// When its holder said a word about it last.
+    pub said: Nanos,
     /// When its holder had come further than ever before.
     pub moved: Nanos,
     /// What it had left to do then.
@@ -53,18 +55,21 @@ pub(crate) struct Recalled {
 
 impl Recalled {
     pub fn new(now: Nanos) -> Recalled {
-        Recalled { since: now, sent: now, moved: now, left: u64::MAX }
+        Recalled { since: now, sent: now, said: now, moved: now, left: u64::MAX }
     }
     /// Its holder has said that it is about to give it back.
     pub fn answered(&self) -> bool {
         self.left < u64::MAX
     }
-    /// Its holder has had its time: `patience` since it last came further, and not for ever.
+    /// Its holder has had its time: it was silent for `patience`, or came no further for long, or all in all.
     pub fn ignored(&self, now: Nanos, patience: Nanos) -> bool {
-        now.since(self.moved) >= patience || now.since(self.since) >= RECALL_MOST
+        now.since(self.said) >= patience
+            || now.since(self.moved) >= RECALL_STUCK
+            || now.since(self.since) >= RECALL_MOST
     }
     /// Its holder says how much it has left to do.
     pub fn leaving(&mut self, now: Nanos, left: u64) {
+        self.said = now;
         if left < self.left {
             self.left = left;
             self.moved = now;

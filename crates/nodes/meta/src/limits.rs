@@ -7,9 +7,12 @@ use wire::meta::CONTACT;
 pub const TICK: Nanos = Nanos::from_millis(50);
 /// A session as the leader counts it: 1.12 × 30 s, from its last answer.
 pub const SESSION_KEPT: Nanos = Nanos::from_millis(33_600);
-/// A holder may take so long to give a lease back, or to come further with what it has to write out before.
+/// A holder that is to give a lease back may be silent for so long.
 pub const RECALL: Nanos = Nanos::from_millis(3_000);
-/// … and so long however far it comes.
+/// One that says how much it has left to write out may take so long to come further: the server that it waits for may have
+/// to be found dead first.
+pub const RECALL_STUCK: Nanos = Nanos::from_millis(10_000);
+/// … and so long however far it comes before.
 pub const RECALL_MOST: Nanos = Nanos::from_secs(30);
 /// … and so long when its connection is broken.
 pub const RECALL_RESET: Nanos = Nanos::from_millis(300);

@@ -36,8 +36,7 @@ pub(crate) fn of(e: ClientError) -> Errno {
     }
 }
 
-/// Would the same operation, asked again, do what the program wanted? It has no answer yet, so nobody can tell whether it
-/// happened once or twice, as long as it is one that may be repeated.
+/// Would the same operation, asked again, do what the program wanted? Only of those that may happen twice.
 pub(crate) fn passes(e: ClientError) -> bool {
     matches!(
         e,

@@ -202,10 +202,10 @@ fn changes(op: &ClientOp) -> bool {
     }
 }
 
-/// May it happen twice?
+/// May it happen twice? Not what changes content: somebody else may have read and overwritten it in between.
 fn repeatable(op: &ClientOp) -> bool {
     match op {
-        ClientOp::Read { .. } | ClientOp::Write { .. } | ClientOp::Extents { .. } | ClientOp::Truncate { .. } => true,
+        ClientOp::Read { .. } | ClientOp::Extents { .. } => true,
         ClientOp::Meta { op, .. } => {
             !op.is_write() || matches!(op, MetaOp::Setattr { .. } | MetaOp::Forget { .. } | MetaOp::SetLayout { .. })
         }

@@ -206,13 +206,18 @@ fn a_soft_mount_gives_up_and_lets_the_lease_go_later() {
 fn what_may_be_repeated_is_and_what_may_not_fails() {
     let mut b = bench();
     b.open(9);
-    let u = b.ask(9, write(0, 0, false));
+    let read = Op::Read(fuse::request::Read { fh: 0, offset: 0, size: 4096, flags: 0, lock_owner: None });
+    let u = b.ask(9, read);
     for _ in 0..3 {
         b.answer(Err(ClientError::SessionLost));
         assert!(!b.replied(u), "asked again");
     }
-    b.done();
-    assert_eq!(b.reply(u).map(|r| r[0]), Ok(3));
+    b.answer(Ok(ClientAnswer::Data(vec![1; 4096].into())));
+    assert_eq!(b.reply(u), Ok(vec![1; 4096]));
+    b.settle();
+    let u = b.ask(9, write(0, 0, false));
+    b.answer(Err(ClientError::LeaseLost));
+    assert_eq!(b.reply(u), Err(Errno::IO.raw_os_error()), "others may have seen it and written something else since");
     let u = b.ask(1, Op::MkDir { name: b"d", mode: 0o755, umask: 0 });
     b.answer(Err(ClientError::SessionLost));
     assert_eq!(b.reply(u), Err(Errno::IO.raw_os_error()), "it may have been made already");
