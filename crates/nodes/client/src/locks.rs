@@ -3,6 +3,7 @@
 use crate::calls::For;
 use crate::op::{Op, OpKind};
 use crate::{Client, ClientAnswer, ClientError, Event};
+use marks::mark;
 use std::collections::BTreeMap;
 use types::{InodeId, Nanos};
 use wire::LeaseKind;
@@ -96,6 +97,7 @@ impl Client {
         w.known = true;
         w.asked = self.now;
         if w.given_up {
+            mark!("client.lock-given-up-early");
             self.ask_unwait(ticket);
         }
         self.wake = self.wake.min(self.now + ASK_AGAIN);
@@ -112,10 +114,16 @@ impl Client {
     fn ask_unwait(&mut self, number: u64) {
         let Some(w) = self.lock_waits.get(&number) else { return };
         let op = MetaOp::Unwait { ino: w.ino, family: w.family, number };
+        if !self.cfg.rules.given_up_at_the_group {
+            return self.unwaited(number, Ok(MetaOutcome::Lock(LockAnswer::Waits)));
+        }
         self.call(For::Unwait(number), op, LeaseKind::None);
     }
     pub(crate) fn unwaited(&mut self, ticket: u64, outcome: Result<MetaOutcome, MetaError>) {
         if self.lock_waits.remove(&ticket).is_some() {
+            if outcome == Ok(MetaOutcome::Lock(LockAnswer::Held)) {
+                mark!("client.lock-given-up-late");
+            }
             self.answer(ticket, outcome.map(ClientAnswer::Meta).map_err(crate::op::group_error));
         }
     }
@@ -129,13 +137,19 @@ impl Client {
     /// The answer to the question whether it has.
     pub(crate) fn waiting(&mut self, ticket: u64, outcome: Result<MetaOutcome, MetaError>) {
         match outcome {
-            Ok(MetaOutcome::Lock(LockAnswer::Held)) => self.locked(ticket),
+            Ok(MetaOutcome::Lock(LockAnswer::Held)) => {
+                mark!("client.lock-came-unsaid");
+                self.locked(ticket);
+            }
             Ok(_) => {}
             Err(e) => self.unwaited(ticket, Err(e)),
         }
     }
     pub(crate) fn tick_locks(&mut self) {
         let now = self.now;
+        if !self.cfg.rules.lock_waits_asked {
+            return;
+        }
         let due = |w: &Waiter| w.known && !w.given_up && now.since(w.asked) >= ASK_AGAIN;
         let ask: Vec<u64> = self.lock_waits.iter().filter(|(_, w)| due(w)).map(|(t, _)| *t).collect();
         for number in ask {
@@ -143,6 +157,7 @@ impl Client {
             w.asked = now;
             let (ino, family) = (w.ino, w.family);
             let session = self.link.session;
+            mark!("client.lock-asked-again");
             self.call(For::Waiting(number), MetaOp::Waiting { ino, family, session, number }, LeaseKind::None);
         }
     }
@@ -151,9 +166,12 @@ impl Client {
         for (ticket, w) in std::mem::take(&mut self.lock_waits) {
             // What was not answered yet ends with its call.
             if w.known {
+                mark!("client.lock-wait-lost");
                 self.answer(ticket, Err(ClientError::SessionLost));
             }
         }
-        self.events.push(Event::SessionLost);
+        if self.cfg.rules.lost_locks_told {
+            self.events.push(Event::SessionLost);
+        }
     }
 }
