@@ -19,6 +19,7 @@ pub const NAMES: &[&str] = &[
     "client.lock-came-unsaid",
     "client.lock-given-up-early",
     "client.lock-given-up-late",
+    "client.lock-never-asked",
     "client.lock-wait-lost",
     "client.loss-by-mark",
     "client.loss-by-number",

@@ -127,6 +127,8 @@ marks::switches! {
     given_up_at_the_group,
     /// A front end hears that locks are lost with their session (P10).
     lost_locks_told,
+    /// … and what waits for a locked file, or for a lock, when the session ends does not go on under the next one (P10).
+    lost_locks_stop_work,
     }
 }
 

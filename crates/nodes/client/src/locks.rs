@@ -4,10 +4,10 @@ use crate::calls::For;
 use crate::op::{Op, OpKind};
 use crate::{Client, ClientAnswer, ClientError, Event};
 use marks::mark;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use types::{InodeId, Nanos};
 use wire::LeaseKind;
-use wire::locks::{Family, Lock, LockAnswer, LockKind, LockOwner};
+use wire::locks::{Family, Lock, LockAnswer, LockKind, LockOwner, TO_END};
 use wire::names::{MetaError, MetaOp, MetaOutcome};
 
 /// The group is asked again whether a lock has come: word of it may be lost with a leader.
@@ -66,6 +66,8 @@ pub(crate) struct Waiter {
 
 /// By ticket, which is the number under which the group knows the wait.
 pub(crate) type Waiters = BTreeMap<u64, Waiter>;
+/// Who may hold locks: file, family, and what the front end calls the process or open file.
+pub(crate) type Lockers = BTreeSet<(InodeId, Family, u64)>;
 
 impl Client {
     pub(crate) fn start_lock(&mut self, ticket: u64, c: LockCall) {
@@ -74,8 +76,10 @@ impl Client {
         let owner = LockOwner { key: c.key, ..LockOwner::default() };
         let LockCall { ino, family, pid, start, end, .. } = c;
         let lock = |kind| Lock { owner, kind, start, end, pid };
+        let whom = (ino, family, c.key);
         let op = match c.wish {
             LockWish::Set { kind, wait } => {
+                self.lockers.insert(whom);
                 if wait {
                     let asked = self.now;
                     self.lock_waits.insert(ticket, Waiter { ino, family, known: false, given_up: false, asked });
@@ -83,7 +87,12 @@ impl Client {
                 MetaOp::Lock { ino, family, lock: lock(kind), wait: wait.then_some(ticket) }
             }
             LockWish::Test { kind } => MetaOp::TestLock { ino, family, lock: lock(kind) },
-            LockWish::Clear => MetaOp::Unlock { ino, family, owner, start, end },
+            LockWish::Clear => {
+                if start == 0 && end == TO_END {
+                    self.lockers.remove(&whom);
+                }
+                MetaOp::Unlock { ino, family, owner, start, end }
+            }
         };
         self.call(For::Program(ticket), op, LeaseKind::None);
     }
@@ -161,8 +170,18 @@ impl Client {
             self.call(For::Waiting(number), MetaOp::Waiting { ino, family, session, number }, LeaseKind::None);
         }
     }
-    /// All locks are gone with the session.
+    /// All locks are gone with the session. What was asked of locked files before does not go on under the next session:
+    /// others may have had the lock meanwhile, and nobody knows whether the program counted on it.
     pub(crate) fn locks_lost(&mut self) {
+        let files: BTreeSet<InodeId> = std::mem::take(&mut self.lockers).into_iter().map(|(ino, ..)| ino).collect();
+        if self.cfg.rules.lost_locks_stop_work {
+            files.into_iter().for_each(|ino| self.fail_waiting(ino, ClientError::SessionLost));
+            for ticket in self.unasked_locks() {
+                mark!("client.lock-never-asked");
+                self.lock_waits.remove(&ticket);
+                self.answer(ticket, Err(ClientError::SessionLost));
+            }
+        }
         for (ticket, w) in std::mem::take(&mut self.lock_waits) {
             // What was not answered yet ends with its call.
             if w.known {

@@ -264,6 +264,8 @@ pub const FINDS: &[(&str, &str)] = &[
     ("given_up_at_the_group", "lock-given-up"),
     ("locks_committed", "lock-of-a-lonely-leader"),
     ("lost_locks_told", "lock-lost-unnoticed"),
+    ("lost_locks_stop_work", "write-of-a-lost-lock"),
+    ("lost_locks_stop_work", "lock-asked-while-cut-off"),
 ];
 
 #[cfg(test)]

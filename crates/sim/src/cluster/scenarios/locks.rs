@@ -41,6 +41,16 @@ pub fn all() -> Vec<(&'static str, &'static str, Script)> {
             "a client is cut off until its session is over, and its program goes on as if it held its lock",
             lost_unnoticed as Script,
         ),
+        (
+            "write-of-a-lost-lock",
+            "… and its write, asked for while it was cut off, goes out when it is back",
+            write_of_a_lost_lock as Script,
+        ),
+        (
+            "lock-asked-while-cut-off",
+            "a client that is cut off until its session is over is asked for a lock meanwhile",
+            asked_while_cut_off as Script,
+        ),
     ]
 }
 
@@ -311,5 +321,37 @@ fn lost_lock_writes_nothing(mut c: Cast, late: usize, value: u64) -> Result<(), 
     ask(&mut c, a, LockOp::Close)?;
     hold(&mut c, "a byte of a file opened again", a, write(0, 1))?;
     same("under the lock", look(&mut c, a)?.1, value)?;
+    finish(c)
+}
+
+fn write_of_a_lost_lock(mutant: Option<&str>) -> Result<(), String> {
+    let mut c = cast(mutant)?;
+    let (late, value) = lost(&mut c, true)?;
+    lost_lock_writes_nothing(c, late, value)
+}
+
+fn asked_while_cut_off(mutant: Option<&str>) -> Result<(), String> {
+    let mut c = cast(mutant)?;
+    let (a, b) = ((c.clients[0], 1), (c.clients[1], 1));
+    // Both know the file.
+    for p in [a, b] {
+        ask(&mut c, p, LockOp::Close)?;
+    }
+    hold(&mut c, "a free byte", b, write(0, 1))?;
+    let mds = c.mds.clone();
+    c.cut_off(a.0, &mds);
+    c.stage.run_for(2 * S);
+    let index = begin(&mut c, a, wait(0, 1))?;
+    c.stage.run_for(40 * S);
+    c.mend_off(a.0, &mds);
+    match c.stage.wait(index)? {
+        AppAnswer::Failed(_) => {}
+        other => return Err(format!("a lock asked for in a session that is over: {other:?}")),
+    }
+    ask(&mut c, b, clear(0, 1))?;
+    hold(&mut c, "what nobody waits for", b, write(0, 1))?;
+    ask(&mut c, b, LockOp::Close)?;
+    ask(&mut c, a, LockOp::Close)?;
+    hold(&mut c, "a free byte of a file opened again", a, write(0, 1))?;
     finish(c)
 }
