@@ -72,7 +72,7 @@ pub struct Programs {
 impl Programs {
     /// Programs that lock `file`.
     pub fn new(file: u32, mut rng: Rng) -> Programs {
-        Programs { file, zeal: rng.range(2, 9) as u32, rng, all: Vec::new() }
+        Programs { file, zeal: rng.range(1, 3) as u32, rng, all: Vec::new() }
     }
     /// Programs of a client that wait for an operation.
     pub fn busy(&self, slot: SlotId) -> usize {
@@ -150,7 +150,7 @@ impl Programs {
                 let (writes, waits) = (eager || self.rng.percent(75), eager || self.rng.percent(85));
                 Next::Lock(Look { counter, start, end, writes, waits, section: 0 })
             }
-            55..85 => Next::Play(Family::Bytes, 2 + self.rng.below(5) as u32),
+            55..85 => Next::Play(Family::Bytes, 2 + self.rng.below(3) as u32),
             _ => Next::Play(Family::Whole, 1 + self.rng.below(3) as u32),
         }
     }
@@ -166,7 +166,9 @@ impl Programs {
             (Next::Lock(look), AppAnswer::Lock(LockSaid::Held { .. })) | (Next::Trim(look), _) => Next::Read(look),
             (Next::Read(look), AppAnswer::Blocks(_)) if look.writes => Next::Write(look),
             (Next::Write(look), AppAnswer::Done) if self.rng.percent(40) => Next::Flush(look),
-            (Next::Play(family, 0), _) | (Next::Play(family, _), AppAnswer::Lock(LockSaid::Circle)) => Next::Leave(family),
+            (Next::Play(family, 0), _) | (Next::Play(family, _), AppAnswer::Lock(LockSaid::Circle)) => {
+                Next::Leave(family)
+            }
             (Next::Play(family, n), _) => Next::Play(family, n - 1),
             (Next::Leave(_) | Next::Idle, _) => Next::Idle,
             _ if self.rng.percent(30) => Next::Close,

@@ -184,7 +184,8 @@ impl Run<'_> {
         let took = self.world.now() - from;
         if whole && theirs && took > RESUME {
             self.judge()?;
-            let what = format!("no lock was held by anybody who is gone, and they were granted only after {} ms", took / MS);
+            let what =
+                format!("no lock was held by anybody who is gone, and they were granted only after {} ms", took / MS);
             return Err(self.stalled(&what, RESUME));
         }
         self.locked = (whole && theirs).then_some(took);
@@ -262,7 +263,8 @@ impl Run<'_> {
             held && r.start > from && matches!(r.op, AppOp::Lock { op: LockOp::Set { wait: true, .. }, .. })
         };
         let after = self.work.history.records.partition_point(|r| r.start <= from);
-        let with: BTreeSet<SlotId> = self.work.history.records[after..].iter().filter(granted).map(|r| r.slot).collect();
+        let with: BTreeSet<SlotId> =
+            self.work.history.records[after..].iter().filter(granted).map(|r| r.slot).collect();
         self.system.load().guarded.is_none() || self.world.slots_of(Role::Client).iter().all(|s| with.contains(s))
     }
 

@@ -16,6 +16,8 @@ pub struct Load {
     pub names: bool,
     /// Truncations, zeros and buffered writes are part of the load.
     pub cuts: bool,
+    /// Clients; where there are more than two, each does less, so that a run costs the same.
+    pub clients: u32,
     /// The file whose blocks are counters under its locks; locks are part of the load.
     pub guarded: Option<u32>,
 }

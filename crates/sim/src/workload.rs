@@ -62,7 +62,7 @@ impl Workload {
         let programs = load.guarded.map(|file| Programs::new(file, more.fork(19)));
         Workload {
             depth,
-            pause: rng.range(20, 60) * MS,
+            pause: rng.range(20, 60) * MS * u64::from(load.clients.max(2)) / 2,
             turns: rng.clone().fork(18),
             mix,
             cuts,

@@ -410,7 +410,9 @@ fn command(r: &mut Rng, w: &World) -> Command {
                 0 => MetaOp::NewCs { nonce: r.below(8) },
                 1..=4 => inode_op(r, &m),
                 // Few files, so that they get into each other's way.
-                5..=9 => lock_op(r, *known_inodes.iter().take(4).nth(r.below(4) as usize).unwrap_or(&InodeId(1)), session),
+                5..=9 => {
+                    lock_op(r, *known_inodes.iter().take(4).nth(r.below(4) as usize).unwrap_or(&InodeId(1)), session)
+                }
                 _ => names_op(r, &m),
             };
             let keepers = (0..r.below(3)).map(|_| (ino(r, &m), SessionId(1 + r.below(20)))).collect();

@@ -107,15 +107,12 @@ pub fn check(records: &[Record], over: &BTreeMap<u64, u64>) -> Result<(), (Vec<u
                 table.carve(by, held.bytes, |_| None);
                 table.0.push(held);
             }
-            (
-                LockOp::Test { family, kind, start, end },
-                false,
-                Some(AppAnswer::Lock(LockSaid::Held { .. })),
-            ) => {
+            (LockOp::Test { family, kind, start, end }, false, Some(AppAnswer::Lock(LockSaid::Held { .. }))) => {
                 let table = tables.entry((file, family)).or_default();
                 let throughout = |h: &&Held| h.since <= r.start && alive(h);
                 if let Some(h) = table.against(by, kind, (start, end)).find(throughout) {
-                    let text = format!("file {file} {family:?}: {kind:?} {start}..{end} is said to be free while {h:?}");
+                    let text =
+                        format!("file {file} {family:?}: {kind:?} {start}..{end} is said to be free while {h:?}");
                     return Err((vec![h.index, i], text));
                 }
             }

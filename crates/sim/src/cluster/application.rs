@@ -269,16 +269,7 @@ impl Application {
         self.client.submit(now, ticket, translate(&op, ino), fx);
         self.asked.insert(ticket, op);
     }
-    fn lock(
-        &mut self,
-        now: Nanos,
-        ticket: u64,
-        ino: InodeId,
-        owner: u64,
-        wish: LockOp,
-        op: AppOp,
-        fx: &mut Effects,
-    ) {
+    fn lock(&mut self, now: Nanos, ticket: u64, ino: InodeId, owner: u64, wish: LockOp, op: AppOp, fx: &mut Effects) {
         match self.locking.ask(ticket, ino, owner, wish) {
             Asks::Nothing => self.finished.push((ticket, AppAnswer::Done)),
             Asks::Lost => self.finished.push((ticket, AppAnswer::Failed(LOST.into()))),

@@ -128,7 +128,8 @@ impl System for Cluster {
     fn load(&self) -> Load {
         // Two chunks of each file; single blocks, a range across a unit's edge, a whole unit, and the chunks' border.
         let ranges = vec![(0, 3), (14, 4), (32, 16), (CHUNK_BLOCKS - 2, 4)];
-        Load { files: self.shape.files, ranges, names: true, cuts: true, guarded: Some(self.shape.files) }
+        let Shape { files, clients, .. } = self.shape;
+        Load { files, ranges, names: true, cuts: true, clients, guarded: Some(files) }
     }
 
     fn may_cut(&mut self, world: &mut World, hosts: &[HostId]) -> bool {

@@ -270,8 +270,8 @@ pub const FINDS: &[(&str, &str)] = &[
 
 #[cfg(test)]
 mod tests {
-    use super::{FINDS, all};
     use super::super::Switches;
+    use super::{FINDS, all};
 
     /// A script that no mutant fails may have stopped doing what it says.
     #[test]

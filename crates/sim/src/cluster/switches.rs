@@ -36,7 +36,8 @@ mod tests {
     #[test]
     fn each_name_switches_something_else_off() {
         let names = Switches::names();
-        let all: BTreeSet<String> = names.iter().map(|n| format!("{:?}", Switches::without(Some(n)).unwrap())).collect();
+        let all: BTreeSet<String> =
+            names.iter().map(|n| format!("{:?}", Switches::without(Some(n)).unwrap())).collect();
         assert_eq!(all.len(), names.len());
         assert!(!all.contains(&format!("{:?}", Switches::ALL)));
         assert_eq!(Switches::without(Some("no such rule")), None);

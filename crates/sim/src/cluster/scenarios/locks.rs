@@ -28,7 +28,11 @@ pub fn all() -> Vec<(&'static str, &'static str, Script)> {
         ),
         ("locks-of-the-dead", "a client dies while another one waits for its lock", of_the_dead as Script),
         ("locks-waited-for-by-the-dead", "a client dies while it waits for a lock", waited_for_by_the_dead as Script),
-        ("lock-asked-twice", "a lock that was asked for twice arrives again when it is given up", asked_twice as Script),
+        (
+            "lock-asked-twice",
+            "a lock that was asked for twice arrives again when it is given up",
+            asked_twice as Script,
+        ),
         ("lock-word-lost", "the word that a lock has come is lost", word_lost as Script),
         ("lock-given-up", "somebody waits no longer, and then the lock is free", given_up as Script),
         (
@@ -340,7 +344,8 @@ fn asked_while_cut_off(mutant: Option<&str>) -> Result<(), String> {
     hold(&mut c, "a free byte", b, write(0, 1))?;
     let mds = c.mds.clone();
     c.cut_off(a.0, &mds);
-    c.stage.run_for(2 * S);
+    // Until it has noticed.
+    c.stage.run_for(8 * S);
     let index = begin(&mut c, a, wait(0, 1))?;
     c.stage.run_for(40 * S);
     c.mend_off(a.0, &mds);
