@@ -286,7 +286,10 @@ impl<K: Kv> State<K> {
                 self.discard(ino, r.index, gone);
             }
         }
-        gone.extend(done.removed);
+        if let Some(dir) = done.removed {
+            self.locks.file_gone(&mut self.kv, dir);
+            gone.push(dir);
+        }
         Ok(done.outcome)
     }
 
