@@ -61,7 +61,7 @@ impl Choice {
                 use sim::cluster::{Shape, Switches};
                 let switches = Switches::without(m).ok_or_else(|| unknown(m.unwrap_or_default()))?;
                 // Every third run has three clients.
-                let clients = if seed % 3 == 0 { 3 } else { 2 };
+                let clients = if seed.is_multiple_of(3) { 3 } else { 2 };
                 let shape = Shape { switches, clients, damage: self.plan.damage, pages: true, ..Shape::default() };
                 Ok(Box::new(sim::cluster::Cluster::new(shape)))
             }
