@@ -53,8 +53,9 @@ pub fn all() -> Vec<(&'static str, &'static str, Script)> {
         (
             "lock-asked-while-cut-off",
             "a client that is cut off until its session is over is asked for a lock meanwhile",
-            asked_while_cut_off as Script,
+            |m| asked_while_cut_off(m, false),
         ),
+        ("lock-waited-for-while-cut-off", "… or has waited for one since before", |m| asked_while_cut_off(m, true)),
     ]
 }
 
@@ -334,7 +335,7 @@ fn write_of_a_lost_lock(mutant: Option<&str>) -> Result<(), String> {
     lost_lock_writes_nothing(c, late, value)
 }
 
-fn asked_while_cut_off(mutant: Option<&str>) -> Result<(), String> {
+fn asked_while_cut_off(mutant: Option<&str>, before: bool) -> Result<(), String> {
     let mut c = cast(mutant)?;
     let (a, b) = ((c.clients[0], 1), (c.clients[1], 1));
     // Both know the file.
@@ -343,10 +344,12 @@ fn asked_while_cut_off(mutant: Option<&str>) -> Result<(), String> {
     }
     hold(&mut c, "a free byte", b, write(0, 1))?;
     let mds = c.mds.clone();
+    let early = if before { Some(begin(&mut c, a, wait(0, 1))?) } else { None };
+    c.stage.run_for(S);
     c.cut_off(a.0, &mds);
     // Until it has noticed.
     c.stage.run_for(8 * S);
-    let index = begin(&mut c, a, wait(0, 1))?;
+    let index = early.map_or_else(|| begin(&mut c, a, wait(0, 1)), Ok)?;
     c.stage.run_for(40 * S);
     c.mend_off(a.0, &mds);
     match c.stage.wait(index)? {
