@@ -161,7 +161,9 @@ impl Workload {
 
     /// The turn of one client's application: starts an operation, perhaps. Returns when to be called next.
     pub fn turn(&mut self, world: &mut World, slot: SlotId) -> u64 {
-        let pause = MS + self.rng.below(self.pause);
+        // When it is measured how soon everybody goes on, nobody is slow for the number of others.
+        let crowd = if self.eager { u64::from(self.load.clients.max(2)) } else { 2 };
+        let pause = MS + self.rng.below(self.pause * 2 / crowd);
         self.refresh(world, slot);
         let mut programs = self.programs.take();
         if let Some(p) = &mut programs {
