@@ -1,6 +1,7 @@
 //! What the simulator asks of a process beyond being a node: to be started, stopped, used by an application and looked into.
 
 use crate::block::Seen;
+use crate::lock_op::{LockOp, LockSaid};
 use host::memory::{MemoryDisk, MemoryRing};
 use host::node::{Effects, Node};
 use std::any::Any;
@@ -136,6 +137,15 @@ pub enum AppOp {
     },
     /// Something about names.
     Name(NameOp),
+    /// Something about locks.
+    Lock {
+        /// Which file.
+        file: u32,
+        /// What the host calls the process or the open file.
+        owner: u64,
+        /// What.
+        op: LockOp,
+    },
 }
 
 impl AppOp {
@@ -148,6 +158,7 @@ impl AppOp {
             | AppOp::Zero { file, .. }
             | AppOp::Bytes { file, .. }
             | AppOp::Flush { file }
+            | AppOp::Lock { file, .. }
             | AppOp::Close { file } => Some(*file),
             AppOp::Name(_) => None,
         }
@@ -305,6 +316,8 @@ pub enum AppAnswer {
     Extents(Vec<(u64, u64, bool)>),
     /// Outcome of a [`NameOp`].
     Name(NameAnswer),
+    /// Outcome of a [`LockOp`].
+    Lock(LockSaid),
     /// It failed; a write may or may not have been carried out.
     Failed(String),
 }

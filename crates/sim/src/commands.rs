@@ -44,11 +44,11 @@ impl Choice {
         };
         let choice = Choice { plan: Plan { damage: a.has("damage"), ..choice.plan }, ..choice };
         if a.command != "images" {
-            choice.make()?;
+            choice.make(0)?;
         }
         Ok(choice)
     }
-    fn make(&self) -> Result<Box<dyn System>, String> {
+    fn make(&self, seed: u64) -> Result<Box<dyn System>, String> {
         let unknown = |m: &str| format!("no mutant `{m}`; there are {:?}", self.mutants());
         match (self.system.as_str(), self.mutant.as_deref()) {
             ("quorum", None) => Ok(Box::new(Quorum::new(None))),
@@ -58,12 +58,11 @@ impl Choice {
             }
             #[cfg(feature = "cluster")]
             ("cluster", m) => {
-                use replica::rules::Rules;
-                let rules = match m {
-                    None => Rules::ALL,
-                    Some(m) => Rules::without(m).ok_or_else(|| unknown(m))?,
-                };
-                let shape = sim::cluster::Shape { rules, damage: self.plan.damage, pages: true, ..Default::default() };
+                use sim::cluster::{Shape, Switches};
+                let switches = Switches::without(m).ok_or_else(|| unknown(m.unwrap_or_default()))?;
+                // Every third run has three clients.
+                let clients = if seed.is_multiple_of(3) { 3 } else { 2 };
+                let shape = Shape { switches, clients, damage: self.plan.damage, pages: true, ..Shape::default() };
                 Ok(Box::new(sim::cluster::Cluster::new(shape)))
             }
             (other, _) => Err(format!("no system `{other}`; there are {SYSTEMS:?}")),
@@ -72,13 +71,13 @@ impl Choice {
     fn mutants(&self) -> Vec<&'static str> {
         #[cfg(feature = "cluster")]
         if self.system == "cluster" {
-            return replica::rules::Rules::NAMES.to_vec();
+            return sim::cluster::Switches::names();
         }
         Bug::ALL.iter().map(|b| b.0).collect()
     }
     fn run(&self, seed: u64) -> Result<Outcome, String> {
         SEED.set(seed);
-        Ok(run(seed, self.make()?.as_mut(), self.plan, None))
+        Ok(run(seed, self.make(seed)?.as_mut(), self.plan, None))
     }
 }
 
@@ -165,6 +164,8 @@ struct Totals {
     /// Runs in which every chunk had enough clean copies when the faults ended, and the longest that it took then.
     whole: u64,
     resumed: u64,
+    /// … and the longest that it took until every client had a lock, where nobody who was gone held one.
+    locked: u64,
     stale: u64,
     coverage: Coverage,
 }
@@ -180,6 +181,7 @@ impl Totals {
         self.time += o.stats.time / 1_000_000_000;
         self.whole += u64::from(o.stats.resumed.is_some());
         self.resumed = self.resumed.max(o.stats.resumed.unwrap_or(0));
+        self.locked = self.locked.max(o.stats.locked.unwrap_or(0));
         self.stale += o.stats.stale;
         self.coverage.add(&o.stats.coverage);
         if let Some(f) = &o.failure {
@@ -216,7 +218,12 @@ fn seeds(choice: &Choice, first: u64, count: u64, jobs: u64, stop: bool, wish: W
     if let Some(s) = t.first_failed {
         println!("first failing seed: {s}");
     }
-    println!("enough clean copies at the end of the faults: {} seeds, longest pause {} ms", t.whole, t.resumed / MS);
+    println!(
+        "enough clean copies at the end of the faults: {} seeds, longest pause {} ms, of locks {} ms",
+        t.whole,
+        t.resumed / MS,
+        t.locked / MS
+    );
     if choice.plan.rates > ASSUMED {
         println!("clocks beyond what is assumed: {} stale reads", t.stale);
     }
@@ -242,10 +249,10 @@ fn single(choice: &Choice, seed: u64, trace: bool) -> Result<bool, String> {
     SEED.set(seed);
     let sink = |now: u64, line: &str| println!("{:>12.6} {line}", now as f64 / 1e9);
     let listen = trace.then(|| Box::new(sink) as sim::trace::Sink);
-    let o = run(seed, choice.make()?.as_mut(), choice.plan, listen);
+    let o = run(seed, choice.make(seed)?.as_mut(), choice.plan, listen);
     let s = &o.stats;
-    let [w, r, f, n] = s.kinds;
-    println!("acknowledged {} (writes {w}, reads {r}, flushes {f}, names {n})", s.acknowledged);
+    let [w, r, f, n, l] = s.kinds;
+    println!("acknowledged {} (writes {w}, reads {r}, flushes {f}, names {n}, locks {l})", s.acknowledged);
     println!("failed {}, never ended {}, losses of all memory {}", s.failed, s.open, s.losses);
     println!("faults {:?}", s.faults);
     println!("network {:?}", s.net);

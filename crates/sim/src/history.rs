@@ -29,6 +29,17 @@ pub struct Loss {
     pub regions: Vec<(u32, u32, u32)>,
 }
 
+/// A program looked at a counter under a lock, and perhaps moved it on: numbers of its operations.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Section {
+    /// The read.
+    pub read: usize,
+    /// The write that rests on it.
+    pub write: Option<usize>,
+    /// A flush of that.
+    pub flush: Option<usize>,
+}
+
 /// All operations of a run.
 #[derive(Default)]
 pub struct History {
@@ -36,6 +47,10 @@ pub struct History {
     pub records: Vec<Record>,
     /// In order of time.
     pub losses: Vec<Loss>,
+    /// What was done to counters, in order of start.
+    pub sections: Vec<Section>,
+    /// Sessions that were over at a time at which something was answered about locks, by number: since when at the latest.
+    pub over: BTreeMap<u64, u64>,
 }
 
 /// A flush: start, end, ended well.
@@ -54,7 +69,8 @@ impl History {
         self.records.iter().filter(well).filter(|r| which(r)).count()
     }
 
-    fn losses_of(&self, file: u32, block: u32) -> Vec<u64> {
+    /// When all copies of a block lost their memory.
+    pub fn losses_of(&self, file: u32, block: u32) -> Vec<u64> {
         let hit = |l: &&Loss| l.regions.iter().any(|(f, b, n)| *f == file && (*b..b + n).contains(&block));
         self.losses.iter().filter(hit).map(|l| l.at).collect()
     }

@@ -1,10 +1,11 @@
 //! One seed: build, load and break the system for a minute, then let it settle and judge.
 
-use crate::actor::{AppOp, Role, SlotId};
+use crate::actor::{AppAnswer, AppOp, Role, SlotId};
 use crate::check;
 use crate::coverage::Coverage;
 use crate::faults::{Fault, Faults};
 use crate::history::{History, Record};
+use crate::lock_op::{LockOp, LockSaid};
 use crate::network::{NetConfig, NetStats};
 use crate::rng::Rng;
 use crate::slot::RATE_MAX;
@@ -13,7 +14,7 @@ use crate::trace::Sink;
 use crate::workload::Workload;
 use crate::world::{MS, S, World};
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Lengths of the phases in simulated nanoseconds.
 #[derive(Clone, Copy, Debug)]
@@ -58,8 +59,8 @@ pub struct Failure {
 pub struct Stats {
     /// Operations that ended well.
     pub acknowledged: u64,
-    /// Of these: writes, reads, flushes, operations on names.
-    pub kinds: [u64; 4],
+    /// Of these: writes, reads, flushes, operations on names, on locks.
+    pub kinds: [u64; 5],
     /// Operations that ended with an error.
     pub failed: u64,
     /// Operations that never ended.
@@ -76,6 +77,8 @@ pub struct Stats {
     pub time: u64,
     /// From the last fault until operations flowed again, where every chunk had enough clean copies.
     pub resumed: Option<u64>,
+    /// From the last fault until every client had a lock, where nobody who was gone held one.
+    pub locked: Option<u64>,
     /// Reads that were stale and are excused by clocks beyond what is assumed.
     pub stale: u64,
     /// What was passed on the way.
@@ -108,6 +111,7 @@ struct Run<'a> {
     /// When the faults ended.
     calm_at: u64,
     resumed: Option<u64>,
+    locked: Option<u64>,
     stale: Cell<u64>,
     rates: u64,
 }
@@ -126,8 +130,8 @@ pub fn run(seed: u64, system: &mut dyn System, plan: Plan, listen: Option<Sink>)
     let work = Workload::new(system.load(), rng.fork(3));
     let faults = Faults::new(rng.fork(4), plan.damage);
     let rates = plan.rates;
-    let (resumed, stale) = (None, Cell::new(0));
-    let mut run = Run { world, system, work, faults, calm: false, calm_at: 0, resumed, stale, rates };
+    let (resumed, locked, stale) = (None, None, Cell::new(0));
+    let mut run = Run { world, system, work, faults, calm: false, calm_at: 0, resumed, locked, stale, rates };
     let failure = run.all(plan).err().map(|mut f| {
         let how = if plan.damage { " --damage" } else { "" };
         f.detail = format!("seed {seed}; replay with: sim run --seed {seed}{how} --trace\n{}", f.detail);
@@ -156,8 +160,11 @@ impl Run<'_> {
         self.world.calm();
         let from = self.world.now();
         self.calm_at = from;
-        // Where a chunk has too few clean copies somebody has to be waited for first.
+        self.work.eager = true;
+        // Where a chunk has too few clean copies somebody has to be waited for first, and where a lock is held by somebody who
+        // is not there any more.
         let whole = self.system.whole(&mut self.world);
+        let theirs = self.system.locks_alive(&mut self.world);
         if !self.until(from + plan.recover, |run| run.flows(from))? {
             self.judge()?;
             return Err(self.stalled("operations do not flow after the last fault", plan.recover));
@@ -170,6 +177,18 @@ impl Run<'_> {
             let what = format!("every chunk had enough clean copies, and operations flowed again only after {ms} ms");
             return Err(self.stalled(&what, RESUME));
         }
+        if !self.until(from + plan.recover, |run| run.locks_flow(from))? {
+            self.judge()?;
+            return Err(self.stalled("locks are not granted after the last fault", plan.recover));
+        }
+        let took = self.world.now() - from;
+        if whole && theirs && took > RESUME {
+            self.judge()?;
+            let what =
+                format!("no lock was held by anybody who is gone, and they were granted only after {} ms", took / MS);
+            return Err(self.stalled(&what, RESUME));
+        }
+        self.locked = (whole && theirs).then_some(took);
         self.work.quiet = true;
         self.world.note(|| "QUIET".into());
         let from = self.world.now();
@@ -197,7 +216,7 @@ impl Run<'_> {
         self.world.mark(self.world.now() + 50 * MS, MARK_PHASE);
         while self.world.next_event().is_some_and(|t| t <= at) {
             let mark = self.world.step();
-            self.work.collect(&mut self.world);
+            self.work.collect(&mut self.world, self.system);
             if let Some(v) = self.world.violations().first() {
                 return Err(failure(v.clone()));
             }
@@ -226,13 +245,27 @@ impl Run<'_> {
 
     /// Every client has had reads and writes acknowledged that began after `from`.
     fn flows(&self, from: u64) -> bool {
+        let files = self.system.load().files;
         let enough = |slot: SlotId, which: fn(&AppOp) -> bool| {
-            self.work.history.since(from, |r| r.slot == slot && r.start > from && which(&r.op)) >= FLOW
+            let counts = |r: &Record| r.slot == slot && r.start > from && which(&r.op) && r.op.file() < Some(files);
+            self.work.history.since(from, counts) >= FLOW
         };
         self.world
             .slots_of(Role::Client)
             .into_iter()
             .all(|s| enough(s, |o| matches!(o, AppOp::Write { .. })) && enough(s, |o| matches!(o, AppOp::Read { .. })))
+    }
+
+    /// Every client has had a lock that it asked for after `from`.
+    fn locks_flow(&self, from: u64) -> bool {
+        let granted = |r: &&Record| {
+            let held = matches!(r.end, Some((_, AppAnswer::Lock(LockSaid::Held { .. }))));
+            held && r.start > from && matches!(r.op, AppOp::Lock { op: LockOp::Set { wait: true, .. }, .. })
+        };
+        let after = self.work.history.records.partition_point(|r| r.start <= from);
+        let with: BTreeSet<SlotId> =
+            self.work.history.records[after..].iter().filter(granted).map(|r| r.slot).collect();
+        self.system.load().guarded.is_none() || self.world.slots_of(Role::Client).iter().all(|s| with.contains(s))
     }
 
     fn stalled(&mut self, what: &str, limit: u64) -> Failure {
@@ -267,6 +300,7 @@ impl Run<'_> {
                 kind(|o| matches!(o, AppOp::Read { .. })),
                 kind(|o| matches!(o, AppOp::Flush { .. })),
                 kind(|o| matches!(o, AppOp::Name(_))),
+                kind(|o| matches!(o, AppOp::Lock { .. })),
             ],
             failed: ended - acknowledged,
             open: h.records.len() as u64 - ended,
@@ -276,6 +310,7 @@ impl Run<'_> {
             counts: self.world.counts.clone(),
             time: self.world.now(),
             resumed: self.resumed,
+            locked: self.locked,
             stale: self.stale.get(),
             coverage: {
                 let mut c = self.world.coverage.clone();
@@ -291,11 +326,12 @@ fn anomaly(history: &History, (file, block): (u32, u32), a: &check::register::An
     Failure { reason, detail: history.print(file, block) }
 }
 
-/// Judges what applications saw: every block a register, every directory exact.
+/// Judges what applications saw: every block a register, every directory exact, locks exclusive and worth something.
 pub fn judge(history: &History) -> Result<(), Failure> {
     for (at, (ops, losses)) in history.registers() {
         check::register::check(&ops, &losses).map_err(|a| anomaly(history, at, &a))?;
     }
+    judge_locks(history, true)?;
     judge_names(history)
 }
 
@@ -306,8 +342,22 @@ pub fn judge_loosely(history: &History, before: u64) -> Result<u64, Failure> {
         let slot = |index: usize| history.records[index].slot;
         stale += check::stale::check(ops, &losses, before, slot).map_err(|a| anomaly(history, at, &a))?;
     }
+    judge_locks(history, false)?;
     judge_names(history)?;
     Ok(stale)
+}
+
+/// Nobody holds what somebody else holds, and what was done under locks is there. Not `strict`: mere reads may be stale.
+fn judge_locks(history: &History, strict: bool) -> Result<(), Failure> {
+    let file = |i: &usize| history.records[*i].op.file().unwrap_or_default();
+    check::exclusion::check(&history.records, &history.over).map_err(|(indexes, text)| Failure {
+        detail: indexes.last().map_or(String::new(), |i| check::exclusion::print(&history.records, file(i), *i)),
+        reason: format!("locks: {text} (operations {indexes:?})"),
+    })?;
+    check::counters::check(history, strict).map_err(|(indexes, text)| Failure {
+        detail: indexes.last().map_or(String::new(), |i| check::exclusion::print(&history.records, file(i), *i)),
+        reason: format!("counter: {text} (operations {indexes:?})"),
+    })
 }
 
 fn judge_names(history: &History) -> Result<(), Failure> {

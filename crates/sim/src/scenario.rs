@@ -59,7 +59,7 @@ impl<Sys: System> Stage<Sys> {
         let at = self.world.now() + time;
         while self.world.next_event().is_some_and(|t| t <= at) {
             self.world.step();
-            self.work.collect(&mut self.world);
+            self.work.collect(&mut self.world, &mut self.system);
         }
         self.world.run_until(at);
     }
@@ -71,7 +71,7 @@ impl<Sys: System> Stage<Sys> {
                 return Err(format!("waited {} ms in vain for: {what}", limit / MS));
             }
             self.world.step();
-            self.work.collect(&mut self.world);
+            self.work.collect(&mut self.world, &mut self.system);
         }
         Ok(())
     }

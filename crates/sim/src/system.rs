@@ -16,6 +16,10 @@ pub struct Load {
     pub names: bool,
     /// Truncations, zeros and buffered writes are part of the load.
     pub cuts: bool,
+    /// Clients; where there are more than two, each does less, so that a run costs the same.
+    pub clients: u32,
+    /// The file whose blocks are counters under its locks; locks are part of the load.
+    pub guarded: Option<u32>,
 }
 
 /// A system under simulation.
@@ -37,6 +41,14 @@ pub trait System {
     fn losses(&mut self, world: &mut World, hosts: &[HostId]) -> Vec<(u32, u32, u32)>;
     /// Has everything stored enough sound copies on running servers, so that nobody has to be waited for?
     fn whole(&mut self, world: &mut World) -> bool;
+    /// Sessions that ended since this was asked last, by number.
+    fn sessions_over(&mut self) -> Vec<u64> {
+        Vec::new()
+    }
+    /// Does everybody who holds or waits for a lock live?
+    fn locks_alive(&mut self, _world: &mut World) -> bool {
+        true
+    }
     /// Nothing is left to repair. The error says what is.
     fn settled(&mut self, world: &mut World) -> Result<(), String>;
     /// After settling, with nothing outstanding: copies are equal, records agree, nothing leaks.

@@ -2,8 +2,9 @@
 
 use crate::actor::{AppAnswer, AppOp, NameAnswer, NameOp, Role, SlotId};
 use crate::history::{History, Record};
+use crate::programs::Programs;
 use crate::rng::Rng;
-use crate::system::Load;
+use crate::system::{Load, System};
 use crate::world::{Finished, MS, World};
 use std::collections::BTreeMap;
 
@@ -37,10 +38,13 @@ pub struct Workload {
     /// Draws what an operation on names is turned into, apart from the rest.
     turns: Rng,
     apps: BTreeMap<SlotId, Application>,
+    programs: Option<Programs>,
     next_value: u64,
     next_ticket: u64,
     /// No new operations.
     pub quiet: bool,
+    /// Programs that use locks do nothing else, and all the time.
+    pub eager: bool,
     /// What happened.
     pub history: History,
 }
@@ -55,9 +59,10 @@ impl Workload {
         let mut more = rng.fork(17);
         let cuts = if load.cuts { more.below(3) * 6 } else { 0 };
         let buffered = if load.cuts && more.percent(50) { more.range(20, 80) } else { 0 };
+        let programs = load.guarded.map(|file| Programs::new(file, more.fork(19)));
         Workload {
             depth,
-            pause: rng.range(20, 60) * MS,
+            pause: rng.range(20, 60) * MS * u64::from(load.clients.max(2)) / 2,
             turns: rng.clone().fork(18),
             mix,
             cuts,
@@ -65,16 +70,19 @@ impl Workload {
             load,
             rng,
             apps: BTreeMap::new(),
+            programs,
             next_value: 0,
             next_ticket: 0,
             quiet: false,
+            eager: false,
             history: History::default(),
         }
     }
 
     /// Operations that may still end: those of lives that are not over.
     pub fn outstanding(&self) -> usize {
-        self.apps.values().map(|a| a.open.len()).sum()
+        let programs = self.programs.as_ref().map_or(0, Programs::at_work);
+        self.apps.values().map(|a| a.open.len()).sum::<usize>() + programs
     }
     /// The oldest of them, for a report.
     pub fn oldest(&self) -> Option<&Record> {
@@ -120,9 +128,16 @@ impl Workload {
         r.end = Some((now, f.answer));
     }
     /// Takes note of everything that ended.
-    pub fn collect(&mut self, world: &mut World) {
+    pub fn collect(&mut self, world: &mut World, system: &mut dyn System) {
+        let mut locks = false;
         for f in world.take_finished() {
+            locks |= matches!(f.answer, AppAnswer::Lock(_));
             self.finished(world.now(), f);
+        }
+        if locks {
+            for session in system.sessions_over() {
+                self.history.over.entry(session).or_insert(world.now());
+            }
         }
     }
 
@@ -146,9 +161,17 @@ impl Workload {
 
     /// The turn of one client's application: starts an operation, perhaps. Returns when to be called next.
     pub fn turn(&mut self, world: &mut World, slot: SlotId) -> u64 {
-        let pause = MS + self.rng.below(self.pause);
+        // When it is measured how soon everybody goes on, nobody is slow for the number of others.
+        let crowd = if self.eager { u64::from(self.load.clients.max(2)) } else { 2 };
+        let pause = MS + self.rng.below(self.pause * 2 / crowd);
         self.refresh(world, slot);
-        let open = self.apps.get(&slot).map_or(0, |a| a.open.len() as u64);
+        let mut programs = self.programs.take();
+        if let Some(p) = &mut programs {
+            p.turn(self, world, slot);
+        }
+        let theirs = programs.as_ref().map_or(0, |p| p.busy(slot));
+        self.programs = programs;
+        let open = self.apps.get(&slot).map_or(0, |a| a.open.len().saturating_sub(theirs) as u64);
         if !self.quiet && open < self.depth && world.is_up(slot) {
             let op = self.choose(slot);
             if let Some(op) = op {

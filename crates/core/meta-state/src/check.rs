@@ -5,6 +5,7 @@ use crate::events;
 use crate::kv::Kv;
 use crate::namespace;
 use crate::router::State;
+use crate::sessions;
 use crate::table::{self, KeyReader, ORPHAN, prefix_end, system};
 use types::{InodeId, SessionId};
 use wire::names::FileKind;
@@ -23,6 +24,15 @@ impl<K: Kv> State<K> {
         self.chunks.check(&self.kv)?;
         self.sessions.check(&self.kv)?;
         self.locks.check(&self.kv)?;
+        let owners = self.locks().held().map(|(i, _, h)| (i, h.owner));
+        for (ino, owner) in owners.chain(self.locks().waits().map(|(i, _, w)| (i, w.lock.owner))) {
+            if sessions::get(&self.kv, owner.session).is_none_or(|s| s.block.is_some()) {
+                return Err(format!("a lock on inode {ino} of {owner:?}, whose session is over"));
+            }
+            if namespace::get(&self.kv, ino).is_none() {
+                return Err(format!("a lock on inode {ino}, which is gone"));
+            }
+        }
         events::check(&self.kv)?;
         for ino in Chunks::files(&self.kv) {
             // Also of one that is being removed.

@@ -4,12 +4,13 @@ use crate::chunks::{self, Chunks, Loss, MINT_MAX, Registration};
 use crate::command::{Command, EndSource};
 use crate::events;
 use crate::kv::{Kv, MemoryKv};
-use crate::locks::{Locks, Ticket};
+use crate::locks::{LockRules, Locks, Ticket};
 use crate::namespace::{self, Asked, FILE_MAX, Namespace, Stored, layout_error};
 use crate::outcome::{AllocError, Outcome, Refused, RegisterResult};
 use crate::sessions::{self, Admission, Sessions};
 use crate::settings::{self, Cluster, TEXT_MAX};
 use crate::table::{self, Row, RowError, system, system_key};
+use marks::mark;
 use serde::{Deserialize, Serialize};
 use types::{CsId, InodeId, OpId, SessionId};
 use wire::meta::FileEnd;
@@ -72,6 +73,15 @@ impl<K: Kv> State<K> {
     /// For tests: goes on without one of [`crate::NAME_RULES`]. Panics if there is no such rule.
     pub fn switch_off(&mut self, rule: &str) {
         assert!(self.names.switch_off(rule), "no rule is called `{rule}`");
+    }
+
+    /// For tests: goes on under these rules of locks.
+    pub fn set_lock_rules(&mut self, rules: LockRules) {
+        self.locks.set_rules(rules);
+    }
+    /// Which of them hold.
+    pub fn lock_rules(&self) -> LockRules {
+        self.locks.rules()
     }
 
     /// Where in the log the state stands.
@@ -220,11 +230,23 @@ impl<K: Kv> State<K> {
 
     fn operation(&mut self, r: &Request<'_>) -> Outcome {
         let plain = |result| Outcome::Op { result, replayed: false, gone: Vec::new() };
-        match sessions::admit(&self.kv, r.id) {
+        let on_locks = matches!(r.op, MetaOp::Lock { .. } | MetaOp::Unlock { .. } | MetaOp::Unwait { .. });
+        let admission = match sessions::admit(&self.kv, r.id) {
+            Admission::Replay(_) | Admission::Stale(_) if on_locks && !self.locks.rules().lock_retries_known => {
+                Admission::New
+            }
+            a => a,
+        };
+        match admission {
             Admission::Gone => return plain(Err(MetaError::SessionGone)),
             Admission::NoSlot => return plain(Err(MetaError::Invalid)),
             Admission::Stale(last) => return Outcome::Stale { last },
-            Admission::Replay(result) => return Outcome::Op { result, replayed: true, gone: Vec::new() },
+            Admission::Replay(result) => {
+                if on_locks {
+                    mark!("locks.asked-twice");
+                }
+                return Outcome::Op { result, replayed: true, gone: Vec::new() };
+            }
             Admission::New => {}
         }
         // A question needs no log and no memory of its answer; one that comes this way is answered all the same.
@@ -264,7 +286,10 @@ impl<K: Kv> State<K> {
                 self.discard(ino, r.index, gone);
             }
         }
-        gone.extend(done.removed);
+        if let Some(dir) = done.removed {
+            self.locks.file_gone(&mut self.kv, dir);
+            gone.push(dir);
+        }
         Ok(done.outcome)
     }
 

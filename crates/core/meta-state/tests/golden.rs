@@ -5,6 +5,7 @@ mod world;
 use meta_state::{Command, State, ViewChange};
 use std::path::Path;
 use types::{ChunkId, LeaseEpoch, Seq, Term, ViewVer};
+use wire::locks::{Family, Lock, LockKind, LockOwner, TO_END};
 use wire::names::MetaOp;
 use world::{World, create, new, unlink};
 
@@ -63,6 +64,36 @@ fn version_1_is_read_and_written_as_ever() {
     assert_eq!(s.hash(), w.state.hash());
     assert_eq!(s.events(1)[0].text, "something happened");
     assert_eq!(s.counts(), w.state.counts());
+    assert!(bytes == golden, "the format has changed: that takes a new version");
+}
+
+/// Locks came later than the first snapshots: a state that has some is kept for itself.
+#[test]
+fn locks_are_read_and_written_as_ever() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/snapshot-v1-locks.bin");
+    let mut w = build();
+    let (ino, session) = (w.file("locked", None), w.session);
+    let lock = |key, kind, start, end| Lock { owner: LockOwner { session, key }, kind, start, end, pid: 70 };
+    let whole = lock(2, LockKind::Read, 0, TO_END);
+    let asks = [
+        (Family::Bytes, lock(1, LockKind::Write, 3, 300), None),
+        (Family::Bytes, lock(1, LockKind::Read, 500, TO_END), None),
+        (Family::Bytes, lock(2, LockKind::Write, 0, 4), Some(1 << 40)),
+        (Family::Whole, whole, None),
+    ];
+    for (family, lock, wait) in asks {
+        w.op(MetaOp::Lock { ino, family, lock, wait }).unwrap();
+    }
+    let bytes = w.state.snapshot();
+    if std::env::var_os("PSTORAGE_WRITE_GOLDEN").is_some() {
+        std::fs::write(&path, &bytes).unwrap();
+    }
+    let golden = std::fs::read(&path).expect("the golden snapshot stands beside this test");
+    let s = State::load(&golden).expect("version 1 is read for ever");
+    s.check().unwrap();
+    assert_eq!(s.hash(), w.state.hash());
+    assert_eq!((s.locks().held().count(), s.locks().waits().count()), (3, 1));
+    assert!(s.locks() == w.state.locks() && s.snapshot() == bytes);
     assert!(bytes == golden, "the format has changed: that takes a new version");
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-const MODULES: [&str; 5] = ["namespace", "chunks", "sessions", "settings", "events"];
+const MODULES: [&str; 6] = ["namespace", "chunks", "sessions", "locks", "settings", "events"];
 
 fn sources(at: &Path, name: &str) -> Vec<(String, String)> {
     let file = at.join(format!("{name}.rs"));

@@ -6,6 +6,7 @@ mod world;
 use meta_state::{Command, EndSource, Outcome, State, ViewChange};
 use std::collections::BTreeMap;
 use types::{ChunkId, CopyId, InodeId, LeaseEpoch, Member, OpId, Seq, SessionId, Term, ViewVer};
+use wire::locks::{Family, Lock, LockKind, LockOwner, TO_END};
 use wire::meta::FileEnd;
 use wire::names::{FileKind, MetaError, MetaOp, MetaOutcome, RenameMode, SetAttr, SetTime, XattrMode};
 use world::{Rng, World, new, register};
@@ -296,6 +297,30 @@ fn inode_op(r: &mut Rng, m: &Model) -> MetaOp {
     }
 }
 
+/// Operations on locks: of few owners on few bytes, some of somebody else, some that make no sense.
+fn lock_op(r: &mut Rng, ino: InodeId, session: SessionId) -> MetaOp {
+    let family = *r.pick(&[Family::Bytes, Family::Bytes, Family::Whole]);
+    let session = if r.one_in(12) { SessionId(1 + r.below(20)) } else { session };
+    let owner = LockOwner { session, key: r.below(2) };
+    let (mut start, mut end) = (r.below(6), TO_END);
+    if !r.one_in(5) {
+        end = start + r.below(5);
+    }
+    if family == Family::Whole && !r.one_in(12) {
+        (start, end) = (0, TO_END);
+    }
+    let lock = Lock { owner, kind: *r.pick(&[LockKind::Read, LockKind::Write]), start, end, pid: 1 };
+    let number = r.below(5);
+    match r.below(14) {
+        0..=5 => MetaOp::Lock { ino, family, lock, wait: r.one_in(2).then_some(number) },
+        6 | 7 => MetaOp::Unlock { ino, family, owner, start, end },
+        8 => MetaOp::Unwait { ino, family, number },
+        9 => MetaOp::TestLock { ino, family, lock },
+        10 => MetaOp::Waiting { ino, family, session, number },
+        _ => MetaOp::Unlock { ino, family, owner, start: 0, end: TO_END },
+    }
+}
+
 fn agree(o: &Result<MetaOutcome, MetaError>, want: &Answer, op: &MetaOp) {
     let have = o.clone().map(|o| match o {
         MetaOutcome::Attr { attr, .. } => Some(attr.ino.0),
@@ -381,10 +406,24 @@ fn command(r: &mut Rng, w: &World) -> Command {
                     .collect(),
                 next: 200,
             };
-            let op = match r.below(9) {
+            let op = match r.below(18) {
                 0 => MetaOp::NewCs { nonce: r.below(8) },
                 1..=4 => inode_op(r, &m),
+                // Few files, so that they get into each other's way.
+                5..=13 => {
+                    let ino = known_inodes[r.below(known_inodes.len().min(2) as u64) as usize];
+                    lock_op(r, ino, session)
+                }
                 _ => names_op(r, &m),
+            };
+            // Somebody gives up what is held: otherwise hardly anybody would have what they wait for.
+            let held: Vec<_> = s.locks().held().map(|(i, y, h)| (i, y, h.owner)).collect();
+            let (op, session) = match op {
+                MetaOp::Unlock { .. } if !held.is_empty() => {
+                    let (ino, family, owner) = *r.pick(&held);
+                    (MetaOp::Unlock { ino, family, owner, start: r.below(2), end: TO_END }, owner.session)
+                }
+                op => (op, session),
             };
             let keepers = (0..r.below(3)).map(|_| (ino(r, &m), SessionId(1 + r.below(20)))).collect();
             let id = OpId { session, slot: r.below(3) as u16, seq: 1 + w.index as u32 - r.below(2) as u32 };
@@ -477,6 +516,7 @@ fn command(r: &mut Rng, w: &World) -> Command {
 #[test]
 fn every_invariant_holds_after_every_command() {
     let (mut views, mut orphans, mut graves) = (BTreeMap::new(), 0, 0);
+    let (mut held, mut waits, mut granted) = (0, 0, 0);
     for seed in 100..120 {
         let mut r = Rng(seed);
         let mut w = World::new();
@@ -493,6 +533,10 @@ fn every_invariant_holds_after_every_command() {
                 let kind = format!("{change:?}").split([' ', '(']).next().unwrap().to_owned();
                 *views.entry(kind).or_insert(0) += 1;
             }
+            held += w.state.locks().held().count();
+            waits += w.state.locks().waits().count();
+            granted += w.state.granted().len();
+            other.granted();
             orphans += w.state.sessions().map(|(id, _)| w.state.orphans(id).len()).sum::<usize>();
             if step % 100 == 0 {
                 assert_eq!(other.hash(), w.state.hash(), "the same commands, the same state");
@@ -508,6 +552,8 @@ fn every_invariant_holds_after_every_command() {
         graves += w.cs.iter().map(|cs| w.state.tombstones(*cs).count()).sum::<usize>();
     }
     println!("{views:?}, {orphans} orphans seen, {graves} tombstones left");
+    println!("{held} locks and {waits} waits seen, {granted} granted late");
+    assert!(held > 1000 && waits > 100 && granted > 8, "{held} locks, {waits} waits, {granted} granted late");
     assert!(views.len() == 6 && views.values().all(|n| *n >= 10), "a kind of change was hardly tried: {views:?}");
     assert!(orphans > 100 && graves > 20, "{orphans} orphans, {graves} graves");
 }

@@ -117,6 +117,18 @@ marks::switches! {
     reads_are_compared,
     /// A damaged block is mended only with content of the checksum that is stored for it (M1).
     mends_match,
+    /// A lock is said to be held only when that is committed.
+    locks_committed,
+    /// Who keeps others from a lock and has left is blocked, not waited for (P8).
+    left_lose_locks,
+    /// Who waits for a lock asks whether it has come: the word of it may be lost (P4).
+    lock_waits_asked,
+    /// A wait that is given up is given up at the group (P6).
+    given_up_at_the_group,
+    /// A front end hears that locks are lost with their session (P10).
+    lost_locks_told,
+    /// … and what waits for a locked file, or for a lock, when the session ends does not go on under the next one (P10).
+    lost_locks_stop_work,
     }
 }
 

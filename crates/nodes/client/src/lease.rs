@@ -437,12 +437,18 @@ impl Client {
         }
         self.dirty.insert(ino);
     }
-    /// The file cannot be opened: everything that waits for it fails.
+    /// The file cannot be opened: everything that waits for it fails, and flushes have nothing to do.
     fn unopened(&mut self, ino: InodeId, why: ClientError) {
-        self.lose_dirty(ino, why);
+        self.fail_waiting(ino, why);
         let Some(f) = self.files.get_mut(&ino) else { return };
         f.asking = None;
         f.flush_wants = false;
+        self.flush_impossible(ino);
+    }
+    /// Nothing that waits for the file goes on.
+    pub(crate) fn fail_waiting(&mut self, ino: InodeId, why: ClientError) {
+        self.lose_dirty(ino, why);
+        let Some(f) = self.files.get_mut(&ino) else { return };
         let limbo = std::mem::take(&mut f.limbo);
         let mut tickets: BTreeSet<u64> = f.waiting.drain(..).map(|w| w.ticket).collect();
         tickets.extend(f.pieces.drain(..).map(|p| p.ticket));
@@ -455,7 +461,9 @@ impl Client {
         for l in limbo {
             self.write_failed(l.token, why);
         }
-        self.flush_impossible(ino);
+        if let Some(f) = self.files.get_mut(&ino) {
+            f.set_ends(f.size);
+        }
     }
 
     /// Time has passed for the files that need it.

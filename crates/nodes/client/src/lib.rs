@@ -142,6 +142,7 @@ pub struct Client {
     contact: contact::Contact,
     /// Programs that wait for locks.
     lock_waits: locks::Waiters,
+    lockers: locks::Lockers,
     wake: Nanos,
     stats: ClientStats,
 }
@@ -206,6 +207,7 @@ impl Client {
             keeping: names::Keeping::default(),
             contact: contact::Contact::default(),
             lock_waits: locks::Waiters::new(),
+            lockers: locks::Lockers::new(),
             wake: Nanos::ZERO,
             stats: ClientStats::default(),
         }

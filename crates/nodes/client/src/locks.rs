@@ -3,10 +3,11 @@
 use crate::calls::For;
 use crate::op::{Op, OpKind};
 use crate::{Client, ClientAnswer, ClientError, Event};
-use std::collections::BTreeMap;
+use marks::mark;
+use std::collections::{BTreeMap, BTreeSet};
 use types::{InodeId, Nanos};
 use wire::LeaseKind;
-use wire::locks::{Family, Lock, LockAnswer, LockKind, LockOwner};
+use wire::locks::{Family, Lock, LockAnswer, LockKind, LockOwner, TO_END};
 use wire::names::{MetaError, MetaOp, MetaOutcome};
 
 /// The group is asked again whether a lock has come: word of it may be lost with a leader.
@@ -65,6 +66,8 @@ pub(crate) struct Waiter {
 
 /// By ticket, which is the number under which the group knows the wait.
 pub(crate) type Waiters = BTreeMap<u64, Waiter>;
+/// Who may hold locks: file, family, and what the front end calls the process or open file.
+pub(crate) type Lockers = BTreeSet<(InodeId, Family, u64)>;
 
 impl Client {
     pub(crate) fn start_lock(&mut self, ticket: u64, c: LockCall) {
@@ -73,8 +76,10 @@ impl Client {
         let owner = LockOwner { key: c.key, ..LockOwner::default() };
         let LockCall { ino, family, pid, start, end, .. } = c;
         let lock = |kind| Lock { owner, kind, start, end, pid };
+        let whom = (ino, family, c.key);
         let op = match c.wish {
             LockWish::Set { kind, wait } => {
+                self.lockers.insert(whom);
                 if wait {
                     let asked = self.now;
                     self.lock_waits.insert(ticket, Waiter { ino, family, known: false, given_up: false, asked });
@@ -82,7 +87,12 @@ impl Client {
                 MetaOp::Lock { ino, family, lock: lock(kind), wait: wait.then_some(ticket) }
             }
             LockWish::Test { kind } => MetaOp::TestLock { ino, family, lock: lock(kind) },
-            LockWish::Clear => MetaOp::Unlock { ino, family, owner, start, end },
+            LockWish::Clear => {
+                if start == 0 && end == TO_END {
+                    self.lockers.remove(&whom);
+                }
+                MetaOp::Unlock { ino, family, owner, start, end }
+            }
         };
         self.call(For::Program(ticket), op, LeaseKind::None);
     }
@@ -96,6 +106,7 @@ impl Client {
         w.known = true;
         w.asked = self.now;
         if w.given_up {
+            mark!("client.lock-given-up-early");
             self.ask_unwait(ticket);
         }
         self.wake = self.wake.min(self.now + ASK_AGAIN);
@@ -112,10 +123,16 @@ impl Client {
     fn ask_unwait(&mut self, number: u64) {
         let Some(w) = self.lock_waits.get(&number) else { return };
         let op = MetaOp::Unwait { ino: w.ino, family: w.family, number };
+        if !self.cfg.rules.given_up_at_the_group {
+            return self.unwaited(number, Ok(MetaOutcome::Lock(LockAnswer::Waits)));
+        }
         self.call(For::Unwait(number), op, LeaseKind::None);
     }
     pub(crate) fn unwaited(&mut self, ticket: u64, outcome: Result<MetaOutcome, MetaError>) {
         if self.lock_waits.remove(&ticket).is_some() {
+            if outcome == Ok(MetaOutcome::Lock(LockAnswer::Held)) {
+                mark!("client.lock-given-up-late");
+            }
             self.answer(ticket, outcome.map(ClientAnswer::Meta).map_err(crate::op::group_error));
         }
     }
@@ -129,13 +146,19 @@ impl Client {
     /// The answer to the question whether it has.
     pub(crate) fn waiting(&mut self, ticket: u64, outcome: Result<MetaOutcome, MetaError>) {
         match outcome {
-            Ok(MetaOutcome::Lock(LockAnswer::Held)) => self.locked(ticket),
+            Ok(MetaOutcome::Lock(LockAnswer::Held)) => {
+                mark!("client.lock-came-unsaid");
+                self.locked(ticket);
+            }
             Ok(_) => {}
             Err(e) => self.unwaited(ticket, Err(e)),
         }
     }
     pub(crate) fn tick_locks(&mut self) {
         let now = self.now;
+        if !self.cfg.rules.lock_waits_asked {
+            return;
+        }
         let due = |w: &Waiter| w.known && !w.given_up && now.since(w.asked) >= ASK_AGAIN;
         let ask: Vec<u64> = self.lock_waits.iter().filter(|(_, w)| due(w)).map(|(t, _)| *t).collect();
         for number in ask {
@@ -143,17 +166,31 @@ impl Client {
             w.asked = now;
             let (ino, family) = (w.ino, w.family);
             let session = self.link.session;
+            mark!("client.lock-asked-again");
             self.call(For::Waiting(number), MetaOp::Waiting { ino, family, session, number }, LeaseKind::None);
         }
     }
-    /// All locks are gone with the session.
+    /// All locks are gone with the session. What was asked of locked files before does not go on under the next session:
+    /// others may have had the lock meanwhile, and nobody knows whether the program counted on it.
     pub(crate) fn locks_lost(&mut self) {
-        for (ticket, w) in std::mem::take(&mut self.lock_waits) {
-            // What was not answered yet ends with its call.
-            if w.known {
+        let files: BTreeSet<InodeId> = std::mem::take(&mut self.lockers).into_iter().map(|(ino, ..)| ino).collect();
+        if self.cfg.rules.lost_locks_stop_work {
+            files.into_iter().for_each(|ino| self.fail_waiting(ino, ClientError::SessionLost));
+            for ticket in self.unasked_locks() {
+                mark!("client.lock-never-asked");
+                self.lock_waits.remove(&ticket);
                 self.answer(ticket, Err(ClientError::SessionLost));
             }
         }
-        self.events.push(Event::SessionLost);
+        for (ticket, w) in std::mem::take(&mut self.lock_waits) {
+            // What was not answered yet ends with its call.
+            if w.known {
+                mark!("client.lock-wait-lost");
+                self.answer(ticket, Err(ClientError::SessionLost));
+            }
+        }
+        if self.cfg.rules.lost_locks_told {
+            self.events.push(Event::SessionLost);
+        }
     }
 }

@@ -138,6 +138,16 @@ impl Client {
     pub(crate) fn call(&mut self, whom: For, op: MetaOp, want: LeaseKind) {
         self.link.queue.push_back(Call { whom, op, want });
     }
+    /// Takes locks out of the queue that were never asked for; their tickets.
+    pub(crate) fn unasked_locks(&mut self) -> Vec<u64> {
+        let ticket = |c: &Call| match (&c.op, c.whom) {
+            (MetaOp::Lock { .. }, For::Program(t)) => Some(t),
+            _ => None,
+        };
+        let tickets = self.link.queue.iter().filter_map(ticket).collect();
+        self.link.queue.retain(|c| ticket(c).is_none());
+        tickets
+    }
     /// Puts queued calls into free slots.
     pub(crate) fn pump_calls(&mut self, fx: &mut Effects) {
         if !self.link.attached {

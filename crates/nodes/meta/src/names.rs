@@ -12,6 +12,7 @@ use meta_state::{Command, Outcome, ROOT};
 use replica::rules::Rules;
 use std::collections::BTreeSet;
 use types::{Incarnation, InodeId, LeaseEpoch, OpId, SessionId, Term};
+use wire::locks::LockAnswer;
 use wire::meta::Kept;
 use wire::names::{FileKind, MetaError, MetaOp, MetaOutcome, RenameMode};
 use wire::{FromMds, LeaseKind};
@@ -171,6 +172,13 @@ impl MetaServer {
                 let (client, op, want) = (r.client, r.op, r.want);
                 return self.answer_op(client, id, &op, want, Err(MetaError::NotHeld), fx);
             }
+        }
+        if let MetaOp::Lock { ino, family, lock, .. } = &r.op
+            && !self.cfg.rules.locks_committed
+            && self.state.locks().test(*ino, *family, lock).is_none()
+        {
+            let held = Ok(MetaOutcome::Lock(LockAnswer::Held));
+            self.answer_op(r.client, id, &r.op, r.want, held, fx);
         }
         let Some(l) = &mut self.leader else { return };
         // Its client repeats it while it waits; once is enough.

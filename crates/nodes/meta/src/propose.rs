@@ -137,7 +137,8 @@ impl MetaServer {
                 match a {
                     Apply::Entry(e) => self.apply(e.index, &e.data, fx),
                     Apply::Snapshot(s) => match State::load(&s.data) {
-                        Ok(state) => {
+                        Ok(mut state) => {
+                            state.set_lock_rules(self.state.lock_rules());
                             self.state = state;
                             self.last_snapshot = s.index;
                         }

@@ -395,6 +395,7 @@ impl MetaServer {
         let left = |a: &Attached, patience| a.reset.is_some_and(|t| now.since(t) >= patience);
         let gone: Vec<SessionId> = in_the_way.into_iter().map(|(s, _)| s).collect();
         let dead = gone.iter().copied().filter(|s| l.attached.get(s).is_some_and(|a| left(a, LEFT)));
+        let dead = dead.filter(|_| self.cfg.rules.left_lose_locks).inspect(|_| mark!("session.left-with-locks"));
         // So is whoever lost a file, does not say that it is gone, and keeps a chunk from having enough copies.
         let held_up = l.takeovers.values().filter(|r| r.takeover.held_up()).filter_map(|r| l.files.get(&r.ino));
         let holding = held_up.flat_map(|f| &f.deposed).map(|d| d.session);

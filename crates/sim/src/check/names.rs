@@ -139,7 +139,7 @@ mod tests {
             start: i as u64,
             end: a.map(|a| (i as u64, AppAnswer::Name(a))),
         };
-        History { records: ops.iter().enumerate().map(record).collect(), losses: Vec::new() }
+        History { records: ops.iter().enumerate().map(record).collect(), ..History::default() }
     }
 
     #[test]

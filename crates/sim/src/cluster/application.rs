@@ -1,8 +1,10 @@
 //! A client as an actor: numbered files and directories become names under the root, blocks become bytes.
 
+use super::locking::{Asks, Locking};
 use super::pages::Pages;
 use crate::actor::{Actor, App, AppAnswer, AppOp, Birth, ByteOp, NameAnswer, NameOp};
 use crate::block;
+use crate::lock_op::{LockOp, LockSaid};
 use bytes::Bytes;
 use client::{Client, ClientAnswer, ClientConfig, ClientError, ClientOp, Event};
 use host::node::{Effects, Input, Node};
@@ -12,10 +14,14 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use types::{BLOCK, InodeId, MdsId, Nanos, NodeId};
 use wire::LeaseKind;
+use wire::locks::LockAnswer;
 use wire::names::{MetaError, MetaOp, MetaOutcome, NewInode, RenameMode};
 
 /// Tickets of this module's own calls; those of applications lie below.
 const OWN: u64 = 1 << 48;
+
+/// What a program hears that read, writes or locks where it had a lock in a session that is over.
+const LOST: &str = "the locks on the file are lost";
 
 /// A name under the root that operations wait for.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -51,6 +57,7 @@ pub struct Application {
     reads: BTreeMap<u64, (InodeId, Option<u64>)>,
     /// Reads that were answered while no leader did: they are asked again.
     held: Vec<(u64, InodeId, AppOp)>,
+    locking: Locking,
 }
 
 /// Starts a client. `pages`: with a kernel above it that keeps what it reads.
@@ -77,6 +84,7 @@ pub fn open(birth: Birth, mds: Vec<MdsId>, rules: Rules, pages: bool) -> Result<
         pages: pages.then(Pages::default),
         reads: BTreeMap::new(),
         held: Vec::new(),
+        locking: Locking::default(),
     }))
 }
 
@@ -128,6 +136,7 @@ fn translate(op: &AppOp, ino: InodeId) -> ClientOp {
         AppOp::Flush { .. } => ClientOp::Flush { ino: Some(ino) },
         AppOp::Close { .. } => ClientOp::Close { ino },
         AppOp::Name(op) => meta(on_names(op, ino)),
+        AppOp::Lock { owner, op, .. } => ClientOp::Lock(super::locking::call(ino, *owner, *op)),
     }
 }
 
@@ -180,8 +189,19 @@ fn is_open(name: u32) -> bool {
     name.is_multiple_of(2)
 }
 
-fn answer(op: &AppOp, result: Result<ClientAnswer, ClientError>) -> AppAnswer {
+fn said(answer: LockAnswer, session: u64) -> LockSaid {
+    match answer {
+        LockAnswer::Held => LockSaid::Held { session },
+        LockAnswer::Busy(_) => LockSaid::Busy,
+        LockAnswer::Waits => LockSaid::GivenUp,
+        LockAnswer::Circle => LockSaid::Circle,
+    }
+}
+
+/// `session`: the client's own by now.
+fn answer(op: &AppOp, result: Result<ClientAnswer, ClientError>, session: u64) -> AppAnswer {
     match (op, result) {
+        (AppOp::Lock { .. }, Ok(ClientAnswer::Meta(MetaOutcome::Lock(a)))) => AppAnswer::Lock(said(a, session)),
         (AppOp::Name(_), Ok(ClientAnswer::Meta(MetaOutcome::Attr { attr, .. }))) => {
             AppAnswer::Name(NameAnswer::Done(attr.ino.0))
         }
@@ -236,12 +256,38 @@ impl Application {
                 self.found.retain(|(d, _), _| *d != dir);
             }
         }
+        if let AppOp::Lock { owner, op: wish, .. } = op {
+            return self.lock(now, ticket, ino, owner, wish, op, fx);
+        }
+        if matches!(op, AppOp::Read { .. } | AppOp::Write { .. }) && self.locking.are_lost(ino) {
+            return self.finished.push((ticket, AppAnswer::Failed(LOST.into())));
+        }
         if let Some(answer) = self.shown(now, ino, &op) {
             return self.finished.push((ticket, answer));
         }
         self.declare(ticket, ino, &op);
         self.client.submit(now, ticket, translate(&op, ino), fx);
         self.asked.insert(ticket, op);
+    }
+    fn lock(&mut self, now: Nanos, ticket: u64, ino: InodeId, owner: u64, wish: LockOp, op: AppOp, fx: &mut Effects) {
+        match self.locking.ask(ticket, ino, owner, wish) {
+            Asks::Nothing => self.finished.push((ticket, AppAnswer::Done)),
+            Asks::Lost => self.finished.push((ticket, AppAnswer::Failed(LOST.into()))),
+            Asks::Unwait(waits) => {
+                self.next += 1;
+                self.client.submit(now, self.next, ClientOp::Unwait { ticket: waits }, fx);
+                self.finished.push((ticket, AppAnswer::Done));
+            }
+            Asks::Group(calls) => {
+                // The first is waited for; others are on their way when the program goes on.
+                for (i, call) in calls.into_iter().enumerate() {
+                    self.next += 1;
+                    let number = if i == 0 { ticket } else { self.next };
+                    self.client.submit(now, number, ClientOp::Lock(call), fx);
+                }
+                self.asked.insert(ticket, op);
+            }
+        }
     }
     /// What the kernel shows without asking.
     fn shown(&self, now: Nanos, ino: InodeId, op: &AppOp) -> Option<AppAnswer> {
@@ -256,7 +302,7 @@ impl Application {
             AppOp::Read { .. } => {
                 self.reads.insert(ticket, (ino, pages.calm(ino)));
             }
-            AppOp::Name(_) | AppOp::Flush { .. } | AppOp::Close { .. } => {}
+            AppOp::Name(_) | AppOp::Flush { .. } | AppOp::Close { .. } | AppOp::Lock { .. } => {}
             _ => {
                 pages.change(ino, true);
                 self.reads.insert(ticket, (ino, None));
@@ -324,6 +370,10 @@ impl Application {
                 }
                 (Event::Revoke { ino, epoch }, Some(pages)) => pages.drop_file(now, ino, Some(epoch)),
                 (Event::Lost { ino }, Some(pages)) => pages.drop_file(now, ino, None),
+                (Event::SessionLost, _) => {
+                    self.locking.session_lost();
+                    self.heard.push(Event::SessionLost);
+                }
                 (Event::OutOfContact, Some(pages)) => pages.drop_all(now),
                 (event, _) => self.heard.push(event),
             }
@@ -358,7 +408,11 @@ impl Application {
                     }
                     self.let_go(now, &result, fx);
                     self.learn(now, &op, &result);
-                    self.finished.push((ticket, answer(&op, result)));
+                    if let AppOp::Lock { owner, .. } = op {
+                        self.locking.ended(owner, ticket);
+                    }
+                    let session = self.client.session().0;
+                    self.finished.push((ticket, answer(&op, result, session)));
                 }
             }
         }

@@ -2,23 +2,28 @@
 //! their own.
 
 mod application;
+mod locking;
 mod pages;
 mod rot;
 pub mod scenarios;
 mod servers;
 mod survey;
+mod switches;
 
 use crate::actor::{HostId, Role, SlotId};
 use crate::rng::Rng;
 use crate::system::{Load, System};
 use crate::world::World;
-use replica::rules::Rules;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::rc::Rc;
 use survey::Survey;
 use types::{CsId, Durability, Layout, MdsId};
 
 pub use application::Application;
 use pages::Pages;
 pub use servers::{Chunks, Metadata};
+pub use switches::Switches;
 
 /// Blocks of a chunk: the smallest chunk there is, so that several chunks cost little.
 const CHUNK_LOG2: u8 = types::CHUNK_LOG2_MIN;
@@ -41,7 +46,7 @@ pub struct Shape {
     /// Clients.
     pub clients: u32,
     /// Rules in force.
-    pub rules: Rules,
+    pub switches: Switches,
     /// Disks may be damaged, and are looked through all the time.
     pub damage: bool,
     /// Kernels above every other client keep what they read.
@@ -56,7 +61,7 @@ impl Default for Shape {
             durability: Durability::Flush,
             files: 3,
             clients: 2,
-            rules: Rules::ALL,
+            switches: Switches::ALL,
             damage: false,
             pages: false,
         }
@@ -67,12 +72,20 @@ impl Default for Shape {
 pub struct Cluster {
     shape: Shape,
     survey: Survey,
+    /// Sessions whose end some metadata server has applied since it was asked for.
+    over: Over,
 }
+/// Where metadata servers say so.
+type Over = Rc<RefCell<BTreeSet<u64>>>;
 
 impl Cluster {
     /// A cluster of this shape.
     pub fn new(shape: Shape) -> Cluster {
-        Cluster { shape, survey: Survey::default() }
+        Cluster { shape, survey: Survey::default(), over: Over::default() }
+    }
+    /// Files that the load uses: those that all write to, and the one of counters.
+    fn files(&self) -> u32 {
+        self.shape.files + 1
     }
     fn layout(&self) -> Layout {
         Layout {
@@ -90,12 +103,13 @@ impl System for Cluster {
     fn build(&mut self, world: &mut World) {
         let mds: Vec<MdsId> = (1..=METADATA).map(MdsId).collect();
         let state = servers::founded(self.layout(), CHUNK_SERVERS);
-        let rules = self.shape.rules;
+        let rules = self.shape.switches.rules;
         for i in 0..CHUNK_SERVERS {
             let host = world.add_host();
             if let Some(id) = mds.get(i as usize).copied() {
-                let (all, state) = (mds.clone(), state.clone());
-                let maker = move |birth| servers::metadata(birth, id, &all, &state, rules);
+                let (all, state, over) = (mds.clone(), state.clone(), self.over.clone());
+                let switches = self.shape.switches;
+                let maker = move |birth| servers::metadata(birth, id, &all, &state, switches, over.clone());
                 world.add_slot(&format!("mds {}", id.0), Role::Mds, host, 4096, Box::new(maker));
             }
             let (cs, all) = (CsId(servers::FIRST_CS + i), mds.clone());
@@ -114,11 +128,12 @@ impl System for Cluster {
     fn load(&self) -> Load {
         // Two chunks of each file; single blocks, a range across a unit's edge, a whole unit, and the chunks' border.
         let ranges = vec![(0, 3), (14, 4), (32, 16), (CHUNK_BLOCKS - 2, 4)];
-        Load { files: self.shape.files, ranges, names: true, cuts: true }
+        let Shape { files, clients, .. } = self.shape;
+        Load { files, ranges, names: true, cuts: true, clients, guarded: Some(files) }
     }
 
     fn may_cut(&mut self, world: &mut World, hosts: &[HostId]) -> bool {
-        self.survey.refresh(world, self.shape.files);
+        self.survey.refresh(world, self.files());
         // With every copy unclean the best one is chosen, but only among all of them: a disk that will never answer
         // leaves the choice to an operator.
         self.survey.chunks().iter().all(|c| {
@@ -131,7 +146,7 @@ impl System for Cluster {
     }
 
     fn may_lose_disk(&mut self, world: &mut World, slot: SlotId) -> bool {
-        self.survey.refresh(world, self.shape.files);
+        self.survey.refresh(world, self.files());
         if world.slot(slot).role == Role::Mds {
             return true;
         }
@@ -144,12 +159,12 @@ impl System for Cluster {
     }
 
     fn damage(&mut self, world: &mut World, rng: &mut Rng) -> bool {
-        self.survey.refresh(world, self.shape.files);
+        self.survey.refresh(world, self.files());
         self.survey.damage(world, rng)
     }
 
     fn losses(&mut self, world: &mut World, hosts: &[HostId]) -> Vec<(u32, u32, u32)> {
-        self.survey.refresh(world, self.shape.files);
+        self.survey.refresh(world, self.files());
         let mut lost = Vec::new();
         if self.shape.durability == Durability::Flush {
             for c in self.survey.chunks() {
@@ -171,7 +186,7 @@ impl System for Cluster {
     }
 
     fn whole(&mut self, world: &mut World) -> bool {
-        self.survey.refresh(world, self.shape.files);
+        self.survey.refresh(world, self.files());
         let min = usize::from(self.shape.min);
         self.survey.chunks().iter().all(|c| {
             let sound = |m: &&types::Member| self.survey.running(world, **m) && self.survey.sound(world, c, **m, &[]);
@@ -179,16 +194,35 @@ impl System for Cluster {
         })
     }
 
+    fn sessions_over(&mut self) -> Vec<u64> {
+        std::mem::take(&mut *self.over.borrow_mut()).into_iter().collect()
+    }
+    fn locks_alive(&mut self, world: &mut World) -> bool {
+        let mut alive = BTreeSet::new();
+        for slot in world.slots_of(Role::Client) {
+            alive.extend(world.node::<Application>(slot).map(|a| a.client.session()));
+        }
+        let mut newest = (0, true);
+        for slot in world.slots_of(Role::Mds) {
+            let Some(m) = world.node::<Metadata>(slot) else { continue };
+            let locks = m.0.state().locks();
+            let owners = locks.held().map(|h| h.2.owner).chain(locks.waits().map(|w| w.2.lock.owner));
+            let all = owners.map(|o| o.session).all(|s| alive.contains(&s));
+            newest = newest.max((m.0.state().position().index, all));
+        }
+        newest.1
+    }
+
     fn settled(&mut self, world: &mut World) -> Result<(), String> {
         if let Some(s) = world.all_slots().into_iter().find(|s| !world.is_up(*s) && !world.slot(*s).gone) {
             return Err(format!("{} is down", world.slot(s).name));
         }
-        self.survey.refresh(world, self.shape.files);
+        self.survey.refresh(world, self.files());
         self.survey.settled(world, u64::from(self.shape.clients))
     }
 
     fn inspect(&mut self, world: &mut World) -> Result<(), String> {
-        self.survey.refresh(world, self.shape.files);
+        self.survey.refresh(world, self.files());
         let ranges = self.load().ranges;
         self.survey.inspect(world, &ranges)
     }

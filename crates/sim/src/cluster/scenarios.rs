@@ -5,6 +5,7 @@ mod cast;
 mod content;
 mod fences;
 mod joins;
+mod locks;
 mod names;
 mod pages;
 mod power;
@@ -25,6 +26,7 @@ pub fn all() -> Vec<(&'static str, &'static str, Script)> {
     all.extend(joins::all());
     all.extend(content::all());
     all.extend(names::all());
+    all.extend(locks::all());
     all.extend(pages::all());
     all.extend(repairs::all());
     all.extend(fences::all());
@@ -248,12 +250,28 @@ pub const FINDS: &[(&str, &str)] = &[
     ("pages_dropped_first", "slow-to-drop"),
     ("reads_are_compared", "damaged-block-read"),
     ("mends_match", "mended-after-it-was-written"),
+    ("locks_conflict", "locks-side-by-side"),
+    ("owners_apart", "locks-side-by-side"),
+    ("rest_is_kept", "locks-side-by-side"),
+    ("waiters_served", "locks-side-by-side"),
+    ("circles_refused", "locks-in-a-circle"),
+    ("changes_let_go", "locks-changed-by-two"),
+    ("locks_end_with_session", "locks-of-the-dead"),
+    ("left_lose_locks", "locks-of-the-dead"),
+    ("waits_end_with_session", "locks-waited-for-by-the-dead"),
+    ("lock_retries_known", "lock-asked-twice"),
+    ("lock_waits_asked", "lock-word-lost"),
+    ("given_up_at_the_group", "lock-given-up"),
+    ("locks_committed", "lock-of-a-lonely-leader"),
+    ("lost_locks_told", "lock-lost-unnoticed"),
+    ("lost_locks_stop_work", "write-of-a-lost-lock"),
+    ("lost_locks_stop_work", "lock-asked-while-cut-off"),
 ];
 
 #[cfg(test)]
 mod tests {
+    use super::super::Switches;
     use super::{FINDS, all};
-    use replica::rules::Rules;
 
     /// A script that no mutant fails may have stopped doing what it says.
     #[test]
@@ -263,8 +281,8 @@ mod tests {
             let script = all.iter().find(|s| s.0 == *name).unwrap_or_else(|| panic!("no scenario {name}")).2;
             assert!(script(Some(mutant)).is_err(), "{name} passes without the rule {mutant}");
         }
-        for rule in Rules::NAMES {
-            assert!(FINDS.iter().any(|f| f.0 == *rule), "no scenario misses the rule {rule}");
+        for rule in Switches::names() {
+            assert!(FINDS.iter().any(|f| f.0 == rule), "no scenario misses the rule {rule}");
         }
     }
 

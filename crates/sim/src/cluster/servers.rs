@@ -1,6 +1,6 @@
 //! Metadata and chunk servers as actors, and the state a group is founded with.
 
-use super::RING;
+use super::{Over, RING, Switches};
 use crate::actor::{Actor, Birth};
 use chunk::{ChunkConfig, ChunkServer, Pace};
 use host::disk::Folder;
@@ -43,8 +43,8 @@ pub fn founded(layout: Layout, servers: u32) -> Vec<u8> {
     state.snapshot()
 }
 
-/// A metadata server.
-pub struct Metadata(pub MetaServer);
+/// A metadata server, where it says which sessions are over, and how many it has said so of.
+pub struct Metadata(pub MetaServer, Over, usize);
 
 /// Starts a metadata server, formatting its folder in the slot's first life.
 pub fn metadata(
@@ -52,7 +52,8 @@ pub fn metadata(
     id: MdsId,
     all: &[MdsId],
     founded: &[u8],
-    rules: Rules,
+    switches: Switches,
+    over: Over,
 ) -> Result<Box<dyn Actor>, String> {
     let mut disk = birth.disk;
     if empty(&mut disk)? {
@@ -63,16 +64,17 @@ pub fn metadata(
         consensus::OpenOptions { cluster: Some(CLUSTER), seed: birth.seed, ..consensus::OpenOptions::default() };
     let (log, recovered) = consensus::open(&mut disk, &options).map_err(|e| e.to_string())?;
     let bytes = recovered.snapshot.as_ref().map_or(founded, |s| &s.data);
-    let state = State::load(bytes).map_err(|e| e.to_string())?;
+    let mut state = State::load(bytes).map_err(|e| e.to_string())?;
+    state.set_lock_rules(switches.locks);
     let cfg = MetaConfig {
         id,
         peers: all.iter().map(|m| (*m, format!("mds{}", m.0))).collect(),
         wall_base: birth.wall.saturating_sub_unsigned(birth.now.0),
         nonce: birth.incarnation.0,
-        rules,
+        rules: switches.rules,
         found: None,
     };
-    Ok(Box::new(Metadata(MetaServer::new(cfg, log, state, birth.now))))
+    Ok(Box::new(Metadata(MetaServer::new(cfg, log, state, birth.now), over, 0)))
 }
 
 /// Looks at everything every few seconds, and compares copies as often.
@@ -136,6 +138,11 @@ impl Node for Metadata {
     }
     fn settle(&mut self, now: Nanos, fx: &mut Effects) {
         self.0.settle(now, fx);
+        let blocked = self.0.state().blocked();
+        if self.2 != blocked.size_hint().0 {
+            self.2 = blocked.size_hint().0;
+            self.1.borrow_mut().extend(blocked.map(|(s, _)| s.0));
+        }
     }
     fn deadline(&self) -> Nanos {
         self.0.deadline()

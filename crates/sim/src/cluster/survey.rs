@@ -151,6 +151,12 @@ impl Survey {
         if counts.degraded > 0 || counts.joining > 0 {
             return Err(format!("{} chunks have too few copies, {} joins", counts.degraded, counts.joining));
         }
+        if let Some((ino, _, lock)) = m.0.state().locks().held().next() {
+            return Err(format!("inode {ino}: {lock:?} is held, and by no program"));
+        }
+        if m.0.state().locks().waits().next().is_some() {
+            return Err("somebody waits for a lock".into());
+        }
         if m.0.state().reap_due() {
             return Err("what sessions left behind is not removed".into());
         }

@@ -188,6 +188,7 @@ impl App for Client {
                 self.finished.push((ticket, AppAnswer::Failed("a register has no length here".into())))
             }
             AppOp::Name(_) => self.finished.push((ticket, AppAnswer::Failed("there are no names here".into()))),
+            AppOp::Lock { .. } => self.finished.push((ticket, AppAnswer::Failed("there are no locks here".into()))),
         }
     }
     fn finished(&mut self) -> Vec<(u64, AppAnswer)> {

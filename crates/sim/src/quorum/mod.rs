@@ -70,7 +70,7 @@ impl System for Quorum {
         }
     }
     fn load(&self) -> Load {
-        Load { files: FILES, ranges: vec![(0, 3), (16, 16)], names: false, cuts: false }
+        Load { files: FILES, ranges: vec![(0, 3), (16, 16)], names: false, cuts: false, clients: 2, guarded: None }
     }
     fn may_cut(&mut self, _: &mut World, _: &[HostId]) -> bool {
         true

@@ -2,8 +2,10 @@
 //! latest.
 
 mod ranges;
+mod rules;
 mod table;
 
+pub use rules::LockRules;
 pub use table::{LOCKS_MAX, Table, Ticket, Wait};
 
 use crate::kv::Kv;
@@ -57,6 +59,15 @@ impl Locks {
             }
             None => drop(kv.delete(&key(ino, family))),
         }
+    }
+
+    /// For tests: goes on under these rules.
+    pub fn set_rules(&mut self, rules: LockRules) {
+        self.table.rules = rules;
+    }
+    /// Which rules hold.
+    pub fn rules(&self) -> LockRules {
+        self.table.rules
     }
 
     /// Carries out an operation on locks of `session`.

@@ -1,5 +1,6 @@
 //! Locks on ranges of one file.
 
+use marks::mark;
 use wire::locks::{Lock, LockOwner};
 
 /// All locks of one family on one file. Those of one owner never overlap, and never touch if they are of one kind.
@@ -35,6 +36,7 @@ impl Ranges {
             let touches =
                 h.owner == whole.owner && h.kind == whole.kind && h.start <= whole.end && whole.start <= h.end;
             if touches {
+                mark!("locks.merged");
                 (whole.start, whole.end) = (whole.start.min(h.start), whole.end.max(h.end));
             }
             !touches
@@ -48,6 +50,9 @@ impl Ranges {
         self.held.retain(|h| {
             let cut = h.owner == owner && h.start < end && start < h.end;
             if cut {
+                if h.start < start && end < h.end {
+                    mark!("locks.split");
+                }
                 let parts = [(h.start, start.min(h.end)), (end.max(h.start), h.end)];
                 rest.extend(parts.into_iter().filter(|(a, b)| a < b).map(|(a, b)| Lock { start: a, end: b, ..*h }));
             }

@@ -1,6 +1,8 @@
 //! Locks on all files, and who waits for which.
 
 use super::ranges::Ranges;
+use super::rules::LockRules;
+use marks::mark;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use types::{InodeId, SessionId};
@@ -41,9 +43,24 @@ struct File {
 }
 
 /// All locks.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Table {
     files: BTreeMap<(InodeId, Family), File>,
+    pub(super) rules: LockRules,
+}
+
+/// What is held and waited for, whatever the rules.
+impl PartialEq for Table {
+    fn eq(&self, other: &Table) -> bool {
+        self.files == other.files
+    }
+}
+
+/// Locks of others that `lock` waits for.
+fn before<'a>(ranges: &'a Ranges, lock: &Lock, rules: LockRules) -> impl Iterator<Item = &'a Lock> {
+    let session = lock.owner.session;
+    let counts = move |h: &&Lock| rules.locks_conflict && (rules.owners_apart || h.owner.session != session);
+    ranges.conflicts(lock).filter(counts)
 }
 
 impl Table {
@@ -60,19 +77,24 @@ impl Table {
         wait: Option<u64>,
         granted: &mut Vec<Ticket>,
     ) -> LockAnswer {
+        let rules = self.rules;
         let f = self.files.entry((ino, family)).or_default();
-        let busy = f.ranges.conflicts(lock).next().copied();
+        let busy = before(&f.ranges, lock, rules).next().copied();
         let Some(busy) = busy else {
             f.ranges.set(lock);
             self.serve(ino, family, granted);
             return LockAnswer::Held;
         };
-        if family == Family::Whole && f.ranges.clear(lock.owner, 0, TO_END) {
+        if family == Family::Whole && rules.changes_let_go && f.ranges.clear(lock.owner, 0, TO_END) {
+            mark!("locks.change-let-go");
             self.serve(ino, family, granted);
         }
         let asked = match wait {
             None => LockAnswer::Busy(busy),
-            Some(_) if family == Family::Bytes && self.circle(ino, lock) => LockAnswer::Circle,
+            Some(_) if family == Family::Bytes && rules.circles_refused && self.circle(ino, lock) => {
+                mark!("locks.circle");
+                LockAnswer::Circle
+            }
             Some(number) => {
                 let f = self.files.entry((ino, family)).or_default();
                 f.waits.push(Wait { number, lock: *lock });
@@ -91,6 +113,7 @@ impl Table {
         bytes: (u64, u64),
         granted: &mut Vec<Ticket>,
     ) {
+        let bytes = if self.rules.rest_is_kept { bytes } else { (0, TO_END) };
         let Some(f) = self.files.get_mut(&(ino, family)) else { return };
         if f.ranges.clear(owner, bytes.0, bytes.1) {
             self.serve(ino, family, granted);
@@ -100,7 +123,7 @@ impl Table {
     /// A lock that `lock` could not stand beside: F_GETLK.
     pub fn test(&self, ino: InodeId, family: Family, lock: &Lock) -> Option<Lock> {
         let f = self.files.get(&(ino, family))?;
-        f.ranges.conflicts(lock).min_by_key(|h| (h.start, h.owner)).copied()
+        before(&f.ranges, lock, self.rules).min_by_key(|h| (h.start, h.owner)).copied()
     }
     /// Nobody waits under this ticket any more. True = somebody did.
     pub fn cancel(&mut self, ino: InodeId, family: Family, ticket: Ticket) -> bool {
@@ -124,10 +147,18 @@ impl Table {
         let is = |o: &LockOwner| o.session == over;
         let of = |f: &File| f.waits.iter().any(|w| is(&w.lock.owner)) || f.ranges.held().iter().any(|h| is(&h.owner));
         let all: Vec<(InodeId, Family)> = self.files.iter().filter(|(_, f)| of(f)).map(|(at, _)| *at).collect();
+        let rules = self.rules;
         for at in &all {
             let Some(f) = self.files.get_mut(at) else { continue };
-            f.waits.retain(|w| !is(&w.lock.owner));
-            if f.ranges.drop_of(is) {
+            if rules.waits_end_with_session {
+                let before = f.waits.len();
+                f.waits.retain(|w| !is(&w.lock.owner));
+                if f.waits.len() != before {
+                    mark!("locks.wait-ended-with-session");
+                }
+            }
+            if rules.locks_end_with_session && f.ranges.drop_of(is) {
+                mark!("locks.ended-with-session");
                 self.serve(at.0, at.1, granted);
             }
             self.tidy(at.0, at.1);
@@ -180,13 +211,15 @@ impl Table {
 
     /// Whoever waits for what can be had by now has it, the oldest first.
     fn serve(&mut self, ino: InodeId, family: Family, granted: &mut Vec<Ticket>) {
-        let Some(f) = self.files.get_mut(&(ino, family)) else { return };
+        let rules = self.rules;
+        let Some(f) = self.files.get_mut(&(ino, family)).filter(|_| rules.waiters_served) else { return };
         let mut i = 0;
         while let Some(w) = f.waits.get(i).copied() {
-            if f.ranges.conflicts(&w.lock).next().is_some() {
+            if before(&f.ranges, &w.lock, rules).next().is_some() {
                 i += 1;
                 continue;
             }
+            mark!("locks.waiter-served");
             f.waits.remove(i);
             f.ranges.set(&w.lock);
             granted.push(w.ticket());
@@ -201,11 +234,11 @@ impl Table {
     }
     /// Would the owner wait for itself, through others who wait for locks on bytes?
     fn circle(&self, ino: InodeId, lock: &Lock) -> bool {
-        let before = |ino: InodeId, lock: &Lock| -> Vec<LockOwner> {
+        let owners = |ino: InodeId, lock: &Lock| -> Vec<LockOwner> {
             let f = self.files.get(&(ino, Family::Bytes));
-            f.into_iter().flat_map(|f| f.ranges.conflicts(lock)).map(|h| h.owner).collect()
+            f.into_iter().flat_map(|f| before(&f.ranges, lock, self.rules)).map(|h| h.owner).collect()
         };
-        let mut open = before(ino, lock);
+        let mut open = owners(ino, lock);
         let mut seen = BTreeSet::new();
         while let Some(o) = open.pop() {
             if o == lock.owner {
@@ -215,7 +248,7 @@ impl Table {
                 continue;
             }
             let waits = self.waits().filter(|(_, y, w)| *y == Family::Bytes && w.lock.owner == o);
-            waits.for_each(|(i, _, w)| open.extend(before(i, &w.lock)));
+            waits.for_each(|(i, _, w)| open.extend(owners(i, &w.lock)));
         }
         false
     }

@@ -1,13 +1,12 @@
 //! Who plays in a scenario: the cluster of the standard shape, and questions that scripts ask about it.
 
 use super::super::survey::Chunk;
-use super::super::{Cluster, Metadata, Shape};
+use super::super::{Cluster, Metadata, Shape, Switches};
 use crate::actor::{Role, SlotId};
 use crate::block::Seen;
 use crate::disks::Tear;
 use crate::scenario::Stage;
 use crate::world::{MS, S, Verdict};
-use replica::rules::Rules;
 use types::Member;
 use wire::Msg;
 
@@ -29,11 +28,9 @@ pub fn cast(mutant: Option<&str>) -> Result<Cast, String> {
 }
 /// As [`cast`], in another shape.
 pub fn cast_as(shape: Shape, mutant: Option<&str>) -> Result<Cast, String> {
-    let rules = match mutant {
-        None => Rules::ALL,
-        Some(m) => Rules::without(m).ok_or_else(|| format!("no mutant `{m}`"))?,
-    };
-    let mut stage = Stage::new(Cluster::new(Shape { rules, ..shape }), 1);
+    let unknown = || format!("no mutant `{}`", mutant.unwrap_or_default());
+    let switches = Switches::without(mutant).ok_or_else(unknown)?;
+    let mut stage = Stage::new(Cluster::new(Shape { switches, ..shape }), 1);
     stage.run_for(5 * S);
     let w = &stage.world;
     let (mds, cs, clients) = (w.slots_of(Role::Mds), w.slots_of(Role::Cs), w.slots_of(Role::Client));
