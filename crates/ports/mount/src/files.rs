@@ -68,7 +68,6 @@ impl FileSystem {
                 let op = MetaOp::Tmpfile { parent: ino, new: new_inode(r, mode), layout: None };
                 self.ask(sh, unique, ClientOp::Meta { op, want: LeaseKind::Write }, Then::Nameless { flags });
             }
-            Op::Read(_) | Op::Write(..) if self.locks.are_lost(ino) => sh.reply(unique, Reply::error(Errno::IO)),
             Op::Read(read) => {
                 let op = ClientOp::Read { ino, offset: read.offset, length: read.size };
                 self.ask(sh, unique, op, Then::Data { ino, offset: read.offset, size: read.size });

@@ -159,6 +159,9 @@ impl FileSystem {
         if self.settings.read_only && changes(&r.op) {
             return sh.reply(r.unique, Reply::error(Errno::ROFS));
         }
+        if content_of(r).into_iter().flatten().any(|ino| self.locks.are_lost(ino)) {
+            return sh.reply(r.unique, Reply::error(Errno::IO));
+        }
         match r.op {
             Op::Forget { .. } | Op::BatchForget(_) | Op::NotifyReply { .. } => {}
             Op::Interrupt { unique } => self.interrupt(r.unique, unique, sh),
@@ -248,5 +251,16 @@ fn changes(op: &Op<'_>) -> bool {
         | Op::CopyFileRange(_) => true,
         Op::Open { flags, .. } => flags & WRITES != 0,
         _ => false,
+    }
+}
+
+/// Files whose content it reads or changes.
+fn content_of(r: &Request<'_>) -> [Option<InodeId>; 2] {
+    let file = InodeId(r.nodeid);
+    match &r.op {
+        Op::Read(_) | Op::Write(..) | Op::FAllocate { .. } => [Some(file), None],
+        Op::SetAttr(s) if s.size.is_some() => [Some(file), None],
+        Op::CopyFileRange(c) => [Some(file), Some(InodeId(c.node_out))],
+        _ => [None, None],
     }
 }

@@ -225,6 +225,25 @@ fn what_may_be_repeated_is_and_what_may_not_fails() {
 }
 
 #[test]
+fn content_of_a_file_whose_locks_are_lost_is_refused_until_nobody_has_it_open() {
+    use fuse::request::{Lock, LockKind};
+    let mut b = bench();
+    let lock = Lock { fh: 0, owner: 7, start: 0, end: 9, kind: LockKind::Write, pid: 1, flock: false };
+    b.open(9);
+    b.ask(9, Op::SetLk { lock, wait: false });
+    b.answer(Ok(ClientAnswer::Meta(wire::names::MetaOutcome::Lock(wire::locks::LockAnswer::Held))));
+    b.fs.event(b.now, Event::SessionLost, &mut b.record);
+    let cut = || Op::SetAttr(fuse::request::SetAttr { size: Some(0), ..Default::default() });
+    let read = Op::Read(fuse::request::Read { fh: 0, offset: 0, size: 4096, flags: 0, lock_owner: None });
+    for op in [read, write(0, 0, false), cut(), Op::FAllocate { fh: 0, offset: 0, len: 4096, mode: 0 }] {
+        let u = b.ask(9, op);
+        assert_eq!(b.reply(u), Err(Errno::IO.raw_os_error()));
+    }
+    b.ask(10, cut());
+    assert!(matches!(b.op(), ClientOp::Truncate { .. }), "another file");
+}
+
+#[test]
 fn an_append_goes_where_the_kernel_believes_only_if_that_is_certain() {
     let mut b = bench();
     b.open(9);
