@@ -17,8 +17,9 @@ use wire::raft::{RaftConf, RaftMessage, SNAPSHOT_MAX};
 
 /// Bytes of entries in one append message, unless a single entry is larger.
 const MESSAGE_BYTES: u64 = 1 << 20;
-/// Append messages to one member that were not answered.
-const INFLIGHT: usize = 256;
+/// Append messages to one member that were not answered. A member that comes back is sent all of these at once: together they
+/// stay well below what a connection holds back (64 MiB), or it would be given up each time.
+const INFLIGHT: usize = 32;
 /// Bytes proposed and not committed; beyond it proposals are refused as busy.
 const UNCOMMITTED: u64 = 64 << 20;
 /// Bytes of entries handed out at once.
