@@ -4,7 +4,7 @@ use super::cast::{Cast, cast, same};
 use crate::actor::{AppOp, SlotId};
 use crate::kept::Script;
 use crate::world::{MS, S, Verdict};
-use wire::{CsToMds, DataCtl, FromMds, MdsToCs, Msg};
+use wire::{CsToMds, DataCtl, FromMds, MdsToCs, Msg, ToMds};
 
 /// (name, what happens, script) of every scenario of this file.
 pub fn all() -> Vec<(&'static str, &'static str, Script)> {
@@ -171,6 +171,11 @@ fn late_write_of_a_live_session(mutant: Option<&str>) -> Result<(), String> {
     c.settled_write(old, 0)?;
     let [first, ..] = c.three()?;
     let rule = c.hold(move |from, _, m| matches!(m, Msg::Write(_)) && from == old);
+    // Nor does anybody hear that it is about to give the lease back: else it would be waited for longer.
+    c.stage.rule(move |m| match m.msg {
+        Msg::ToMds(ToMds::Leaving { .. }) if m.from == old => Verdict::Drop,
+        _ => Verdict::Pass,
+    });
     c.stage.begin_write(old, 0, 1)?;
     c.stage.begin_write(old, 0, 2)?;
     c.settled_write(new, 0)?;
