@@ -69,6 +69,12 @@ impl Arguments {
     }
 }
 
+/// All of these as numbers, for the programs that stories start on their hosts. None: they are not so many, or not numbers.
+pub fn numbers<const N: usize>(args: &[OsString]) -> Option<[u64; N]> {
+    let all: Option<Vec<u64>> = args.iter().map(|n| n.to_str()?.parse().ok()).collect();
+    all?.try_into().ok()
+}
+
 fn args_number(option: &str, value: &Result<&OsString>) -> Result<u64> {
     let Ok(value) = value else { bail!("{option} needs a value") };
     value.to_str().and_then(|s| s.parse().ok()).with_context(|| format!("{option} {}: not a number", value.display()))

@@ -29,6 +29,7 @@ pub mod posix;
 pub mod proc;
 pub mod process;
 pub mod product;
+pub mod ranges;
 pub mod ready;
 pub mod registers;
 pub mod resume;

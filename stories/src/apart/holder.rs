@@ -1,5 +1,7 @@
 //! What runs on the host that is to be apart: it writes files, locks each of them, and keeps all of them open.
 
+use crate::arguments::numbers;
+use crate::ranges::range;
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
@@ -24,14 +26,7 @@ pub(super) fn locked(dir: &Path, n: u64) -> PathBuf {
 }
 /// Waits for a lock of this process on the whole file, alone.
 pub(super) fn lock(f: &File) -> Result<(), Errno> {
-    let l = libc::flock {
-        l_type: libc::F_WRLCK as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
-    };
-    fcntl(f, FcntlArg::F_SETLKW(&l)).map(drop)
+    fcntl(f, FcntlArg::F_SETLKW(&range(libc::F_WRLCK, 0, 0))).map(drop)
 }
 
 struct Holder {
@@ -89,10 +84,9 @@ fn io(e: &std::io::Error) -> bool {
 /// The folder and the numbers that these programs take.
 pub(super) fn arguments(args: &[OsString]) -> Result<(PathBuf, u64, u64)> {
     const USAGE: &str = "takes FOLDER FILES PLAIN";
-    let [dir, numbers @ ..] = args else { bail!(USAGE) };
-    let numbers: Option<Vec<u64>> = numbers.iter().map(|n| n.to_str()?.parse().ok()).collect();
-    let Some([files, plain]) = numbers.as_deref() else { bail!(USAGE) };
-    Ok((dir.into(), *files, *plain))
+    let [dir, rest @ ..] = args else { bail!(USAGE) };
+    let Some([files, plain]) = numbers(rest) else { bail!(USAGE) };
+    Ok((dir.into(), files, plain))
 }
 
 /// `apart-holder FOLDER FILES PLAIN`: does what it reads, and says what came of it.

@@ -17,6 +17,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::BTreeSet;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -59,6 +60,13 @@ struct Waits {
     read: u64,
     lock: u64,
     all: u64,
+}
+
+impl fmt::Display for Waits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Waits { read, lock, all } = self;
+        write!(f, "read after {read} ms, locked after {lock} ms, all {FILES} taken after {all} ms")
+    }
 }
 
 /// Runs it; the line to print.
@@ -145,47 +153,54 @@ fn within(what: &str, ms: u64, most: u64) -> Result<()> {
 
 /// All processes of the host are killed.
 fn killed(g: &mut Ground) -> Result<String> {
-    let mut lines = Vec::new();
-    for host in [KEEPS, BARE] {
-        let (holder, dir) = g.holds(host)?;
-        let begun = Instant::now();
-        g.hosts.kill(host)?;
-        let (mut taker, late) = g.take(&dir, begun)?;
-        let w = taken(&mut taker, late)?;
-        drop(holder);
-        within("a read", w.read, KILLED_MAX)?;
-        within("a lock", w.lock, KILLED_MAX)?;
-        said(&mut taker, "check", "mine")?;
-        lines.push(format!(
-            "read after {} ms, locked after {} ms, all {FILES} taken after {} ms",
-            w.read, w.lock, w.all
-        ));
-        g.hosts.start(host)?;
-        g.mount_again(host)?;
-    }
-    Ok(format!("with pages: {}; without: {}", lines[0], lines[1]))
+    dies(
+        g,
+        KILLED_MAX,
+        |g, host| {
+            let begun = Instant::now();
+            g.hosts.kill(host)?;
+            Ok(begun)
+        },
+        |g, host| g.hosts.start(host),
+    )
 }
-
 /// What serves the mount is killed, and its parent sees that.
 fn seen(g: &mut Ground) -> Result<String> {
+    dies(
+        g,
+        SEEN_MAX,
+        |g, host| {
+            let server = serving(g.hosts.host(host).space()?.processes())?;
+            let begun = Instant::now();
+            kill(server, Signal::SIGKILL)?;
+            Ok(begun)
+        },
+        |g, host| {
+            let point = g.cluster.point();
+            g.hosts.host(host).must(&["umount".as_ref(), "-l".as_ref(), point.as_os_str()], PATIENCE).map(drop)
+        },
+    )
+}
+/// One host after the other dies by `end`, which says when that began, others go on within `most` ms, and it can be mounted
+/// again after `back`.
+fn dies(
+    g: &mut Ground,
+    most: u64,
+    end: fn(&mut Ground, usize) -> Result<Instant>,
+    back: fn(&mut Ground, usize) -> Result<()>,
+) -> Result<String> {
     let mut lines = Vec::new();
     for host in [KEEPS, BARE] {
         let (holder, dir) = g.holds(host)?;
-        let server = serving(g.hosts.host(host).space()?.processes())?;
-        let begun = Instant::now();
-        kill(server, Signal::SIGKILL)?;
+        let begun = end(g, host)?;
         let (mut taker, late) = g.take(&dir, begun)?;
         let w = taken(&mut taker, late)?;
         drop(holder);
-        within("a read", w.read, SEEN_MAX)?;
-        within("a lock", w.lock, SEEN_MAX)?;
+        within("a read", w.read, most)?;
+        within("a lock", w.lock, most)?;
         said(&mut taker, "check", "mine")?;
-        lines.push(format!(
-            "read after {} ms, locked after {} ms, all {FILES} taken after {} ms",
-            w.read, w.lock, w.all
-        ));
-        let point = g.cluster.point();
-        g.hosts.host(host).must(&["umount".as_ref(), "-l".as_ref(), point.as_os_str()], PATIENCE)?;
+        lines.push(w.to_string());
+        back(g, host)?;
         g.mount_again(host)?;
     }
     Ok(format!("with pages: {}; without: {}", lines[0], lines[1]))
@@ -234,10 +249,7 @@ fn apart(
         let w = taken(&mut taker, late)?;
         within("a read", w.read, if host == KEEPS { KEPT_MAX } else { BARE_MAX })?;
         within("a lock", w.lock, LOCK_MAX)?;
-        lines.push(format!(
-            "read after {} ms, locked after {} ms, all {FILES} taken after {} ms",
-            w.read, w.lock, w.all
-        ));
+        lines.push(w.to_string());
         took.push(taker);
     }
     std::thread::sleep(APART.saturating_sub(begun.elapsed()));

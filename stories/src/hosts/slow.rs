@@ -8,6 +8,7 @@
 
 use super::links::feed;
 use super::space::Space;
+use crate::arguments::numbers;
 use anyhow::{Context, Result, bail};
 use nix::sys::socket::sockopt::{Mark, OriginalDst};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, connect, getsockopt, setsockopt, socket};
@@ -64,11 +65,8 @@ pub(super) fn divert(space: &Space) -> Result<()> {
 
 /// `host-slow MICROSECONDS BYTES-PER-SECOND`: takes connections until it is killed.
 pub fn serve(args: &[OsString]) -> Result<ExitCode> {
-    let numbers: Option<Vec<u64>> = args.iter().map(|a| a.to_str()?.parse().ok()).collect();
-    let Some([delay, bytes_per_s]) = numbers.as_deref() else {
-        bail!("host-slow takes microseconds, and bytes a second")
-    };
-    let slow = Slow { delay: Duration::from_micros(*delay), bytes_per_s: *bytes_per_s };
+    let Some([delay, bytes_per_s]) = numbers(args) else { bail!("host-slow takes microseconds, and bytes a second") };
+    let slow = Slow { delay: Duration::from_micros(delay), bytes_per_s };
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).context("listen for slow connections")?;
     println!("{READY}");
     let lanes = [Arc::new(Lane::new(slow)), Arc::new(Lane::new(slow))];

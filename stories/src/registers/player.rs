@@ -3,6 +3,7 @@
 
 use super::record::{Answer, Log, What, now};
 use super::stamp::{BLOCK, Place, Stamp, fill, look};
+use crate::arguments::numbers;
 use crate::chance::Chance;
 use ::host::buffer::AlignedBuf;
 use anyhow::{Context, Result, bail};
@@ -59,12 +60,11 @@ impl Orders {
     }
     fn parse(args: &[OsString]) -> Result<Orders> {
         const USAGE: &str = "registers-player takes POINT FOLDER NUMBER OWN DIRECT LOOK SEED";
-        let [point, dir, numbers @ ..] = args else { bail!(USAGE) };
-        let numbers: Option<Vec<u64>> = numbers.iter().map(|n| n.to_str()?.parse().ok()).collect();
-        let Some([number, own, direct, look, seed]) = numbers.as_deref() else { bail!(USAGE) };
-        let (number, own) = (u32::try_from(*number).context(USAGE)?, u16::try_from(*own).context(USAGE)?);
+        let [point, dir, rest @ ..] = args else { bail!(USAGE) };
+        let Some([number, own, direct, look, seed]) = numbers(rest) else { bail!(USAGE) };
+        let (number, own) = (u32::try_from(number).context(USAGE)?, u16::try_from(own).context(USAGE)?);
         let (point, dir) = (point.into(), dir.into());
-        Ok(Orders { point, dir, number, own, direct: *direct != 0, look: *look != 0, seed: *seed })
+        Ok(Orders { point, dir, number, own, direct: direct != 0, look: look != 0, seed })
     }
     /// Its history.
     pub fn log(&self) -> PathBuf {

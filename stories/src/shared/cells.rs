@@ -2,7 +2,7 @@
 //! others. What is read is never older than what was read before, and one's own cell is always what one wrote.
 
 use super::{Ground, HOSTS, PATIENCE, ROUNDS};
-use crate::arguments::Arguments;
+use crate::arguments::{Arguments, numbers};
 use crate::chance::Chance;
 use anyhow::{Context, Result, bail};
 use std::ffi::OsString;
@@ -91,19 +91,18 @@ fn number(host: u64, cell: &[u8]) -> Option<u64> {
 /// `shared-cells FILE HOST COUNT SEED`: one host's part.
 pub fn player(args: &[OsString]) -> Result<ExitCode> {
     const USAGE: &str = "shared-cells takes FILE HOST COUNT SEED";
-    let [file, numbers @ ..] = args else { bail!(USAGE) };
-    let numbers: Option<Vec<u64>> = numbers.iter().map(|n| n.to_str()?.parse().ok()).collect();
-    let Some([host, count, seed]) = numbers.as_deref() else { bail!(USAGE) };
+    let [file, rest @ ..] = args else { bail!(USAGE) };
+    let Some([host, count, seed]) = numbers(rest) else { bail!(USAGE) };
     let f = File::options().read(true).write(true).open(file).with_context(|| format!("open {}", file.display()))?;
-    let chance = Chance::of(&[*seed, *host, 7]);
+    let chance = Chance::of(&[seed, host, 7]);
     let mut seen = [0; HOSTS + 1];
     let mut slowest = [Duration::ZERO; 2];
-    while seen[*host as usize] < *count {
+    while seen[host as usize] < count {
         let begun = Instant::now();
         if chance.one_in(2) {
-            let next = seen[*host as usize] + 1;
-            f.write_all_at(content(*host, next).as_bytes(), place(*host)).with_context(|| format!("write {next}"))?;
-            seen[*host as usize] = next;
+            let next = seen[host as usize] + 1;
+            f.write_all_at(content(host, next).as_bytes(), place(host)).with_context(|| format!("write {next}"))?;
+            seen[host as usize] = next;
             slowest[1] = slowest[1].max(begun.elapsed());
             continue;
         }
@@ -115,7 +114,7 @@ pub fn player(args: &[OsString]) -> Result<ExitCode> {
             bail!("the cell of host{cell} holds {:?}", String::from_utf8_lossy(&found))
         };
         let last = seen[cell as usize];
-        if n < last || (cell == *host && n > last) {
+        if n < last || (cell == host && n > last) {
             bail!("the cell of host{cell} holds write {n} after {last}");
         }
         seen[cell as usize] = n;

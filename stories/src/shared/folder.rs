@@ -2,7 +2,7 @@
 //! and in the end all see the same.
 
 use super::{Ground, HOSTS, PATIENCE, ROUNDS};
-use crate::arguments::Arguments;
+use crate::arguments::{Arguments, numbers};
 use crate::chance::Chance;
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
@@ -99,13 +99,12 @@ fn differing(one: &str, other: &str) -> String {
 
 /// `shared-folder DIR HOST SECONDS SEED`: one host's part.
 pub fn crowd(args: &[OsString]) -> Result<ExitCode> {
-    let [dir, numbers @ ..] = args else { bail!("shared-folder takes DIR HOST SECONDS SEED") };
-    let numbers: Option<Vec<u64>> = numbers.iter().map(|n| n.to_str()?.parse().ok()).collect();
-    let Some([host, seconds, seed]) = numbers.as_deref() else { bail!("shared-folder takes DIR HOST SECONDS SEED") };
-    let chance = Chance::of(&[*seed, *host]);
+    let [dir, rest @ ..] = args else { bail!("shared-folder takes DIR HOST SECONDS SEED") };
+    let Some([host, seconds, seed]) = numbers(rest) else { bail!("shared-folder takes DIR HOST SECONDS SEED") };
+    let chance = Chance::of(&[seed, host]);
     let mut c = Crowd {
         dir: dir.into(),
-        host: *host,
+        host,
         chance,
         own: Vec::new(),
         next: 0,
@@ -113,7 +112,7 @@ pub fn crowd(args: &[OsString]) -> Result<ExitCode> {
         slowest: (Duration::ZERO, ""),
     };
     let begun = Instant::now();
-    while begun.elapsed() < Duration::from_secs(*seconds) {
+    while begun.elapsed() < Duration::from_secs(seconds) {
         c.step()?;
     }
     c.counts.iter().for_each(|(kind, n)| println!("{kind} {n}"));

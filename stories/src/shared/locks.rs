@@ -5,6 +5,7 @@ use super::{Ground, HOSTS, ROUNDS};
 use crate::arguments::Arguments;
 use crate::chance::Chance;
 use crate::hosts::Player;
+use crate::ranges;
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
@@ -273,13 +274,7 @@ fn set(f: &File, way: Way, what: &str, range: (i64, i64), wait: bool) -> Result<
         "r" => libc::F_RDLCK,
         _ => libc::F_WRLCK,
     };
-    let mut l = libc::flock {
-        l_type: kind as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: range.0,
-        l_len: range.1,
-        l_pid: 0,
-    };
+    let mut l = ranges::range(kind, range.0, range.1);
     let done = match (way, what, wait) {
         (_, "t", _) => fcntl(f, FcntlArg::F_GETLK(&mut l)),
         (Way::Process, _, true) => fcntl(f, FcntlArg::F_SETLKW(&l)),

@@ -1,7 +1,7 @@
 //! Numbered records that all hosts append to one file at once: each is there exactly once, and each host's own in order.
 
 use super::{Ground, HOSTS, PATIENCE, ROUNDS};
-use crate::arguments::Arguments;
+use crate::arguments::{Arguments, numbers};
 use anyhow::{Context, Result, bail};
 use std::ffi::OsString;
 use std::fs::File;
@@ -94,13 +94,12 @@ fn judge(found: &[u8], each: u64) -> Result<()> {
 
 /// `shared-records FILE HOST COUNT`: appends one host's records.
 pub fn writer(args: &[OsString]) -> Result<ExitCode> {
-    let [file, numbers @ ..] = args else { bail!("shared-records takes FILE HOST COUNT") };
-    let numbers: Option<Vec<u64>> = numbers.iter().map(|n| n.to_str()?.parse().ok()).collect();
-    let Some([host, count]) = numbers.as_deref() else { bail!("shared-records takes FILE HOST COUNT") };
+    let [file, rest @ ..] = args else { bail!("shared-records takes FILE HOST COUNT") };
+    let Some([host, count]) = numbers(rest) else { bail!("shared-records takes FILE HOST COUNT") };
     let mut f = File::options().append(true).open(file).with_context(|| format!("open {}", file.display()))?;
     let mut slowest = Duration::ZERO;
-    for number in 1..=*count {
-        let record = record(*host, number);
+    for number in 1..=count {
+        let record = record(host, number);
         let begun = Instant::now();
         let n = f.write(record.as_bytes()).with_context(|| format!("append record {number}"))?;
         slowest = slowest.max(begun.elapsed());

@@ -57,6 +57,28 @@ pub struct Attr {
     pub generation: u32,
 }
 
+impl Attr {
+    /// Of something new: one name, nothing in it, no time set.
+    pub fn new(ino: InodeId, kind: FileKind, mode: u16) -> Attr {
+        Attr {
+            ino,
+            kind,
+            mode,
+            uid: 0,
+            gid: 0,
+            nlink: 1,
+            size: 0,
+            rdev: 0,
+            atime: 0,
+            mtime: 0,
+            ctime: 0,
+            btime: 0,
+            truncate_gen: 0,
+            generation: 0,
+        }
+    }
+}
+
 /// A time to set.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum SetTime {

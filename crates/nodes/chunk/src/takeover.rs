@@ -38,7 +38,9 @@ impl ChunkServer {
         if let Some(w) = self.session_fences.get_mut(&key) {
             mark!("fence.session-again");
             w.reply = reply;
-            w.until = if dead { Nanos::ZERO } else { w.until };
+            if dead {
+                w.until = Nanos::ZERO;
+            }
             return;
         }
         let known = self.store.server().blocked.get(&session).is_some_and(|e| *e >= epoch)

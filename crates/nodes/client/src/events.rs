@@ -9,7 +9,7 @@ use types::{InodeId, LeaseEpoch, Nanos};
 use wire::LeaseKind;
 
 /// How long a front end may take to drop what it keeps before the lease goes back without its word. The group takes a
-/// lease by force 3 s after it recalled it.
+/// lease by force that does not come further for 10 s.
 pub const REVOKE_MAX: Nanos = Nanos::from_millis(1500);
 
 /// Something a front end has to act on.
@@ -175,29 +175,13 @@ mod tests {
         c.file(INO).lease = lease(1);
         c.cached(INO);
         assert!(!c.front_end_done(INO, fx));
-        let attr = Attr {
-            ino: INO,
-            kind: FileKind::File,
-            mode: 0,
-            uid: 0,
-            gid: 0,
-            nlink: 1,
-            size: 0,
-            rdev: 0,
-            atime: 0,
-            mtime: 0,
-            ctime: 0,
-            btime: 0,
-            truncate_gen: 0,
-            generation: 0,
-        };
         let grant = Grant {
             session: c.link.session,
             incarnation: Incarnation(1),
             ino: INO,
             kind: LeaseKind::Write,
             epoch: LeaseEpoch(2),
-            attr,
+            attr: Attr::new(INO, FileKind::File, 0),
             layout: Layout::default(),
             chunks: vec![],
             losses: vec![],

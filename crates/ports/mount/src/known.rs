@@ -61,22 +61,7 @@ mod tests {
     use wire::names::FileKind;
 
     fn attr(ino: u64) -> Attr {
-        Attr {
-            ino: InodeId(ino),
-            kind: FileKind::File,
-            mode: 0o644,
-            uid: 0,
-            gid: 0,
-            nlink: 1,
-            size: 7,
-            rdev: 0,
-            atime: 0,
-            mtime: 0,
-            ctime: 0,
-            btime: 0,
-            truncate_gen: 0,
-            generation: 0,
-        }
+        Attr { size: 7, ..Attr::new(InodeId(ino), FileKind::File, 0o644) }
     }
     fn entry(ino: u64, certain: bool, bare: bool) -> DirEntry {
         DirEntry { name: vec![b'x'], attr: attr(ino), certain, bare }

@@ -145,22 +145,7 @@ impl Bench {
 }
 
 pub fn file(ino: u64) -> Attr {
-    Attr {
-        ino: InodeId(ino),
-        kind: FileKind::File,
-        mode: 0o644,
-        uid: 0,
-        gid: 0,
-        nlink: 1,
-        size: 0,
-        rdev: 0,
-        atime: 0,
-        mtime: 0,
-        ctime: 0,
-        btime: 0,
-        truncate_gen: 0,
-        generation: 0,
-    }
+    Attr::new(InodeId(ino), FileKind::File, 0o644)
 }
 pub fn removed(attr: Attr) -> Result<ClientAnswer, ClientError> {
     Ok(ClientAnswer::Meta(MetaOutcome::Removed { gone: Some(attr) }))
