@@ -39,6 +39,8 @@ marks::switches! {
     reads_end_with_session,
     /// A view with too few clean members is made whole only when no holder is left (section 7).
     holders_leave_first,
+    /// A silent member leaves the view only while another one is alive, not while all may have lost their memory.
+    somebody_stays,
     /// Members that are silent while somebody has a tail leave the view before the merge.
     silent_leave_tails,
     /// What a merge brought stays as tail until the next holder's `stable` passes it.

@@ -67,12 +67,14 @@ impl MetaServer {
         }
         l.accused.remove(&(chunk, m));
         // A copy that lost its memory, or another id than the view's, may be all that is left of something only a
-        // fence can see. And who drops a silent member while another one is unclean may drop the last good copy.
+        // fence can see. And who drops a silent member while another one is unclean, or while all others are silent too
+        // and may turn out to be, may drop the last good copy.
+        let others = || view.members.iter().filter(|o| o.cs != m.cs);
+        let doubtful = |o: &Member| !l.counted.contains(&o.cs) || l.doubtful.contains(&(o.cs, chunk));
+        let lives = |o: &Member| self.servers.get(&o.cs).is_some_and(|s| !s.dead(now));
         let lost = matches!(reason, DropReason::Refused(Refusal::Unclean | Refusal::NoCopy))
-            || view
-                .members
-                .iter()
-                .any(|o| o.cs != m.cs && (!l.counted.contains(&o.cs) || l.doubtful.contains(&(o.cs, chunk))));
+            || others().any(doubtful)
+            || (!others().any(lives) && self.cfg.rules.somebody_stays);
         if view.members.len() > usize::from(rec.min) && !lost {
             self.change(chunk, view.ver, ViewChange::Drop(m));
         } else {

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use types::{
     BootVerifier, ChunkId, ClusterId, CsId, Incarnation, InodeId, Layout, LeaseEpoch, MdsId, Nanos, NodeId, SessionId,
 };
-use wire::meta::{FileEnd, HeldLease};
+use wire::meta::{DropReason, FileEnd, HeldLease, ViewWish};
 use wire::names::{Attr, MetaError, MetaOp, MetaOutcome, NewInode, RenameMode};
 use wire::server::Space;
 use wire::{CopyReport, CsToMds, FromMds, LeaseKind, MdsToCs, Msg, ToMds};
@@ -110,6 +110,13 @@ impl Group {
             space,
         };
         self.message(NodeId::Cs(cs), Msg::CsToMds(register));
+        self.turn();
+    }
+    /// It says what it holds: nothing.
+    fn inventory(&mut self, n: u64) {
+        let (cs, incarnation) = (CsId(1025 + n as u32), Incarnation(70 + n));
+        let m = CsToMds::Inventory { cs, incarnation, part: 0, last: true, copies: vec![], doubtful: vec![] };
+        self.message(NodeId::Cs(cs), Msg::CsToMds(m));
         self.turn();
     }
     fn keep(&mut self, to: NodeId, m: Msg) {
@@ -545,4 +552,36 @@ fn an_end_that_only_copies_know_is_waited_for() {
     g.turn();
     assert_eq!(attr(g.answer(B, seq).0).size, 8192, "one member has everything that was acknowledged");
     assert!(listed(&mut g));
+}
+
+/// All three servers of a chunk die, one after the other. Which of them has lost its memory shows when they are back: whoever
+/// is dropped before may be the only one that has not.
+#[test]
+fn nobody_is_dropped_while_all_are_silent() {
+    let dropped = |dead: u64| {
+        let mut g = Group::new();
+        for n in 0..3 {
+            assert!(matches!(g.ask(A, MetaOp::NewCs { nonce: 50 + n }), Ok(MetaOutcome::Cs(..))));
+            g.register(n, 0);
+            g.inventory(n);
+        }
+        let op =
+            MetaOp::Create { parent: ROOT, name: "f".into(), new: new(), body: None, layout: None, exclusive: true };
+        let seq = g.begin(A, op, LeaseKind::Write);
+        let (made, epoch) = g.answer(A, seq);
+        let ino = attr(made).ino;
+        let (_, chunk, record) = g.server.state().all_chunks(ino).next().expect("created with a chunk");
+        let view = record.view;
+        for m in view.members.iter().take(dead as usize) {
+            g.say(C, ToMds::Death { node: NodeId::Cs(m.cs), incarnation: Incarnation::NONE });
+        }
+        let wish = ViewWish::Drop(view.members[0], DropReason::Reset);
+        let (session, incarnation, changes) = (g.sessions[&A], A, vec![(chunk, view.ver, wish)]);
+        g.say(A, ToMds::ViewChange { session, incarnation, ino, epoch, changes });
+        g.pass(3);
+        let now = g.server.state().chunk(chunk).expect("it is there").view.members.len();
+        now < view.members.len()
+    };
+    assert!(dropped(1) && dropped(2), "another one holds all that was acknowledged");
+    assert!(!dropped(3));
 }

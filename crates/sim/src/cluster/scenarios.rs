@@ -211,6 +211,7 @@ pub const FINDS: &[(&str, &str)] = &[
     ("promises_name_fences", "case-07-promises-of-another-file"),
     ("reads_end_with_session", "case-01-reader-outlives-its-session"),
     ("holders_leave_first", "case-01-reader-outlives-its-session"),
+    ("somebody_stays", "all-silent-and-one-remembers"),
     ("silent_leave_tails", "silent-member-with-the-same-number"),
     ("merged_stay_tail", "no-lease-between-two-attempts"),
     ("merge_in_one_record", "case-13-merge-in-parts"),

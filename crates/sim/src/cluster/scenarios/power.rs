@@ -45,6 +45,11 @@ pub fn all() -> Vec<(&'static str, &'static str, Script)> {
             "all hosts lose power twice, and both times the same record is the newest one left",
             two_losses_that_end_alike as Script,
         ),
+        (
+            "all-silent-and-one-remembers",
+            "two members cannot be reached and lose their memory; the third one is killed, and has not lost it",
+            all_silent_and_one_remembers as Script,
+        ),
     ]
 }
 
@@ -238,5 +243,32 @@ fn filled_over_an_unclean_copy(mutant: Option<&str>) -> Result<(), String> {
         c.stage.read(other, 0, 32)?;
         c.mend_off(other, &[away]);
     }
+    c.stage.finish()
+}
+
+/// Two members are silent; what they still know shows when they are back. The third one dies, and its host remembers
+/// everything: dropped for its silence it is gone, and nothing is left but two members that have forgotten.
+fn all_silent_and_one_remembers(mutant: Option<&str>) -> Result<(), String> {
+    let mut c = cast(mutant)?;
+    let (writer, reader) = (c.clients[0], c.clients[1]);
+    let value = c.settled_write(writer, 0)?;
+    let [remembers, b, d] = c.three()?;
+    let all = c.stage.world.all_slots();
+    for forgets in [b, d] {
+        c.cut_off(forgets, &all);
+    }
+    c.stage.run_for(3 * S);
+    c.kill(&[remembers]);
+    c.stage.begin_write(writer, 0, 1)?;
+    c.stage.run_for(2 * S);
+    let hosts = [b, d].map(|s| c.stage.world.slot(s).host);
+    c.stage.power_off(&hosts, Tear::None);
+    hosts.into_iter().for_each(|h| c.stage.world.power_on(h));
+    c.start(&[remembers]);
+    for forgets in [b, d] {
+        c.mend_off(forgets, &all);
+    }
+    let seen = c.stage.read(reader, 0, 0)?;
+    same("what one host remembers", seen, value)?;
     c.stage.finish()
 }
