@@ -9,6 +9,8 @@ pub const BATCH_HEADER_LEN: usize = 64;
 pub const BATCH_VERSION: u16 = 1;
 const MAGIC: u32 = 0x424a_5350; // "PSJB"
 const CRC_AT: usize = 8;
+/// No ring comes so far; what names such a number was not written by a store.
+const NUMBERS_END: u64 = 1 << 62;
 
 /// What stands in front of a batch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,7 +74,7 @@ pub fn encode_batch(mut h: BatchHeader, records: &[&RecordHead]) -> (BatchHeader
 
 impl BatchHeader {
     /// Reads the fixed part only, without its checksum: enough to know how many bytes the head has. Errors: short, magic,
-    /// version, lengths that no batch has.
+    /// version, lengths and numbers that no batch has.
     pub fn peek(bytes: &[u8]) -> Result<BatchHeader, JournalError> {
         if bytes.len() < BATCH_HEADER_LEN {
             return Err(JournalError::Short);
@@ -96,6 +98,9 @@ impl BatchHeader {
         };
         if !h.head_len.is_multiple_of(4096) || h.head_len == 0 || !h.body_len.is_multiple_of(4096) || h.count == 0 {
             return Err(JournalError::Field("batch lengths"));
+        }
+        if h.seq.max(h.first).max(h.durable).max(h.generation) >= NUMBERS_END {
+            return Err(JournalError::Field("numbers at their end"));
         }
         if bytes[6..8] != [0; 2] || bytes[60..64] != [0; 4] {
             return Err(JournalError::Field("reserved"));
