@@ -24,8 +24,6 @@ pub enum Role {
     Cs,
     /// Client.
     Client,
-    /// A client beside a chunk server, in its process.
-    Steward,
 }
 
 /// What a process gets when it starts.

@@ -153,8 +153,7 @@ mod tests {
     }
     fn lease(epoch: u64) -> Option<Lease> {
         let epoch = LeaseEpoch(epoch);
-        let (unsettled, since, share) = (Nanos::ZERO, Nanos::ZERO, LeaseEpoch::NONE);
-        Some(Lease { kind: LeaseKind::Read, epoch, unsettled, since, share })
+        Some(Lease { kind: LeaseKind::Read, epoch, unsettled: Nanos::ZERO, since: Nanos::ZERO })
     }
 
     #[test]
@@ -186,7 +185,6 @@ mod tests {
             layout: Layout::default(),
             chunks: vec![],
             losses: vec![],
-            share: LeaseEpoch::NONE,
             continued: false,
             replaces: LeaseEpoch(1),
             zero: None,

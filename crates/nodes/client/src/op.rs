@@ -326,7 +326,7 @@ impl Client {
     fn queue(&mut self, ticket: u64, ino: InodeId, kind: OpKind, change: Change) {
         self.ops.insert(ticket, Op { left: 0, kind, error: None });
         let since = self.now;
-        self.file(ino).waiting.push_back(Waiting { ticket, since, change, tried: None });
+        self.file(ino).waiting.push_back(Waiting { ticket, since, change });
         self.dirty.insert(ino);
     }
 
@@ -353,8 +353,7 @@ impl Client {
                         self.ends.insert(*ino);
                     }
                 }
-                let shares = self.cfg.shares && want == LeaseKind::Write;
-                self.call(For::Program(ticket), op, if shares { LeaseKind::Shared } else { want });
+                self.call(For::Program(ticket), op, want);
             }
             ClientOp::Write { ino, offset, data, buffered } => {
                 let change = Change::Write { at: Some(offset), data: data.clone(), buffered };
