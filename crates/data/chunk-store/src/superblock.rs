@@ -1,7 +1,7 @@
 //! The superblock: two slots of 4 KiB, written in turn; the valid one of the higher generation counts.
 
 use crate::config::Geometry;
-use journal::Start;
+use journal::{NUMBERS_END, Start};
 use types::{BootVerifier, ChunkId, ClusterId, CsId};
 use zerocopy::little_endian::{U16, U32, U64, U128};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -168,10 +168,10 @@ impl Superblock {
             && (1..=geometry.max_segments).contains(&raw.segments.get())
             && geometry.journal_bytes >= 256 << 10
             && geometry.journal_bytes.is_multiple_of(4096)
-            && raw.replay_pos.get() < 1 << 62
-            && raw.covered.get() < 1 << 62
-            && raw.replay_seq.get() < 1 << 62
-            && raw.generation.get() < 1 << 62
+            && raw.replay_pos.get() < NUMBERS_END
+            && raw.covered.get() < NUMBERS_END
+            && raw.replay_seq.get() < NUMBERS_END
+            && raw.generation.get() < NUMBERS_END
             && raw.replay_record.get() >= 1
             && raw.life.get() < u32::MAX
             && raw.replay_record.get() <= raw.covered.get() + 1

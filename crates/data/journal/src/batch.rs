@@ -9,8 +9,8 @@ pub const BATCH_HEADER_LEN: usize = 64;
 pub const BATCH_VERSION: u16 = 1;
 const MAGIC: u32 = 0x424a_5350; // "PSJB"
 const CRC_AT: usize = 8;
-/// No ring comes so far; what names such a number was not written by a store.
-const NUMBERS_END: u64 = 1 << 62;
+/// No store comes so far with positions, sequences, records or generations; what names such a number was not written by one.
+pub const NUMBERS_END: u64 = 1 << 62;
 
 /// What stands in front of a batch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -9,7 +9,7 @@ mod scan;
 mod shared;
 mod space;
 
-pub use batch::{BATCH_HEADER_LEN, BATCH_VERSION, BatchHeader, encode_batch, head_bytes};
+pub use batch::{BATCH_HEADER_LEN, BATCH_VERSION, BatchHeader, NUMBERS_END, encode_batch, head_bytes};
 pub use record::{RECORD_FIXED_LEN, RecordHead};
 pub use scan::{Scan, Scanned, ScannedRecord, Start, read_at, scan};
 pub use shared::{RING_DATA_START, RingEntry, SharedLog};

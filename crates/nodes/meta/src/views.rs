@@ -53,7 +53,7 @@ impl MetaServer {
         let Some(rec) = self.state.chunk(chunk) else { return };
         let (ino, view) = (rec.ino, rec.view);
         let proof = matches!(reason, DropReason::Refused(_));
-        let dead = self.servers.get(&m.cs).is_none_or(|s| s.dead(now));
+        let dead = |o: &Member| self.servers.get(&o.cs).is_none_or(|s| s.dead(now));
         let Some(l) = &mut self.leader else { return };
         let a = l.accused.entry((chunk, m)).or_insert(Accusation { first: now, newest: now });
         if now.since(a.newest) > Nanos::from_secs(1) {
@@ -62,7 +62,7 @@ impl MetaServer {
         }
         a.newest = now;
         let long = now.since(a.first) >= ACCUSED;
-        if !(proof || dead || long) {
+        if !(proof || dead(&m) || long) {
             return;
         }
         l.accused.remove(&(chunk, m));
@@ -71,10 +71,9 @@ impl MetaServer {
         // and may turn out to be, may drop the last good copy.
         let others = || view.members.iter().filter(|o| o.cs != m.cs);
         let doubtful = |o: &Member| !l.counted.contains(&o.cs) || l.doubtful.contains(&(o.cs, chunk));
-        let lives = |o: &Member| self.servers.get(&o.cs).is_some_and(|s| !s.dead(now));
         let lost = matches!(reason, DropReason::Refused(Refusal::Unclean | Refusal::NoCopy))
             || others().any(doubtful)
-            || (!others().any(lives) && self.cfg.rules.somebody_stays);
+            || (others().all(dead) && self.cfg.rules.somebody_stays);
         if view.members.len() > usize::from(rec.min) && !lost {
             self.change(chunk, view.ver, ViewChange::Drop(m));
         } else {
