@@ -24,6 +24,8 @@ pub enum Role {
     Cs,
     /// Client.
     Client,
+    /// A client beside a chunk server, in its process.
+    Steward,
 }
 
 /// What a process gets when it starts.

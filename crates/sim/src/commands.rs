@@ -62,7 +62,9 @@ impl Choice {
                 let switches = Switches::without(m).ok_or_else(|| unknown(m.unwrap_or_default()))?;
                 // Every third run has three clients.
                 let clients = if seed.is_multiple_of(3) { 3 } else { 2 };
-                let shape = Shape { switches, clients, damage: self.plan.damage, pages: true, ..Shape::default() };
+                // In every fourth nobody keeps pages, so all of them share.
+                let pages = seed % 4 != 1;
+                let shape = Shape { switches, clients, damage: self.plan.damage, pages, ..Shape::default() };
                 Ok(Box::new(sim::cluster::Cluster::new(shape)))
             }
             (other, _) => Err(format!("no system `{other}`; there are {SYSTEMS:?}")),

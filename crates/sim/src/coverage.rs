@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use wire::integrity::Care;
+use wire::share::{ShareCtl, ShareMsg, ShareOp, ShareSaid};
 use wire::{CopyAns, CsToMds, DataCtl, FromMds, MdsToCs, Msg, Refusal, ToMds};
 
 macro_rules! kinds {
@@ -61,6 +62,9 @@ kinds! {
     Msg::FromMds(FromMds::MetaOk { .. }) => "MetaOk",
     Msg::FromMds(FromMds::Forget { .. }) => "Forget",
     Msg::FromMds(FromMds::Locked { .. }) => "Locked",
+    Msg::FromMds(FromMds::Shared { .. }) => "Shared",
+    Msg::FromMds(FromMds::Tell { .. }) => "Tell",
+    Msg::ToMds(ToMds::Told { .. }) => "Told",
     Msg::FromMds(FromMds::Grant(_)) => "Grant",
     Msg::FromMds(FromMds::Mapped { .. }) => "Mapped",
     Msg::FromMds(FromMds::Recall { .. }) => "Recall",
@@ -94,6 +98,14 @@ kinds! {
     Msg::Care(Care::Inspect { .. }) => "Inspect (care)",
     Msg::Care(Care::Inspected { .. }) => "Inspected (care)",
     Msg::Mend(_) => "Mend",
+    Msg::Share(ShareMsg { ctl: ShareCtl::Ask(ShareOp::Write { .. }), .. }) => "Share (write)",
+    Msg::Share(ShareMsg { ctl: ShareCtl::Ask(ShareOp::Append { .. }), .. }) => "Share (append)",
+    Msg::Share(ShareMsg { ctl: ShareCtl::Ask(ShareOp::Read { .. }), .. }) => "Share (read)",
+    Msg::Share(ShareMsg { ctl: ShareCtl::Ask(ShareOp::Flush { .. }), .. }) => "Share (flush)",
+    Msg::Share(ShareMsg { ctl: ShareCtl::Answer(ShareSaid::Over), .. }) => "Share (over)",
+    Msg::Share(ShareMsg { ctl: ShareCtl::Answer(ShareSaid::Alone), .. }) => "Share (alone)",
+    Msg::Share(ShareMsg { ctl: ShareCtl::Answer(ShareSaid::Failed(_)), .. }) => "Share (failed)",
+    Msg::Share(ShareMsg { ctl: ShareCtl::Answer(_), .. }) => "Share (done)",
     Msg::CsToMds(CsToMds::Converged { .. }) => "Converged",
     Msg::CsToMds(CsToMds::Replaced { .. }) => "Replaced",
     Msg::CsToMds(CsToMds::Deleted { .. }) => "Deleted",

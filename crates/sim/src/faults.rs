@@ -118,7 +118,8 @@ impl Faults {
 
     fn cause(&mut self, fault: Fault, world: &mut World, system: &mut dyn System, history: &mut History) -> bool {
         let up = |world: &World, client: bool| -> Vec<SlotId> {
-            let fits = |s: &SlotId| world.is_up(*s) && (world.slot(*s).role == Role::Client) == client;
+            let of = |s: &SlotId| !world.slot(*s).is_part && (world.slot(*s).role == Role::Client) == client;
+            let fits = |s: &SlotId| world.is_up(*s) && of(s);
             world.all_slots().into_iter().filter(fits).collect()
         };
         let servers = up(world, false);

@@ -1,6 +1,6 @@
 //! A slot with the process that runs in it, and the host it stands on with its clocks.
 
-use crate::actor::{Actor, AppOp, HostId, Maker, Role};
+use crate::actor::{Actor, AppOp, HostId, Maker, Role, SlotId};
 use crate::disks::Disk;
 use crate::rng::Rng;
 use host::memory::MemoryRing;
@@ -105,6 +105,10 @@ pub struct Slot {
     pub ring: MemoryRing,
     /// Bytes of it.
     pub ring_size: usize,
+    /// A slot whose process is a part of this one's: they start, freeze and die together.
+    pub part: Option<SlotId>,
+    /// It is such a part.
+    pub is_part: bool,
     /// Whom the process exchanged messages with, and when last.
     pub talked: BTreeMap<NodeId, u64>,
 }
@@ -128,6 +132,8 @@ impl Slot {
             gone: false,
             disk: Disk::new(),
             ring: MemoryRing::new(ring_size),
+            part: None,
+            is_part: false,
             ring_size,
             talked: BTreeMap::new(),
         }

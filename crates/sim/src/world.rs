@@ -374,8 +374,20 @@ impl World {
         }
     }
 
+    /// Makes the process of `part` a part of the one of `slot`, on the same host.
+    pub fn join(&mut self, slot: SlotId, part: SlotId) {
+        self.slots[slot.0].part = Some(part);
+        self.slots[part.0].is_part = true;
+    }
     /// Starts a process in a slot that has none and whose host has power.
     pub fn start(&mut self, slot: SlotId) {
+        if !self.slots[slot.0].is_part {
+            let part = self.slots[slot.0].part.filter(|_| !self.is_up(slot) && !self.slots[slot.0].gone);
+            part.into_iter().for_each(|p| self.start_one(p));
+            self.start_one(slot);
+        }
+    }
+    fn start_one(&mut self, slot: SlotId) {
         let host = self.slots[slot.0].host;
         if self.is_up(slot) || !self.hosts[host.0].power || self.slots[slot.0].gone {
             return;
@@ -410,6 +422,9 @@ impl World {
 
     /// The process ends at once (kill -9). Those that talked to it lately are told soon, most of them.
     pub fn kill(&mut self, slot: SlotId) {
+        if let Some(part) = self.slots[slot.0].part {
+            self.kill(part);
+        }
         let s = &mut self.slots[slot.0];
         if s.node.is_none() {
             return;
@@ -440,8 +455,10 @@ impl World {
     }
     /// The process does nothing for a while; then everything that came for it is there at once.
     pub fn freeze(&mut self, slot: SlotId, time: u64) {
-        let s = &mut self.slots[slot.0];
-        s.frozen_until = s.frozen_until.max(self.now + time);
+        for slot in [Some(slot), self.slots[slot.0].part].into_iter().flatten() {
+            let s = &mut self.slots[slot.0];
+            s.frozen_until = s.frozen_until.max(self.now + time);
+        }
     }
     /// The host loses power: its processes die without a word, rings are gone, disks keep what `tear` says.
     pub fn power_off(&mut self, host: HostId, tear: Tear) {
@@ -501,6 +518,9 @@ impl World {
     }
     /// The disk of a slot fails every write from now on.
     pub fn fail_disk(&mut self, slot: SlotId) {
+        if let Some(part) = self.slots[slot.0].part {
+            self.slots[part.0].gone = true;
+        }
         self.note(|| format!("the disk of slot {} fails", slot.0));
         let s = &mut self.slots[slot.0];
         s.disk.failing = true;

@@ -3,11 +3,12 @@
 use super::{Target, number, own_crc, put};
 use bytes::Bytes;
 use types::{
-    ChunkId, ClusterId, CopyId, CsId, Incarnation, InodeId, LeaseEpoch, Nanos, NodeId, Seq, SessionId, ViewVer,
+    ChunkId, ClusterId, CopyId, CsId, Incarnation, InodeId, LeaseEpoch, Nanos, NodeId, OpId, Seq, SessionId, ViewVer,
 };
 use wire::frame::{FRAME_HEADER_LEN, FrameHeader};
 use wire::hello::Hello;
 use wire::names::MetaOp;
+use wire::share::{ShareCtl, ShareMsg, ShareOp, Sharing};
 use wire::{CopyReq, DataCtl, Encoded, LeaseKind, MdsToCs, Msg, ToMds, WRITE_HEADER_LEN, WriteHeader};
 
 pub fn all() -> Vec<Target> {
@@ -41,12 +42,24 @@ fn frames() -> Vec<Vec<u8>> {
         Msg::Data(DataCtl::Flush { reqs: vec![req, req], id: 3 }),
         Msg::Data(DataCtl::Read { req, id: 1, offset: 4096, length: 8192 }),
         Msg::ToMds(ToMds::Meta { session, incarnation, slot: 1, seq: 2, op, want: LeaseKind::Write }),
-        Msg::ToMds(ToMds::Attach { incarnation, session, held: vec![], ends: vec![], may_cache: true, stamp: 1 }),
+        Msg::ToMds(ToMds::Attach {
+            incarnation,
+            session,
+            held: vec![],
+            ends: vec![],
+            may_cache: true,
+            sharing: Sharing::Sharer,
+            stamp: 1,
+        }),
         Msg::MdsToCs(MdsToCs::FenceSession { session, epoch: LeaseEpoch(3), dead: true }),
+        Msg::Share(
+            ShareMsg::bare(InodeId(2), LeaseEpoch(4), OpId::default(), 1, ShareCtl::Ask(ShareOp::Append { after: 5 }))
+                .with(Bytes::from_static(&[7; 100])),
+        ),
     ];
     let mut all: Vec<Vec<u8>> = messages.iter().map(|m| flat(&m.encode())).collect();
     // Every kind of body, though most of these are none.
-    for opcode in 1..=10 {
+    for opcode in 1..=13 {
         for body in [&[0u8; 40][..], &[1; 90], &[2, 0, 1, 3]] {
             let h =
                 FrameHeader { opcode, body_len: body.len() as u32, payload_len: 0, body_crc: checksum::crc32c(body) };

@@ -4,7 +4,7 @@
 use crate::WriteHeader;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use types::{BootVerifier, ChunkId, CopyId, Incarnation, InodeId, LeaseEpoch, Member, Seq, SessionId, ViewVer};
+use types::{BootVerifier, ChunkId, CopyId, Incarnation, InodeId, LeaseEpoch, Member, OpId, Seq, SessionId, ViewVer};
 
 /// The range one record covered. Bytes within the chunk, whole blocks.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -121,6 +121,17 @@ pub struct DataMsg {
     pub payload: Bytes,
 }
 
+/// An operation of a sharer, and the record that carried it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct OpDone {
+    /// Which operation.
+    pub op: OpId,
+    /// Which record.
+    pub record: Seq,
+    /// Where its first byte stands in the chunk.
+    pub at: u32,
+}
+
 /// State of a copy as reported to a holder or to the metadata group.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct CopyReport {
@@ -160,6 +171,8 @@ pub struct CopyReport {
     pub mtime: i64,
     /// Truncation generation as that record knew it.
     pub truncate_gen: u32,
+    /// Newest operation of each slot of each sharer that its records carried.
+    pub ops: Vec<OpDone>,
 }
 
 /// Requests to a chunk server that carry no bytes, and answers to them.

@@ -12,10 +12,11 @@ mod msg;
 pub mod names;
 pub mod raft;
 pub mod server;
+pub mod share;
 pub mod status;
 mod write_header;
 
-pub use data::{CopyAns, CopyReport, CopyReq, DataCtl, DataMsg, RangeRec, Refusal, WriteMsg};
+pub use data::{CopyAns, CopyReport, CopyReq, DataCtl, DataMsg, OpDone, RangeRec, Refusal, WriteMsg};
 pub use meta::{FromMds, LeaseKind, ToMds};
 pub use msg::{Encoded, Msg};
 pub use server::{CsToMds, MdsToCs};

@@ -1,6 +1,7 @@
 //! Messages between clients and metadata servers: sessions, leases, names, views.
 
 use crate::names::{Attr, MetaError, MetaOp, MetaOutcome};
+use crate::share::Sharing;
 use serde::{Deserialize, Serialize};
 use types::{
     ChunkId, CsId, Incarnation, InodeId, Layout, LeaseEpoch, MdsId, Member, Nanos, Seq, SessionId, Term, View, ViewVer,
@@ -19,6 +20,8 @@ pub enum LeaseKind {
     Read,
     /// One holder, writing and reading.
     Write,
+    /// Only wanted, never held: to write, be it through somebody who writes for all.
+    Shared,
 }
 
 /// A lease a client says it holds.
@@ -124,6 +127,8 @@ pub struct Grant {
     /// Pending zero range, (start, end) in bytes within one chunk: nothing is written past its start before zeros stand
     /// there.
     pub zero: Option<(u64, u64)>,
+    /// For a steward: whose operations it may carry out, those that name this; NONE for everybody else.
+    pub share: LeaseEpoch,
 }
 
 /// Why a holder wants a member out.
@@ -163,6 +168,8 @@ pub enum ToMds {
         ends: Vec<FileEnd>,
         /// Its kernel may keep pages under a lease.
         may_cache: bool,
+        /// Does it go through others, or do others go through it?
+        sharing: Sharing,
         /// Echoed.
         stamp: u64,
     },
@@ -305,6 +312,17 @@ pub enum ToMds {
         /// Grows less while the client writes out what its programs were told; no unit.
         left: u64,
     },
+    /// Answer to Tell.
+    Told {
+        /// Whose.
+        session: SessionId,
+        /// Its life.
+        incarnation: Incarnation,
+        /// The question's.
+        number: u64,
+        /// Where the file ends.
+        end: FileEnd,
+    },
     /// Neither this client nor its kernel has the attributes any more that a Forget named.
     Forgot {
         /// Whose.
@@ -445,6 +463,33 @@ pub enum FromMds {
         id: u64,
         /// The report.
         report: Box<crate::status::ClusterReport>,
+    },
+    /// How far does the file go by now? To a steward, which keeps its lease. Answer: Told.
+    Tell {
+        /// Which file.
+        ino: InodeId,
+        /// Which lease.
+        epoch: LeaseEpoch,
+        /// Echoed.
+        number: u64,
+    },
+    /// This file is written by several: whoever wants to goes through this client. To a steward with `share` NONE: it is not,
+    /// or not through this one.
+    Shared {
+        /// Which file.
+        ino: InodeId,
+        /// To be named with every operation; above every grant before it.
+        share: LeaseEpoch,
+        /// Who writes for all.
+        steward: Incarnation,
+        /// Where that one can be reached ("host:port").
+        addr: String,
+        /// The file's attributes; it is at least so long.
+        attr: Attr,
+        /// How it is laid out.
+        layout: Layout,
+        /// Chunks of higher ids are made later.
+        chunks: ChunkId,
     },
     /// A lock that was waited for is held. The session asks again now and then (Waiting), so this need not arrive.
     Locked {

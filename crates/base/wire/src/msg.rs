@@ -7,6 +7,7 @@ use crate::integrity::{Care, MendMsg};
 use crate::meta::{FromMds, ToMds};
 use crate::raft::RaftMessage;
 use crate::server::{CsToMds, MdsToCs};
+use crate::share::ShareMsg;
 use crate::{DecodeError, WRITE_HEADER_LEN, WriteHeader, WriteKind};
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
@@ -38,6 +39,8 @@ pub enum Msg {
     Care(Care),
     /// CS → CS: content by its checksum.
     Mend(MendMsg),
+    /// Between sharers of a file and whoever writes it for them.
+    Share(ShareMsg),
 }
 
 /// A frame ready to be sent: head (frame header and body) and payload, without a copy of the payload.
@@ -62,6 +65,7 @@ mod opcode {
     pub const RAFT: u16 = 10;
     pub const CARE: u16 = 11;
     pub const MEND: u16 = 12;
+    pub const SHARE: u16 = 13;
 }
 
 impl Msg {
@@ -88,6 +92,7 @@ impl Msg {
             Msg::Raft(m) => plain(opcode::RAFT, m, Bytes::new()),
             Msg::Care(m) => plain(opcode::CARE, m, Bytes::new()),
             Msg::Mend(m) => plain(opcode::MEND, m, m.payload.clone()),
+            Msg::Share(m) => plain(opcode::SHARE, m, m.payload.clone()),
         }
     }
 
@@ -100,7 +105,7 @@ impl Msg {
         if checksum::crc32c(body) != header.body_crc {
             return Err(DecodeError::BodyCrc);
         }
-        let carries = matches!(header.opcode, opcode::WRITE | opcode::READ | opcode::COPY | opcode::MEND);
+        let carries = [opcode::WRITE, opcode::READ, opcode::COPY, opcode::MEND, opcode::SHARE].contains(&header.opcode);
         if !carries && !payload.is_empty() {
             return Err(DecodeError::Field("payload"));
         }
@@ -123,6 +128,7 @@ impl Msg {
                 }
                 Msg::Mend(MendMsg { payload, ..m })
             }
+            opcode::SHARE => Msg::Share(from::<ShareMsg>(body)?.carrying(payload)?),
             _ => return Err(DecodeError::Field("opcode")),
         })
     }

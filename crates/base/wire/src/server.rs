@@ -1,6 +1,6 @@
 //! Messages between metadata servers and chunk servers.
 
-use crate::data::{CopyReport, RangeRec};
+use crate::data::{CopyReport, OpDone, RangeRec};
 use serde::{Deserialize, Serialize};
 use types::{BootVerifier, ChunkId, CopyId, CsId, Incarnation, LeaseEpoch, MdsId, Member, Seq, SessionId, Term};
 
@@ -40,6 +40,8 @@ pub enum CsToMds {
         host: String,
         /// How full.
         space: Space,
+        /// The client beside it that writes files for sharers, and where it listens; NONE = there is none.
+        steward: (Incarnation, String),
     },
     /// Part of what it holds; after the last part it serves. Answer: InventoryOk.
     Inventory {
@@ -237,6 +239,8 @@ pub enum MdsToCs {
         last: Seq,
         /// Union of all tails.
         ranges: Vec<RangeRec>,
+        /// Operations of sharers that the winner remembers.
+        ops: Vec<OpDone>,
     },
     /// Make a new copy of `source`, flushed, in place of `supersedes`. Answer: Replaced.
     Replace {

@@ -78,6 +78,8 @@ pub struct WriteHeader {
     pub length: u32,
     /// Operation this record carries out (mode S; NONE otherwise).
     pub op: OpId,
+    /// Where the operation's first byte stands in the chunk; 0 without one.
+    pub op_at: u32,
     /// End of the file in bytes as the holder knows it.
     pub file_end: u64,
     /// Modification time, nanoseconds since 1970, by the holder's clock.
@@ -117,7 +119,8 @@ struct Raw {
     file_end: U64,
     mtime: I64,
     stamp: U64,
-    reserved: [u8; 56],
+    op_at: U32,
+    reserved: [u8; 52],
 }
 const _: () = assert!(size_of::<Raw>() == WRITE_HEADER_LEN);
 
@@ -140,6 +143,7 @@ impl Default for WriteHeader {
             offset: 0,
             length: 0,
             op: OpId::default(),
+            op_at: 0,
             file_end: 0,
             mtime: 0,
             truncate_gen: 0,
@@ -191,7 +195,8 @@ impl WriteHeader {
             file_end: self.file_end.into(),
             mtime: self.mtime.into(),
             stamp: self.stamp.into(),
-            reserved: [0; 56],
+            op_at: self.op_at.into(),
+            reserved: [0; 52],
         };
         raw.crc = checksum::crc32c(raw.as_bytes()).into();
         zerocopy::transmute!(raw)
@@ -221,7 +226,7 @@ impl WriteHeader {
         if raw.flags & !flags::KNOWN != 0 {
             return Err(DecodeError::Field("flags"));
         }
-        if raw.reserved != [0; 56] || raw.pad.get() != 0 {
+        if raw.reserved != [0; 52] || raw.pad.get() != 0 {
             return Err(DecodeError::Field("reserved"));
         }
         let (offset, length) = (raw.offset.get(), raw.length.get());
@@ -247,6 +252,7 @@ impl WriteHeader {
             offset,
             length,
             op: OpId { session: SessionId(raw.op_session.get()), slot: raw.op_slot.get(), seq: raw.op_seq.get() },
+            op_at: raw.op_at.get(),
             file_end: raw.file_end.get(),
             mtime: raw.mtime.get(),
             truncate_gen: raw.truncate_gen.get(),

@@ -9,6 +9,7 @@ use crate::namespace::{self, Inode};
 use crate::router::State;
 use crate::sessions::{self, Admission, Block, Session};
 use crate::settings::{self, Cluster};
+use crate::table;
 use types::{ChunkId, CopyId, CsId, Incarnation, InodeId, Layout, LeaseEpoch, OpId, SessionId};
 use wire::meta::FileEnd;
 use wire::names::{Attr, MetaError, MetaOp, MetaOutcome};
@@ -169,6 +170,10 @@ impl<K: Kv> State<K> {
     /// All chunk servers by id.
     pub fn servers(&self) -> impl Iterator<Item = (CsId, Server)> {
         chunks::servers(&self.kv)
+    }
+    /// The chunk that was made last; NONE = there never was one.
+    pub fn newest_chunk(&self) -> ChunkId {
+        ChunkId(table::counter(&self.kv, table::system::NEXT_CHUNK, 1) - 1)
     }
     /// A session, living or blocked.
     pub fn session(&self, session: SessionId) -> Option<Session> {

@@ -1,6 +1,7 @@
 //! The durable state of one copy of a chunk, and how a write record changes it. The same function runs when a write is
 //! accepted and when the journal is replayed, so both end in the same state.
 
+use crate::ops::Ops;
 use crate::regions::Regions;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -91,6 +92,9 @@ pub struct CopyState {
     pub mtime: i64,
     /// Truncation generation as that record knew it.
     pub truncate_gen: u32,
+    /// Operations of sharers that its records carried. Stored behind the rest, where there are any.
+    #[serde(skip)]
+    pub ops: Ops,
 }
 
 impl CopyState {
@@ -118,6 +122,7 @@ impl CopyState {
             file_end: 0,
             mtime: 0,
             truncate_gen: 0,
+            ops: Ops::default(),
         }
     }
 
@@ -133,6 +138,7 @@ impl CopyState {
         self.file_end = h.file_end;
         self.mtime = h.mtime;
         self.truncate_gen = h.truncate_gen;
+        self.ops.note(h);
         let rec = RangeRec { seq: h.seq, offset: h.offset, length: h.length };
         self.tail.push(rec);
         let missed = self.missed.as_mut().map(|m| &mut m.regions);
@@ -148,9 +154,12 @@ impl CopyState {
         self.learn(h.stable, h.flushed);
     }
 
-    /// A copy that was filled knows of the records up to its base only what its source says: file and end of file as of
-    /// the source's newest record. Records of its own that are newer know better.
-    pub fn learn_end(&mut self, source: &CopyReport) {
+    /// A copy that was filled knows of the records up to its base only what its source says: what sharers did in them, file
+    /// and end of file as of the source's newest record. Records of its own that are newer know better.
+    pub fn learn_source(&mut self, source: &CopyReport) {
+        if let Some(j) = self.joining {
+            self.ops.learn(&source.ops, j.base);
+        }
         if self.file.is_some() && self.last >= source.last {
             return;
         }

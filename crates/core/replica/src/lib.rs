@@ -10,6 +10,7 @@ pub mod copy;
 pub mod member;
 #[cfg(test)]
 mod member_tests;
+pub mod ops;
 pub mod orders;
 pub mod promises;
 pub mod regions;

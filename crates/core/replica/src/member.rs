@@ -324,6 +324,7 @@ pub fn report(c: &CopyState) -> CopyReport {
         file_end: c.file_end,
         mtime: c.mtime,
         truncate_gen: c.truncate_gen,
+        ops: c.ops.list().to_vec(),
     }
 }
 

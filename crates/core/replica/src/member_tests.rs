@@ -247,7 +247,7 @@ fn merges_are_taken_only_under_the_promised_epoch() {
     assert_eq!(judge(&CopyState { unclean: true, ..c.clone() }, 9, 3, w, 7, &r), ConvergeVerdict::Fail);
     assert_eq!(judge(&c, 9, 3, Member { cs: CsId(1), copy: CopyId(3) }, 5, &r), ConvergeVerdict::Keep);
     assert_eq!(judge(&c, 9, 3, w, 7, &[]), ConvergeVerdict::Fail, "nothing says how it gets there");
-    let s = converged(&Rules::ALL, &c, ep(9), Seq(7), &r);
+    let s = converged(&Rules::ALL, &c, ep(9), Seq(7), &r, &[]);
     assert_eq!((s.last, s.stable, s.written, s.promised), (Seq(7), Seq(3), ep(9), ep(9)));
     assert_eq!(s.tail, vec![RangeRec { seq: Seq(7), offset: 4096 * 4, length: 8192 }]);
     assert_eq!(judge(&s, 9, 3, w, 7, &r), ConvergeVerdict::Done);

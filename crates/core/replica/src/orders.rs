@@ -2,12 +2,13 @@
 
 use crate::copy::{CopyState, Joining, RECENT_MAX, TAIL_MAX, UNTOLD};
 use crate::member::{Seat, lost, report};
+use crate::ops::Ops;
 use crate::rules::Rules;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use marks::mark;
 use types::{ChunkId, CopyId, CsId, LeaseEpoch, Member, Seq};
-use wire::{CopyReport, RangeRec};
+use wire::{CopyReport, OpDone, RangeRec};
 
 /// What to do with a fence of one chunk.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -234,11 +235,22 @@ impl Seat<'_> {
     }
 }
 
-/// The state after a merge under `epoch` that ends at `last`: the merged ranges stay as tail until the next holder's
+/// The state after a merge under `epoch` that ends at `last`, with the operations that the winner remembers: the merged ranges stay as tail until the next holder's
 /// `stable` passes them, because until then the other members may lack them.
-pub fn converged(rules: &Rules, c: &CopyState, epoch: LeaseEpoch, last: Seq, ranges: &[(u32, u32)]) -> CopyState {
+pub fn converged(
+    rules: &Rules,
+    c: &CopyState,
+    epoch: LeaseEpoch,
+    last: Seq,
+    ranges: &[(u32, u32)],
+    ops: &[OpDone],
+) -> CopyState {
     let mut s = c.clone();
     s.last = last;
+    if rules.ops_follow_records {
+        s.ops = Ops::told(ops);
+    }
+    s.ops.cut(last);
     s.stable = s.stable.min(last);
     s.flushed = s.flushed.min(last);
     s.written = epoch;
@@ -277,5 +289,7 @@ pub fn replaced(copy: CopyId, epoch: LeaseEpoch, source: &CopyReport) -> CopySta
     s.file_end = source.file_end;
     s.mtime = source.mtime;
     s.truncate_gen = source.truncate_gen;
+    s.ops = Ops::told(&source.ops);
+    s.ops.cut(s.last);
     s
 }

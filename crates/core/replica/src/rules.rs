@@ -129,6 +129,14 @@ marks::switches! {
     given_up_at_the_group,
     /// A front end hears that locks are lost with their session (P10).
     lost_locks_told,
+    /// Nothing that a session asked a steward for is carried out once its locks are free.
+    shares_end_before_sharers,
+    /// Whoever takes up a chunk that was shared looks whether an operation has happened before it carries it out.
+    retries_known,
+    /// What copies remember of operations goes with the records: none of records that were never there.
+    ops_follow_records,
+    /// Operations count only under the share that their sharer was told.
+    shares_named,
     /// … and what waits for a locked file, or for a lock, when the session ends does not go on under the next one (P10).
     lost_locks_stop_work,
     }

@@ -490,6 +490,7 @@ impl Takeover {
         }
         self.sent = now;
         let to: Vec<Member> = self.view.members.iter().filter(|m| waiting.contains(&m.cs)).copied().collect();
+        let ops = self.answers.get(&winner.cs).map_or(Vec::new(), |r| r.ops.clone());
         to.iter()
             .map(|m| {
                 let msg = MdsToCs::Converge {
@@ -499,6 +500,7 @@ impl Takeover {
                     winner,
                     last,
                     ranges: ranges.to_vec(),
+                    ops: ops.clone(),
                 };
                 Action::Send(m.cs, msg)
             })

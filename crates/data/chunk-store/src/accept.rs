@@ -3,7 +3,7 @@
 use crate::durable::Answer;
 use crate::error::StoreError;
 use crate::leaf::STATE_MAX;
-use crate::record::{BLOCKS_MAX, Ext, Extent, Span, span_of};
+use crate::record::{BLOCKS_MAX, Ext, Extent, Span, span_of, with_ops};
 use crate::store::{ChunkStore, Done, Effects, Pending, Rec, Ticket};
 use crate::table::{Copy, Held, Over, Unit};
 use bytes::Bytes;
@@ -164,7 +164,7 @@ impl ChunkStore {
         let chunk = c.header.chunk;
         let plain = c.header.kind != WriteKind::State && c.header.kind != WriteKind::Server;
         let state = match (&c.ext.state, &c.ext.server) {
-            (Some(s), _) => postcard::to_allocvec(s).map_or(usize::MAX, |v| v.len()),
+            (Some(s), _) => postcard::to_allocvec(s).map_or(usize::MAX, |v| with_ops(v, s).len()),
             (_, Some(s)) => postcard::to_allocvec(s).map_or(usize::MAX, |v| v.len()),
             _ => 0,
         };
@@ -226,9 +226,9 @@ impl ChunkStore {
         }
         let ext = if plain {
             c.ext.spans.clear();
-            if c.ext.redirects.is_empty() { Vec::new() } else { encode_ext(&c.ext) }
+            if c.ext.redirects.is_empty() { Vec::new() } else { c.ext.encode() }
         } else {
-            encode_ext(&c.ext)
+            c.ext.encode()
         };
         let head = RecordHead { header: c.header, ext, crcs: c.crcs, payload_len };
         self.enqueue(Rec { idx, head, payload, cost: 0 });
@@ -503,9 +503,6 @@ impl ChunkStore {
 
 fn in_chunk(offset: u32, length: u32) -> bool {
     u64::from(offset) + u64::from(length) <= u64::from(BLOCKS_MAX) * u64::from(BLOCK)
-}
-fn encode_ext(e: &Ext) -> Vec<u8> {
-    postcard::to_allocvec(e).expect("an extension holds only what postcard can write, and memory is not bounded here")
 }
 
 /// Inline blocks of a record by number, as slices of its payload pieces.

@@ -7,6 +7,7 @@
 use crate::config::Geometry;
 use crate::error::StoreError;
 use crate::leaf::{self, Key, UNIT_PARTS, UNITS_PER_PART};
+use crate::record::{take_ops, with_ops};
 use crate::store::{ChunkStore, Effects, Pending, Ticket};
 use crate::superblock::{SLOT, Superblock};
 use crate::table::Copy;
@@ -315,7 +316,14 @@ pub(crate) fn encode_state(copies: &BTreeMap<ChunkId, Copy>, server: &ServerStat
     }
     let Some(c) = copies.get(&chunk) else { return Vec::new() };
     let item = StateItem { state: c.state.clone(), parts: parts_of(c) };
-    leaf::fragments(&postcard::to_allocvec(&item).expect(WHY))
+    leaf::fragments(&with_ops(postcard::to_allocvec(&item).expect(WHY), &c.state))
+}
+
+/// What [`encode_state`] has written of a copy; None = it is damaged.
+pub(crate) fn decode_state(bytes: &[u8]) -> Option<StateItem> {
+    let (mut item, rest) = postcard::take_from_bytes::<StateItem>(bytes).ok()?;
+    item.state.ops = take_ops(rest)?;
+    Some(item)
 }
 
 /// Leaves of all map files together.

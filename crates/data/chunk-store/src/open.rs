@@ -2,7 +2,7 @@
 
 use crate::alloc::Alloc;
 use crate::cache::Cache;
-use crate::checkpoint::{Checkpoint, StateItem, leaf_count, super_at};
+use crate::checkpoint::{Checkpoint, StateItem, decode_state, leaf_count, super_at};
 use crate::config::{Geometry, OpenOptions, StoreConfig, map_name, segment_name};
 use crate::error::StoreError;
 use crate::leaf::{self, Key, Leaves, UNIT_PARTS};
@@ -413,7 +413,7 @@ impl ChunkStore {
                 }
                 continue;
             }
-            let item: Option<StateItem> = state.and_then(|b| postcard::from_bytes(&b).ok());
+            let item: Option<StateItem> = state.and_then(|b| decode_state(&b));
             let item = item.filter(|i| i.state.chunk == chunk);
             let mut bad = None;
             let expected = match item {

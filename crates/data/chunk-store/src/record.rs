@@ -2,9 +2,10 @@
 
 use bytes::Bytes;
 use replica::copy::{CopyState, ServerState};
+use replica::ops::{OPS_MAX, Ops};
 use serde::{Deserialize, Serialize};
 use types::{BLOCK, BLOCKS_PER_UNIT};
-use wire::{WriteHeader, WriteKind, flags};
+use wire::{OpDone, WriteHeader, WriteKind, flags};
 
 /// Part of a patch: blocks that it overwrites.
 #[derive(Clone, Debug)]
@@ -62,6 +63,26 @@ pub(crate) struct Ext {
     pub redirects: Vec<(u32, u32)>,
 }
 
+/// `bytes`, and behind them what `state` remembers of operations of sharers, if it does. Who knows of no such operations
+/// refuses what has some, and most copies never have any.
+pub(crate) fn with_ops(bytes: Vec<u8>, state: &CopyState) -> Vec<u8> {
+    if state.ops.is_empty() {
+        return bytes;
+    }
+    postcard::to_extend(state.ops.list(), bytes).expect("operations hold only what postcard can write")
+}
+/// What stands behind a state; None = something else. A list without entries does not stand there.
+fn ops_behind(rest: &[u8]) -> Option<Ops> {
+    match postcard::take_from_bytes::<Vec<OpDone>>(rest) {
+        Ok((list, [])) if !list.is_empty() && list.len() <= OPS_MAX => Some(Ops::told(&list)),
+        _ => None,
+    }
+}
+/// What [`with_ops`] has put behind a state that is followed by nothing else. None = it is damaged.
+pub(crate) fn take_ops(rest: &[u8]) -> Option<Ops> {
+    if rest.is_empty() { Some(Ops::default()) } else { ops_behind(rest) }
+}
+
 /// Highest block number a chunk can have.
 pub(crate) const BLOCKS_MAX: u32 = (1 << types::CHUNK_LOG2_MAX) / BLOCK;
 
@@ -71,9 +92,11 @@ impl Ext {
         let mut e = if bytes.is_empty() {
             Ext::default()
         } else {
-            let (e, rest) = postcard::take_from_bytes::<Ext>(bytes).map_err(|_| "extension")?;
-            if !rest.is_empty() {
-                return Err("extension length");
+            let (mut e, rest) = postcard::take_from_bytes::<Ext>(bytes).map_err(|_| "extension")?;
+            match (&mut e.state, rest.is_empty()) {
+                (_, true) => {}
+                (Some(s), false) => s.ops = ops_behind(rest).ok_or("extension length")?,
+                (None, false) => return Err("extension length"),
             }
             e
         };
@@ -107,6 +130,12 @@ impl Ext {
             next = u + 1;
         }
         Ok(e)
+    }
+    /// Writes it.
+    pub fn encode(&self) -> Vec<u8> {
+        let bytes = postcard::to_allocvec(self);
+        let bytes = bytes.expect("an extension holds only what postcard can write, and memory is not bounded here");
+        self.state.iter().fold(bytes, with_ops)
     }
     /// Data blocks of all ranges.
     pub fn data_blocks(&self) -> u32 {

@@ -35,6 +35,8 @@ pub struct ChunkConfig {
     pub credit: u64,
     /// How fast it looks for damage.
     pub pace: Pace,
+    /// The client beside it that writes files for sharers, and where it listens; NONE = there is none.
+    pub steward: (Incarnation, String),
 }
 
 impl ChunkConfig {
@@ -55,6 +57,7 @@ impl ChunkConfig {
             disk_free: 0,
             credit: 32 << 20,
             pace: Pace::default(),
+            steward: (Incarnation::NONE, String::new()),
         }
     }
 }

@@ -207,7 +207,7 @@ impl ChunkServer {
             Purpose::Join { state } => {
                 let Some(mut s) = self.store.copy(chunk).cloned() else { return };
                 if let Some(source) = state {
-                    s.learn_end(source);
+                    s.learn_source(source);
                 }
                 s.joining = s.joining.map(|j| Joining { copied: true, ..j });
                 self.patch(chunk, Some(s), Vec::new(), true, None, Then::Copied)

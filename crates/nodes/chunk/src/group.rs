@@ -114,6 +114,7 @@ impl ChunkServer {
             addr: self.cfg.addr.clone(),
             host: self.cfg.host.clone(),
             space: self.space(),
+            steward: self.cfg.steward.clone(),
         };
         fx.send.push((NodeId::Mds(to), Msg::CsToMds(msg)));
     }
@@ -266,9 +267,9 @@ impl ChunkServer {
                     self.clear_copy(from, Clear { chunk, epoch, copy, against, written, last }, fx);
                 }
             }
-            MdsToCs::Converge { chunk, epoch, copy, winner, last, ranges } => {
+            MdsToCs::Converge { chunk, epoch, copy, winner, last, ranges, ops } => {
                 if self.group.hear(epoch.term()) {
-                    self.converge(from, Converge { chunk, epoch, copy, winner, last, ranges }, fx);
+                    self.converge(from, Converge { chunk, epoch, copy, winner, last, ranges, ops }, fx);
                 }
             }
             MdsToCs::Replace { chunk, epoch, copy, supersedes, source } => {

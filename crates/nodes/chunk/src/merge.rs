@@ -9,7 +9,7 @@ use replica::copy::TAIL_BYTES_MAX;
 use replica::member::{lost, report, union};
 use replica::orders::{ConvergeVerdict, ReplaceVerdict, converged, replaced};
 use types::{ChunkId, CopyId, LeaseEpoch, Member, NodeId, Seq, SessionId, ViewVer};
-use wire::{CopyReq, CsToMds, Msg, RangeRec};
+use wire::{CopyReq, CsToMds, Msg, OpDone, RangeRec};
 
 /// A merge as the group asks for it.
 pub(crate) struct Converge {
@@ -19,6 +19,8 @@ pub(crate) struct Converge {
     pub winner: Member,
     pub last: Seq,
     pub ranges: Vec<RangeRec>,
+    /// Operations of sharers that the winner remembers.
+    pub ops: Vec<OpDone>,
 }
 /// A replacement as the group asks for it.
 pub(crate) struct Replace {
@@ -68,7 +70,7 @@ impl ChunkServer {
             }
             ConvergeVerdict::Done => {}
             ConvergeVerdict::Keep => {
-                let taken = self.end_merge(c.chunk, c.epoch, c.last, &ranges, Vec::new(), reply);
+                let taken = self.end_merge(c.chunk, c.epoch, c.last, &ranges, &c.ops, Vec::new(), reply);
                 self.merge_taken(reply, c.chunk, c.copy, c.epoch, taken, fx);
             }
             ConvergeVerdict::Pull => {
@@ -77,7 +79,8 @@ impl ChunkServer {
                 if running.is_some_and(|p| p.epoch == c.epoch && p.to == c.copy && merge(p)) {
                     return;
                 }
-                let purpose = Purpose::Converge { reply, last: c.last, ranges: ranges.clone(), staged: Vec::new() };
+                let (last, staged) = (c.last, Vec::new());
+                let purpose = Purpose::Converge { reply, last, ranges: ranges.clone(), ops: c.ops, staged };
                 let req = fetch(c.chunk, c.copy, c.epoch);
                 let mut p = Pull::new(&req, vec![c.winner], purpose, Phase::Data);
                 p.plan(&ranges);
@@ -96,7 +99,7 @@ impl ChunkServer {
     /// All ranges are staged: they, `last`, tail and epoch enter in one record, so that no crash leaves a part of them.
     pub(crate) fn apply_merge(&mut self, chunk: ChunkId, fx: &mut Effects) {
         let Some(p) = self.pulls.remove(&chunk) else { return };
-        let Purpose::Converge { reply, last, ranges, mut staged } = p.purpose else { return };
+        let Purpose::Converge { reply, last, ranges, ops, mut staged } = p.purpose else { return };
         let winner = match p.sources.first() {
             Some(w) => *w,
             None => return,
@@ -111,20 +114,22 @@ impl ChunkServer {
             _ => return self.send_converged(reply, chunk, p.to, p.epoch, false, fx),
         }
         staged.sort_by_key(|e| e.offset);
-        let taken = self.end_merge(chunk, p.epoch, last, &ranges, staged, reply);
+        let taken = self.end_merge(chunk, p.epoch, last, &ranges, &ops, staged, reply);
         self.merge_taken(reply, chunk, p.to, p.epoch, taken, fx);
     }
+    #[allow(clippy::too_many_arguments)]
     fn end_merge(
         &mut self,
         chunk: ChunkId,
         epoch: LeaseEpoch,
         last: Seq,
         ranges: &[(u32, u32)],
+        ops: &[OpDone],
         staged: Vec<Extent>,
         reply: NodeId,
     ) -> Result<(), StoreError> {
         let Some(c) = self.store.copy(chunk) else { return Err(StoreError::NoCopy(chunk)) };
-        let state = converged(&self.cfg.rules, c, epoch, last, ranges);
+        let state = converged(&self.cfg.rules, c, epoch, last, ranges, ops);
         self.patch(chunk, Some(state), staged, true, Some(last), Then::Converged { reply, epoch })?;
         if let Some(l) = self.live_of(chunk) {
             l.filled = None;

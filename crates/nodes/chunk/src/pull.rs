@@ -4,7 +4,7 @@ use crate::live::Filled;
 use chunk_store::Extent;
 use std::collections::{BTreeMap, VecDeque};
 use types::{BLOCK, ChunkId, CopyId, CsId, LeaseEpoch, Member, Nanos, NodeId, Seq, SessionId, ViewVer};
-use wire::{CopyReport, CopyReq, DataCtl};
+use wire::{CopyReport, CopyReq, DataCtl, OpDone};
 
 /// Largest piece asked for at once, bytes.
 pub(crate) const PIECE: u32 = 1 << 20;
@@ -33,7 +33,7 @@ pub(crate) enum Purpose {
     /// A replacement asked for by `reply`; as a join, and all of the source's state comes with it.
     Replace { reply: NodeId, state: Option<CopyReport> },
     /// A merge asked for by `reply`; everything is staged and enters in one record.
-    Converge { reply: NodeId, last: Seq, ranges: Vec<(u32, u32)>, staged: Vec<Extent> },
+    Converge { reply: NodeId, last: Seq, ranges: Vec<(u32, u32)>, ops: Vec<OpDone>, staged: Vec<Extent> },
 }
 
 /// Where it stands.

@@ -174,6 +174,7 @@ fn a_merge_takes_the_winners_content_in_one_step() {
         winner: member(1025, 1),
         last: Seq(6),
         ranges: ranges.clone(),
+        ops: vec![],
     };
     for cs in [1025, 1026] {
         w.group(cs, converge.clone());
@@ -199,6 +200,7 @@ fn a_merge_takes_the_winners_content_in_one_step() {
         winner: member(1025, 1),
         last: Seq(6),
         ranges,
+        ops: vec![],
     };
     w.take();
     w.group(1025, foreign);
@@ -222,6 +224,7 @@ fn a_merge_without_its_winner_fails_in_time() {
         winner: member(1025, 1),
         last: Seq(3),
         ranges,
+        ops: vec![],
     };
     w.group(1026, m);
     w.run(ms(1900));

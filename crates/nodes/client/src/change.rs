@@ -3,6 +3,8 @@
 
 use crate::file::{Content, Piece};
 use crate::op::OpKind;
+use crate::retry::Known;
+use crate::share::Tried;
 use crate::stage::Stage;
 use crate::{Client, ClientAnswer, ClientError};
 use bytes::Bytes;
@@ -19,6 +21,8 @@ pub(crate) struct Waiting {
     pub ticket: u64,
     pub since: Nanos,
     pub change: Change,
+    /// It went to a steward, or came from a sharer: it may have happened already.
+    pub tried: Option<Tried>,
 }
 
 /// What is to change.
@@ -59,9 +63,14 @@ impl Client {
                 break;
             }
             let Some(w) = f.waiting.front() else { break };
-            let (ticket, since, change) = (w.ticket, w.since, w.change.clone());
-            match self.take_change(ino, ticket, since, change, fx) {
-                Next::Taken => self.pop_change(ino),
+            let (ticket, since, change, tried) = (w.ticket, w.since, w.change.clone(), w.tried);
+            match self.take_change(ino, ticket, since, change, tried, fx) {
+                Next::Taken => {
+                    self.pop_change(ino);
+                    if tried.is_some_and(|t| t.part) {
+                        self.op_part_done(ticket, None);
+                    }
+                }
                 Next::Wait => break,
                 Next::Refused(e) => {
                     self.pop_change(ino);
@@ -76,7 +85,15 @@ impl Client {
             f.waiting.pop_front();
         }
     }
-    fn take_change(&mut self, ino: InodeId, ticket: u64, since: Nanos, change: Change, fx: &mut Effects) -> Next {
+    fn take_change(
+        &mut self,
+        ino: InodeId,
+        ticket: u64,
+        since: Nanos,
+        change: Change,
+        tried: Option<Tried>,
+        fx: &mut Effects,
+    ) -> Next {
         let Some(f) = self.files.get(&ino) else { return Next::Wait };
         let most = u64::from(u32::MAX) << f.layout.chunk_log2;
         let (offset, end) = match &change {
@@ -92,6 +109,21 @@ impl Client {
         }
         if !self.body_known(ino) {
             return Next::Wait;
+        }
+        if let Some(t) = tried.filter(|_| self.cfg.rules.retries_known) {
+            match self.look_up(ino, &t, matches!(change, Change::Write { at: None, .. }), since, fx) {
+                Known::Later => return Next::Wait,
+                Known::Nobody => return Next::Refused(ClientError::LeaseLost),
+                Known::Past => {
+                    self.outdated_ask(ticket);
+                    return Next::Taken;
+                }
+                Known::Happened { at, placed } => {
+                    self.happened(ino, ticket, at, placed, t.part);
+                    return Next::Taken;
+                }
+                Known::Not => {}
+            }
         }
         if let Change::Write { data, buffered: true, .. } = &change
             && let Some(taken) = self.take_small(ino, ticket, offset, data)
@@ -113,6 +145,7 @@ impl Client {
         }
         match change {
             Change::Write { data, buffered: true, .. } => self.take_buffered(ino, ticket, offset, data, since),
+            Change::Write { data, .. } if self.cfg.steward => self.take_shared(ino, ticket, offset, data, since, tried),
             Change::Write { data, .. } => self.take_write(ino, ticket, offset, data, since),
             Change::Zero { discard, keep_size, .. } => {
                 self.take_zero(ino, ticket, since, (offset, end), discard, keep_size)
@@ -150,6 +183,35 @@ impl Client {
         }
         if n == 0 {
             self.op_done_at_once(ticket);
+        }
+        Next::Taken
+    }
+    /// A sharer's write: one record, that names its operation.
+    fn take_shared(
+        &mut self,
+        ino: InodeId,
+        ticket: u64,
+        offset: u64,
+        data: Bytes,
+        since: Nanos,
+        tried: Option<Tried>,
+    ) -> Next {
+        let Some(f) = self.files.get_mut(&ino) else { return Next::Wait };
+        let (log2, end) = (f.layout.chunk_log2, offset + data.len() as u64);
+        let Some(t) = tried else { return Next::Refused(ClientError::LeaseLost) };
+        if offset >> log2 != (end - 1) >> log2 {
+            if let Some(a) = self.stewardship.asks.get_mut(&ticket) {
+                a.alone = true;
+            }
+            return Next::Refused(ClientError::LeaseLost);
+        }
+        let (index, within) = ((offset >> log2) as u32, (offset & ((1 << log2) - 1)) as u32);
+        f.taken_end = f.taken_end.max(end);
+        let (content, op) = (Content::Data(data), (t.op, within));
+        f.pieces.push_back(Piece { ticket, index, offset: within, content, file_end: None, since, told: false, op });
+        self.place(ticket, offset);
+        if let Some(op) = self.ops.get_mut(&ticket) {
+            op.left += 1;
         }
         Next::Taken
     }
@@ -213,7 +275,7 @@ impl Client {
     }
 
     /// The program hears where its append stands.
-    fn place(&mut self, ticket: u64, offset: u64) {
+    pub(crate) fn place(&mut self, ticket: u64, offset: u64) {
         if let Some(op) = self.ops.get_mut(&ticket)
             && let OpKind::Append { at, .. } = &mut op.kind
         {
@@ -258,7 +320,7 @@ impl Client {
         });
         for (ticket, since, data) in waiting.into_iter().rev() {
             let change = Change::Write { at: None, data, buffered: false };
-            f.waiting.push_front(Waiting { ticket, since, change });
+            f.waiting.push_front(Waiting { ticket, since, change, tried: None });
         }
         for t in lost {
             self.op_part_done(t, Some(ClientError::LeaseLost));
@@ -294,7 +356,16 @@ pub(crate) fn cut(
         let to_record_end = u64::from(record_max - within % record_max);
         let n = (data.len() as u64).min(to_chunk_end).min(to_record_end);
         let content = Content::Data(data.split_to(n as usize));
-        pieces.push(Piece { ticket, index, offset: within, content, file_end: None, since, told });
+        pieces.push(Piece {
+            ticket,
+            index,
+            offset: within,
+            content,
+            file_end: None,
+            since,
+            told,
+            op: Default::default(),
+        });
         offset += n;
     }
     pieces
@@ -327,7 +398,16 @@ pub(crate) fn cut_zeros(
             (n, Content::Zero { length: n as u32, discard })
         };
         // Zeros never move the end.
-        pieces.push(Piece { ticket, index, offset: within, content, file_end: Some(0), since, told: false });
+        pieces.push(Piece {
+            ticket,
+            index,
+            offset: within,
+            content,
+            file_end: Some(0),
+            since,
+            told: false,
+            op: Default::default(),
+        });
         at += n;
     }
     pieces

@@ -4,6 +4,7 @@ use crate::file::{Chunk, File, Lease, Mapping};
 use crate::{Client, ClientError};
 use host::node::Effects;
 use marks::mark;
+use replica::ops::Ops;
 use replica::sequencer::{SeqOut, Sequencer};
 use std::collections::{BTreeMap, BTreeSet};
 use types::{ChunkId, CsId, InodeId, LeaseEpoch, Nanos, NodeId, Seq, View};
@@ -22,6 +23,7 @@ impl Client {
         let now = self.now;
         let Some(f) = self.files.get_mut(&ino) else { return };
         let Some(l) = f.lease.clone() else { return };
+        let asks = self.cfg.steward || f.waiting.iter().any(|w| w.tried.is_some());
         for g in chunks {
             if f.chunks.contains_key(&g.index) {
                 continue;
@@ -34,13 +36,16 @@ impl Client {
                 view,
                 seq: None,
                 standing: BTreeMap::new(),
+                told: vec![],
+                ops: None,
                 asked: Nanos::ZERO,
                 since: now,
                 locked: vec![],
                 full: false,
             };
             f.chunks.insert(g.index, c);
-            if let Some(last) = g.last {
+            // What copies know of operations only they can tell.
+            if let Some(last) = g.last.filter(|_| !asks) {
                 settle(f, g.index, &l, last, self.link.session, self.cfg.rules, now);
             }
             f.note(g.index);
@@ -111,6 +116,9 @@ impl Client {
         }
         match (ans.refusal, report) {
             (None, Some(r)) if !r.unclean && !r.joining => {
+                if c.standing.is_empty() {
+                    c.told = r.ops;
+                }
                 c.standing.insert(cs, (r.written, r.last));
                 let all = c.view.members.iter().all(|m| c.standing.contains_key(&m.cs));
                 let all = all || !rules.all_stand_alike;
@@ -125,6 +133,9 @@ impl Client {
                     return self.unsettled(ino, ans.chunk, fx);
                 }
                 if all && let Some((_, last)) = first {
+                    let mut ops = Ops::told(&c.told);
+                    ops.cut(last);
+                    c.ops = Some(ops);
                     settle(f, index, &l, last, session, rules, now);
                     let continued = f.continued;
                     self.resolve_limbo(ino, continued);
@@ -237,7 +248,9 @@ impl Client {
             Some(s) => s.adopt(view, now, &mut out),
             None => {
                 let members: BTreeSet<CsId> = view.members.iter().map(|m| m.cs).collect();
-                c.standing.retain(|cs, _| members.contains(cs));
+                // Whose word of operations that was is not known any more.
+                c.standing.clear();
+                let _ = members;
                 c.asked = Nanos::ZERO;
             }
         }

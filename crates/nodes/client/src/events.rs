@@ -153,7 +153,8 @@ mod tests {
     }
     fn lease(epoch: u64) -> Option<Lease> {
         let epoch = LeaseEpoch(epoch);
-        Some(Lease { kind: LeaseKind::Read, epoch, unsettled: Nanos::ZERO, since: Nanos::ZERO })
+        let (unsettled, since, share) = (Nanos::ZERO, Nanos::ZERO, LeaseEpoch::NONE);
+        Some(Lease { kind: LeaseKind::Read, epoch, unsettled, since, share })
     }
 
     #[test]
@@ -185,6 +186,7 @@ mod tests {
             layout: Layout::default(),
             chunks: vec![],
             losses: vec![],
+            share: LeaseEpoch::NONE,
             continued: false,
             replaces: LeaseEpoch(1),
             zero: None,

@@ -2,14 +2,16 @@
 
 use crate::buffer::Buffer;
 use crate::change::Waiting;
+use crate::share::{Part, Shared};
 use crate::small::{Body, Small};
 use crate::stage::Stage;
 use bytes::Bytes;
+use replica::ops::Ops;
 use replica::sequencer::Sequencer;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use types::{ChunkId, CsId, InodeId, Layout, LeaseEpoch, Nanos, Seq, View};
-use wire::meta::FileEnd;
-use wire::{LeaseKind, WriteKind, WriteMsg};
+use types::{ChunkId, CsId, InodeId, Layout, LeaseEpoch, Nanos, OpId, Seq, View};
+use wire::meta::{ChunkLoss, FileEnd};
+use wire::{LeaseKind, OpDone, WriteKind, WriteMsg};
 
 /// A lease held.
 #[derive(Clone, Debug)]
@@ -20,6 +22,8 @@ pub(crate) struct Lease {
     pub unsettled: Nanos,
     /// When it was granted.
     pub since: Nanos,
+    /// A steward's: whose operations it may carry out.
+    pub share: LeaseEpoch,
 }
 
 /// A chunk of a held file.
@@ -31,6 +35,9 @@ pub(crate) struct Chunk {
     pub seq: Option<Sequencer>,
     /// Until then: who has answered what.
     pub standing: BTreeMap<CsId, (LeaseEpoch, Seq)>,
+    /// What the first of them told of operations of sharers; then, once that is settled, what is known of them.
+    pub told: Vec<OpDone>,
+    pub ops: Option<Ops>,
     pub asked: Nanos,
     pub since: Nanos,
     /// Blocks that a read-modify-write holds: (first byte, length, token).
@@ -96,6 +103,8 @@ pub(crate) struct Piece {
     pub since: Nanos,
     /// The program was told that it is written: reads must see it.
     pub told: bool,
+    /// The sharer's operation that it carries out, and where that begins in the chunk; NONE = it is this client's own.
+    pub op: (OpId, u32),
 }
 
 impl Piece {
@@ -218,6 +227,16 @@ pub(crate) struct File {
     pub limbo: Vec<Limbo>,
     /// What the next flush has to tell.
     pub failed: Option<crate::ClientError>,
+    /// What of it was lost for good, by the last grant.
+    pub losses: Vec<ChunkLoss>,
+    /// Somebody else writes it for all.
+    pub shared: Option<Shared>,
+    /// What went there and is not answered.
+    pub parts: Vec<Part>,
+    /// It was at least so long, by the last word of whoever writes it.
+    pub known_end: u64,
+    /// What waits takes a lease of one's own.
+    pub alone: bool,
 }
 
 impl File {
@@ -269,6 +288,11 @@ impl File {
             indices: BTreeMap::new(),
             limbo: vec![],
             failed: None,
+            losses: vec![],
+            shared: None,
+            parts: vec![],
+            known_end: 0,
+            alone: false,
         }
     }
     /// A write lease is held.
@@ -337,6 +361,7 @@ impl File {
         self.in_flight == 0
             && self.busy.is_empty()
             && self.waits_for() == LeaseKind::None
+            && self.parts.is_empty()
             && self.asking.is_none()
             && self.returning.is_none()
             && self.stage.is_none()

@@ -33,7 +33,7 @@ impl Client {
     /// Does what this file allows by now, and notes whether time has to pass for it.
     pub(crate) fn pump_file(&mut self, ino: InodeId, fx: &mut Effects) {
         self.turn(ino, fx);
-        if self.files.get(&ino).is_some_and(|f| !f.quiet()) {
+        if self.files.get(&ino).is_some_and(|f| !f.quiet() || (self.cfg.steward && f.lease.is_some())) {
             self.attention.insert(ino);
         } else {
             self.attention.remove(&ino);
@@ -47,7 +47,7 @@ impl Client {
         }
         let held = f.lease.as_ref().map_or(LeaseKind::None, |l| l.kind);
         if held == LeaseKind::None {
-            return self.without_lease(ino);
+            return self.without_lease(ino, fx);
         }
         let waits = f.waits_for();
         // Whether all members stand alike must come out, one way or the other, and what a change has to wait for must end,
@@ -66,9 +66,12 @@ impl Client {
         self.work(ino, fx);
     }
     /// Asks for the lease that is needed, or forgets a file that was closed.
-    fn without_lease(&mut self, ino: InodeId) {
+    fn without_lease(&mut self, ino: InodeId, fx: &mut Effects) {
         let Some(f) = self.files.get_mut(&ino) else { return };
         f.recalled = false;
+        if f.shared.is_some() {
+            return self.forward(ino, fx);
+        }
         let wants = f.wants();
         if f.closing && wants == LeaseKind::None && f.asking.is_none() {
             f.closing = false;
@@ -82,9 +85,11 @@ impl Client {
         let Some(f) = self.files.get_mut(&ino) else { return };
         let wants = f.wants();
         if wants != LeaseKind::None && f.asking.is_none() {
-            f.asking = Some(wants);
+            let way = self.way(ino, wants);
+            let f = self.file(ino);
+            f.asking = Some(way);
             f.asked = now;
-            self.call(For::Lease(ino), MetaOp::Open { ino }, wants);
+            self.call(For::Lease(ino), MetaOp::Open { ino }, way);
         }
     }
     /// The lease is to go back: what the program was told goes to the servers first, and a front end drops what it keeps.
@@ -211,6 +216,9 @@ impl Client {
         let reads: Vec<u64> = self.reads.iter().filter(|(_, r)| r.ino == ino).map(|(id, _)| *id).collect();
         for id in reads {
             self.stall_read(id);
+        }
+        if self.cfg.steward {
+            self.stewardship_over(ino);
         }
         self.dirty.insert(ino);
     }
@@ -389,10 +397,13 @@ impl Client {
             // A newer lease while one is held: the group has forgotten the old one; so do we.
             self.lose(g.ino, ClientError::LeaseLost);
         }
+        self.give_up_steward(g.ino, false);
         let f = self.file(g.ino);
         f.deaf = g.epoch;
         f.asking = None;
-        f.lease = Some(Lease { kind: g.kind, epoch: g.epoch, unsettled: Nanos::ZERO, since: now });
+        f.alone = false;
+        let (kind, epoch, share) = (g.kind, g.epoch, g.share);
+        f.lease = Some(Lease { kind, epoch, unsettled: Nanos::ZERO, since: now, share });
         // What the front end was asked to drop was kept under the old one, and so will its answer say.
         f.revoking = None;
         f.layout = g.layout;
@@ -405,6 +416,7 @@ impl Client {
             f.body = Body::Unknown;
         }
         let mut lost = false;
+        f.losses.clone_from(&g.losses);
         for l in g.losses {
             if f.unflushed.get(&l.chunk).is_some_and(|u| l.took(*u)) {
                 f.unflushed.remove(&l.chunk);
@@ -425,6 +437,9 @@ impl Client {
         let owed = f.owed.filter(|e| e.truncate_gen == f.truncate_gen);
         f.mtime = f.mtime.max(owed.map_or(f.mtime, |e| e.mtime));
         f.set_ends(owed.map_or(g.attr.size, |e| e.size.max(g.attr.size)));
+        if self.cfg.steward {
+            self.others_shares(g.ino);
+        }
         self.install_chunks(g.ino, g.chunks);
         self.resolve_limbo(g.ino, g.continued);
         self.flush_granted(g.ino);
@@ -477,6 +492,10 @@ impl Client {
             if f.returning.is_some_and(|t| now.since(t) >= RETURN_AGAIN) {
                 self.send_return(ino, fx);
             }
+            self.tick_share(ino);
+            if self.cfg.steward {
+                self.tick_steward(ino);
+            }
             self.drive_joins(ino, fx);
             self.ask_lease_again(ino);
             self.dirty.insert(ino);
@@ -519,11 +538,13 @@ impl Client {
         for ino in inos {
             if let Some(f) = self.files.get_mut(&ino) {
                 f.asking = None;
+                f.alone = false;
                 f.deaf = LeaseEpoch::NONE;
                 let held = f.lease.is_some();
                 if held {
                     self.lose(ino, ClientError::SessionLost);
                 }
+                self.parts_lost(ino);
                 // The fence of the session has found the ends with the servers.
                 if let Some(f) = self.files.get_mut(&ino) {
                     f.owed = None;

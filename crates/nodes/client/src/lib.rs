@@ -22,9 +22,12 @@ mod locks;
 mod names;
 mod op;
 mod read;
+mod retry;
 mod session;
+mod share;
 mod small;
 mod stage;
+mod steward;
 mod truncate;
 mod write;
 mod writeout;
@@ -43,6 +46,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use types::{ChunkId, CsId, Incarnation, InodeId, LeaseEpoch, MdsId, Nanos, NodeId};
 use wire::integrity::Care;
 use wire::meta::ViewWish;
+use wire::share::ShareCtl;
 use wire::{CopyAns, DataCtl, Msg, ToMds};
 
 /// What a client is told at its start.
@@ -64,6 +68,10 @@ pub struct ClientConfig {
     pub may_cache: bool,
     /// It keeps pages of what it reads and writes.
     pub keeps_pages: bool,
+    /// It goes through a steward where one is named: its front end keeps no pages.
+    pub shares: bool,
+    /// It writes files for sharers, and nothing else.
+    pub steward: bool,
     /// Rules; all on in the product.
     pub rules: Rules,
 }
@@ -80,6 +88,8 @@ impl ClientConfig {
             buffer_age: Nanos::from_secs(1),
             may_cache: false,
             keeps_pages: false,
+            shares: false,
+            steward: false,
             rules: Rules::ALL,
         }
     }
@@ -143,6 +153,10 @@ pub struct Client {
     /// Programs that wait for locks.
     lock_waits: locks::Waiters,
     lockers: locks::Lockers,
+    /// Ids of operations that went to stewards.
+    share_slots: share::Slots,
+    /// What others asked of this client.
+    stewardship: steward::Stewardship,
     wake: Nanos,
     stats: ClientStats,
 }
@@ -208,6 +222,8 @@ impl Client {
             contact: contact::Contact::default(),
             lock_waits: locks::Waiters::new(),
             lockers: locks::Lockers::new(),
+            share_slots: share::Slots::default(),
+            stewardship: steward::Stewardship::default(),
             wake: Nanos::ZERO,
             stats: ClientStats::default(),
         }
@@ -361,6 +377,10 @@ impl Client {
                     self.carry_out(ino, ans.chunk, out, fx);
                 }
             }
+            (NodeId::Client(c), Msg::Share(m)) => match m.ctl.clone() {
+                ShareCtl::Ask(what) => self.sharer_asks(c, m, what, fx),
+                ShareCtl::Answer(said) => self.steward_said(c, m, said),
+            },
             (NodeId::Cs(cs), Msg::Care(Care::Inspected { chunk, id, look })) => self.inspected(cs, chunk, id, look),
             _ => {} // not for us: a peer of another role, or a message of a newer version
         }
@@ -370,7 +390,7 @@ impl Client {
         match node {
             NodeId::Mds(m) => self.mds_reset(m),
             NodeId::Cs(cs) => self.server_reset(cs, false, fx),
-            NodeId::Client(_) => {}
+            NodeId::Client(c) => self.steward_reset(c),
         }
     }
     /// Connection to a chunk server broke; `dead`: the group knows that it is gone.
@@ -413,6 +433,11 @@ impl Client {
     fn tick(&mut self, fx: &mut Effects) {
         let now = self.now;
         if now < self.wake {
+            return;
+        }
+        if self.dormant() {
+            self.fall_asleep(fx);
+            self.wake = Nanos::NEVER;
             return;
         }
         self.tick_contact();
@@ -466,7 +491,12 @@ impl Node for Client {
     fn input(&mut self, now: Nanos, input: Input, fx: &mut Effects) {
         self.now = self.now.max(now);
         match input {
-            Input::Message(from, msg) => self.message(from, msg, fx),
+            Input::Message(from, msg) => {
+                if self.wake == Nanos::NEVER {
+                    self.wake = self.now;
+                }
+                self.message(from, msg, fx);
+            }
             Input::Reset(node) => self.reset(node, fx),
             Input::Disk(..) => {}
             Input::Time => {}
@@ -476,9 +506,18 @@ impl Node for Client {
         self.now = self.now.max(now);
         self.tick(fx);
         self.pump(fx);
+        if self.cfg.steward {
+            self.answer_sharers(fx);
+        }
     }
     fn deadline(&self) -> Nanos {
-        if self.dirty.is_empty() { self.wake.min(self.link.deadline()) } else { self.now }
+        if !self.dirty.is_empty() {
+            self.now
+        } else if self.wake == Nanos::NEVER {
+            self.wake
+        } else {
+            self.wake.min(self.link.deadline())
+        }
     }
 }
 

@@ -326,7 +326,7 @@ impl Client {
     fn queue(&mut self, ticket: u64, ino: InodeId, kind: OpKind, change: Change) {
         self.ops.insert(ticket, Op { left: 0, kind, error: None });
         let since = self.now;
-        self.file(ino).waiting.push_back(Waiting { ticket, since, change });
+        self.file(ino).waiting.push_back(Waiting { ticket, since, change, tried: None });
         self.dirty.insert(ino);
     }
 
@@ -353,7 +353,8 @@ impl Client {
                         self.ends.insert(*ino);
                     }
                 }
-                self.call(For::Program(ticket), op, want);
+                let shares = self.cfg.shares && want == LeaseKind::Write;
+                self.call(For::Program(ticket), op, if shares { LeaseKind::Shared } else { want });
             }
             ClientOp::Write { ino, offset, data, buffered } => {
                 let change = Change::Write { at: Some(offset), data: data.clone(), buffered };

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use host::node::Effects;
 use marks::mark;
 use replica::sequencer::SeqOut;
+use std::collections::BTreeSet;
 use types::{BLOCK, ChunkId, CsId, INLINE_MAX, InodeId, LeaseEpoch, Member, Nanos, NodeId};
 use wire::names::{MetaError, MetaOp, MetaOutcome};
 use wire::{CopyAns, DataCtl, DataMsg, LeaseKind, Msg};
@@ -492,6 +493,13 @@ impl Client {
     fn held_epoch(&self, ino: InodeId) -> LeaseEpoch {
         self.files.get(&ino).and_then(|f| f.held()).map_or(LeaseEpoch::NONE, |l| l.epoch)
     }
+    /// Reads that were planned under a lease of this client's own are to go another way.
+    pub(crate) fn unplan_reads(&mut self, ino: InodeId) {
+        let Some(f) = self.files.get(&ino) else { return };
+        let planned = f.stalled_reads.iter().filter_map(|id| self.reads.get(id)).filter(|r| r.rmw.is_none());
+        let tickets: BTreeSet<u64> = planned.map(|r| r.ticket).collect();
+        tickets.into_iter().for_each(|t| self.read_again(ino, t));
+    }
     /// Begins a read anew.
     fn read_again(&mut self, ino: InodeId, ticket: u64) {
         let others: Vec<u64> = self.reads.iter().filter(|(_, r)| r.ticket == ticket).map(|(id, _)| *id).collect();
@@ -503,8 +511,10 @@ impl Client {
         }
         let Some(op) = self.ops.get_mut(&ticket) else { return };
         op.left = 0;
-        if let OpKind::Read { parts, .. } = &mut op.kind {
-            parts.clear();
+        match &mut op.kind {
+            OpKind::Read { parts, .. } => parts.clear(),
+            OpKind::Extents { runs, .. } => runs.clear(),
+            _ => {}
         }
         self.file(ino).waiting_reads.push_back(ticket);
         self.dirty.insert(ino);

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use types::{CsId, LeaseEpoch, MdsId, Nanos, NodeId, SessionId, Term};
 use wire::meta::HeldLease;
 use wire::names::{MetaError, MetaOp, MetaOutcome};
+use wire::share::Sharing;
 use wire::{FromMds, LeaseKind, Msg, ToMds};
 
 /// Length of a session as the client counts it, from the sending of the request that the leader answered.
@@ -197,6 +198,11 @@ impl Client {
             held,
             ends: self.all_ends(),
             may_cache: self.cfg.may_cache,
+            sharing: match (self.cfg.steward, self.cfg.shares) {
+                (true, _) => Sharing::Steward,
+                (_, true) => Sharing::Sharer,
+                _ => Sharing::No,
+            },
             stamp: self.now.0,
         };
         self.link.attach_sent = self.now;
@@ -255,7 +261,10 @@ impl Client {
     pub(crate) fn pump_detach(&mut self, fx: &mut Effects) {
         if let Some(ticket) = self.link.detaching
             && self.link.attached
-            && self.files.values().all(|f| f.lease.is_none() && f.asking.is_none() && f.owed.is_none())
+            && self
+                .files
+                .values()
+                .all(|f| f.lease.is_none() && f.asking.is_none() && f.owed.is_none() && f.parts.is_empty())
             && self.link.queue.is_empty()
             && self.link.slots.iter().all(|s| s.call.is_none())
         {
@@ -267,6 +276,14 @@ impl Client {
         }
     }
 
+    /// A steward with nothing to do: its session ends, in order.
+    pub(crate) fn fall_asleep(&mut self, fx: &mut Effects) {
+        if self.link.attached {
+            let (session, incarnation) = (self.link.session, self.cfg.incarnation);
+            self.tell_leader(ToMds::Detach { session, incarnation }, fx);
+            self.end_session();
+        }
+    }
     pub(crate) fn mds_reset(&mut self, m: MdsId) {
         if self.link.leader() == NodeId::Mds(m) {
             self.link.give_up_leader();
@@ -293,6 +310,9 @@ impl Client {
                 if self.link.session.is_some() && self.link.session != session {
                     mark!("client.other-session");
                     self.session_lost();
+                }
+                if term > self.link.term {
+                    self.leave_shares();
                 }
                 self.link.attached = true;
                 self.link.attach_tries = 0;
@@ -351,6 +371,10 @@ impl Client {
                     self.call_done(usize::from(slot), seq, outcome, grant, kept, fx);
                 }
             }
+            FromMds::Shared { ino, share, steward, addr, attr, layout, chunks } => {
+                self.shared(ino, share, steward, addr, &attr, layout, chunks, fx);
+            }
+            FromMds::Tell { ino, epoch, number } => self.tell_end(ino, epoch, number, fx),
             FromMds::Locked { number } => self.locked(number),
             FromMds::Forget { term, number, inos } => self.forget(term, number, inos, fx),
             FromMds::Grant(g) => self.granted(g, fx),

@@ -67,7 +67,7 @@ impl Client {
         {
             op.left = op.left.saturating_sub(1);
         }
-        self.file(ino).waiting.push_front(Waiting { ticket, since, change });
+        self.file(ino).waiting.push_front(Waiting { ticket, since, change, tried: None });
         self.dirty.insert(ino);
     }
 }

@@ -7,7 +7,8 @@ use crate::{Client, ClientError, block_crcs};
 use bytes::{Bytes, BytesMut};
 use host::node::Effects;
 use replica::sequencer::SeqOut;
-use types::{BLOCK, Durability, InodeId, Seq};
+use types::{BLOCK, Durability, InodeId, OpId, Seq};
+use wire::share::Placed;
 use wire::{WriteHeader, WriteKind, WriteMsg, flags};
 
 /// A piece of a write under way.
@@ -20,6 +21,8 @@ pub(crate) struct Token {
     pub issued: bool,
     pub seq: Seq,
     pub rmw: Option<Rmw>,
+    /// As the piece names it.
+    pub op: (OpId, u32),
 }
 /// A write that covers its first or last block only partly.
 #[derive(Debug)]
@@ -120,14 +123,14 @@ impl Client {
         let tail_block = last - BLOCK;
         let need_tail = end < last && holds(tail_block) && chunk_base + u64::from(end) < size;
         let need_tail = need_tail && !(need_head && tail_block == first);
-        let (ticket, index) = (p.ticket, p.index);
+        let (ticket, index, op) = (p.ticket, p.index, p.op);
         let Some(p) = f.pieces.pop_front() else { return false };
         f.in_flight += 1;
         if let Some(OpKind::Append { whole, .. }) = self.ops.get_mut(&ticket).map(|o| &mut o.kind) {
             *whole = false;
         }
         let reads = usize::from(need_head) + usize::from(need_tail);
-        let token = Token { ino, index, ticket, issued: false, seq: Seq(0), rmw: None };
+        let token = Token { ino, index, ticket, issued: false, seq: Seq(0), rmw: None, op };
         if reads == 0 {
             self.tokens.insert(id, token);
             if let Content::Edge { .. } = p.content {
@@ -232,12 +235,17 @@ impl Client {
             file_end,
             mtime,
             truncate_gen,
+            op: t.op.0,
+            op_at: t.op.1,
             ..WriteHeader::default()
         };
         let msg = WriteMsg { header, crcs: block_crcs(&data), payload: data };
         let mut out = SeqOut::default();
         t.issued = true;
         t.seq = s.write(msg, id, now, &mut out);
+        if let Some(ops) = &mut c.ops {
+            ops.note(&WriteHeader { seq: t.seq, ..header });
+        }
         for r in self.reads.values_mut() {
             r.met_write(chunk, offset, header.length);
         }
@@ -253,7 +261,8 @@ impl Client {
         if let Some(f) = self.files.get_mut(&ino) {
             let (offset, file_end) = (l.msg.header.offset, Some(l.msg.header.file_end));
             let content = Content::of(l.msg);
-            f.pieces.push_front(Piece { ticket: t.ticket, index: l.index, offset, content, file_end, since, told });
+            let (ticket, index, op) = (t.ticket, l.index, t.op);
+            f.pieces.push_front(Piece { ticket, index, offset, content, file_end, since, told, op });
             f.set_ends(f.size);
         }
     }
@@ -269,6 +278,9 @@ impl Client {
                 *u = (*u).max((e, t.seq));
                 f.indices.insert(c.id, t.index);
                 self.unsynced.insert(t.ino);
+                if let Some(a) = self.stewardship.asks.get_mut(&t.ticket) {
+                    a.placed = Some(Placed { chunk: c.id, index: t.index, epoch: e, record: t.seq });
+                }
             }
         }
         self.dirty.insert(t.ino);
@@ -311,7 +323,8 @@ impl Client {
                 let (offset, file_end) = (r.offset, r.file_end);
                 let length = r.data.len() as u32;
                 let content = if r.edge { Content::Edge { length } } else { Content::Data(r.data) };
-                f.pieces.push_front(Piece { ticket: t.ticket, index: t.index, offset, content, file_end, since, told });
+                let (ticket, index, op) = (t.ticket, t.index, t.op);
+                f.pieces.push_front(Piece { ticket, index, offset, content, file_end, since, told, op });
             }
         }
     }

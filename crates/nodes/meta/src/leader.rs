@@ -20,6 +20,8 @@ pub(crate) struct Attached {
     pub dead: bool,
     /// When it sent the Attach that counts, by its own clock: one that comes late says nothing of what it holds now.
     pub stamp: u64,
+    /// What it is to the files of others.
+    pub sharing: wire::share::Sharing,
 }
 
 /// A lease as granted or re-declared.
@@ -31,12 +33,15 @@ pub(crate) struct Held {
     pub continued: bool,
     /// The lease of the same session whose place it took.
     pub replaces: LeaseEpoch,
+    /// For a steward: whose operations it carries out.
+    pub share: LeaseEpoch,
     pub recalled: Option<Recalled>,
 }
 
 impl Held {
     pub fn new(kind: LeaseKind, epoch: LeaseEpoch) -> Held {
-        Held { kind, epoch, continued: false, replaces: LeaseEpoch::NONE, recalled: None }
+        let (replaces, share) = (LeaseEpoch::NONE, LeaseEpoch::NONE);
+        Held { kind, epoch, continued: false, replaces, share, recalled: None }
     }
 }
 
@@ -115,6 +120,13 @@ pub(crate) struct FileLease {
     pub stats: Vec<crate::propose::PendingRead>,
     /// Sessions that have to forget the file's attributes before this one may write it.
     pub forgetting: Option<(SessionId, Vec<crate::keepers::Wait>)>,
+    /// Several write it, through one of them.
+    pub share: Option<crate::share::Share>,
+    pub turns: crate::share::Turns,
+    /// … of which the steward that writes it was asked: it need not give it back.
+    pub telling: Option<crate::share::Telling>,
+    /// Leases of stewards that are not known to be over.
+    pub stewarded: Vec<crate::share::Stewarded>,
 }
 impl FileLease {
     pub fn writer(&self) -> Option<(SessionId, LeaseEpoch)> {
@@ -140,6 +152,9 @@ impl FileLease {
             && self.suspects.is_empty()
             && self.last_writer.is_none()
             && self.stats.is_empty()
+            && self.share.is_none()
+            && self.stewarded.is_empty()
+            && self.telling.is_none()
     }
 }
 
@@ -198,6 +213,8 @@ pub(crate) struct Server {
     pub known: bool,
     /// When all its copies were last looked at because some are unclean.
     pub swept: Nanos,
+    /// The client beside it that writes files for sharers, and where; NONE = there is none.
+    pub steward: (Incarnation, String),
 }
 impl Server {
     pub fn dead(&self, now: Nanos) -> bool {
@@ -257,6 +274,10 @@ pub(crate) struct Leader {
     pub held_back: Vec<crate::names::HeldBack>,
     /// A command that cleans up is under way.
     pub reaping: bool,
+    /// Questions to stewards so far.
+    pub tells: u64,
+    /// Sessions that are blocked as soon as no steward can carry out anything for them.
+    pub leaving: BTreeSet<SessionId>,
 }
 
 impl Leader {
@@ -289,6 +310,8 @@ impl Leader {
             keepers: crate::keepers::Keepers::default(),
             held_back: Vec::new(),
             reaping: false,
+            tells: 0,
+            leaving: BTreeSet::new(),
         }
     }
     /// A fresh epoch, above all before it.

@@ -3,6 +3,7 @@
 use crate::leader::{FileLease, Held, Recalled, SessionFence, Waiter};
 use crate::limits::{AGAIN, CONTACT_KEPT, GONE, GONE_BARE, GRANT_CHUNKS, RECALL, RECALL_RESET, RECALL_SILENT};
 use crate::propose::{PendingRead, Then};
+use crate::share::{Ended, Way};
 use crate::{MetaServer, joins, takeovers};
 use host::node::Effects;
 use marks::mark;
@@ -63,6 +64,10 @@ impl MetaServer {
         if attr_kind != wire::names::FileKind::File {
             return None;
         }
+        let want = match self.share_instead(ino, session, want, fx) {
+            Way::Lease(want) => want,
+            Way::Sent => return None,
+        };
         let l = self.leader.as_mut()?;
         let f = l.file(ino);
         if let Some(h) = f.holders.get(&session).filter(|h| h.kind >= want) {
@@ -102,12 +107,15 @@ impl MetaServer {
 
     /// Questions that wait for a file's end: its writer is asked for it, or it has become known.
     fn serve_stats(&mut self, ino: InodeId, fx: &mut Effects) {
-        let waits = |f: &FileLease| !f.stats.is_empty();
+        let waits = |f: &FileLease| !f.stats.is_empty() || f.telling.is_some();
         if !self.leader.as_ref().and_then(|l| l.files.get(&ino)).is_some_and(waits) {
             return;
         }
         self.all_told();
         let known = self.end_known(ino);
+        if self.ask_steward(ino, fx) {
+            return;
+        }
         let Some(l) = &mut self.leader else { return };
         let Some(f) = l.files.get_mut(&ino) else { return };
         match f.writer() {
@@ -135,6 +143,15 @@ impl MetaServer {
                 f.queue.pop_front();
                 continue;
             }
+            if self.stewards_in_vain(ino, w.session) {
+                self.tell_not_shared(ino, w.session, fx);
+                if let Some(l) = &mut self.leader {
+                    l.file(ino).queue.pop_front();
+                }
+                continue;
+            }
+            let Some(l) = &mut self.leader else { return grants };
+            let Some(f) = l.files.get_mut(&ino) else { return grants };
             let conflicting: Vec<SessionId> = f
                 .holders
                 .iter()
@@ -166,6 +183,7 @@ impl MetaServer {
             if self.prepare(ino) || !self.forgotten(ino, w.session, w.want, fx) {
                 break;
             }
+            let share = self.share_of(ino, w.session);
             let Some(l) = &mut self.leader else { return grants };
             let epoch = l.mint();
             let f = l.file(ino);
@@ -177,7 +195,8 @@ impl MetaServer {
             if before.is_some() {
                 mark!("lease.upgraded");
             }
-            f.holders.insert(w.session, Held { continued, replaces, ..Held::new(w.want, epoch) });
+            f.holders.insert(w.session, Held { continued, replaces, share, ..Held::new(w.want, epoch) });
+            self.share_granted(ino, w.session, epoch);
             if let Some(g) = self.grant_message(ino, w.session, w.want, epoch) {
                 grants.push(g);
             }
@@ -299,6 +318,7 @@ impl MetaServer {
         let chunks = chunks.filter_map(|(index, chunk, _)| self.chunk_grant(index, chunk)).collect();
         let held = l.files.get(&ino).and_then(|f| f.holders.get(&session));
         let (continued, replaces) = held.map_or((false, LeaseEpoch::NONE), |h| (h.continued, h.replaces));
+        let share = held.map_or(LeaseEpoch::NONE, |h| h.share);
         Some(Grant {
             session,
             incarnation,
@@ -312,6 +332,7 @@ impl MetaServer {
             continued,
             replaces,
             zero,
+            share,
         })
     }
     pub(crate) fn chunk_grant(&self, index: u32, chunk: ChunkId) -> Option<ChunkGrant> {
@@ -378,6 +399,7 @@ impl MetaServer {
                 }
             }
         }
+        self.share_over(ino, session, epoch, Ended::Returned);
         self.send_session(session, FromMds::ReturnOk { ino, epoch }, fx);
     }
 
@@ -434,6 +456,7 @@ impl MetaServer {
         let fence = l.mint();
         let Some(Held { kind, epoch, .. }) = l.file(ino).holders.remove(&session) else { return };
         l.take_lease(ino, session, epoch, fence, (now, now));
+        self.share_over(ino, session, epoch, Ended::Taken);
         self.may_show(ino, session);
         let Some(l) = &mut self.leader else { return };
         if kind == LeaseKind::Write {
@@ -458,6 +481,7 @@ impl MetaServer {
             mark!("lease.end-not-proposed");
             return; // asked again
         }
+        self.share_over(ino, session, epoch, Ended::Returned);
         let Some(l) = &mut self.leader else { return };
         let f = l.file(ino);
         f.deposed.retain(|d| d.session != session || d.epoch > epoch);
@@ -575,7 +599,7 @@ impl MetaServer {
             if f.shown.len() < shown {
                 l.dirty.insert(*ino);
             }
-            if !f.queue.is_empty() || !f.stats.is_empty() || !f.suspects.is_empty() {
+            if !f.queue.is_empty() || !f.stats.is_empty() || !f.suspects.is_empty() || f.telling.is_some() {
                 l.dirty.insert(*ino);
             }
         }
@@ -599,7 +623,7 @@ fn told(l: meta_state::Loss) -> ChunkLoss {
     ChunkLoss { chunk: l.chunk, epoch: l.epoch, written: l.written, last: l.last }
 }
 
-fn recall(
+pub(crate) fn recall(
     f: &mut crate::leader::FileLease,
     sessions: &[SessionId],
     now: Nanos,

@@ -21,6 +21,7 @@ mod openers;
 mod propose;
 mod server;
 mod session;
+mod share;
 mod status;
 mod suspects;
 mod takeovers;
@@ -243,6 +244,7 @@ impl MetaServer {
 
     /// Everything a leader does by the clock.
     fn sweep(&mut self, fx: &mut Effects) {
+        self.sweep_shares();
         self.sweep_sessions(fx);
         self.sweep_servers(fx);
         self.sweep_takeovers(fx);

@@ -12,7 +12,6 @@ use consensus::Apply;
 use host::node::Effects;
 use meta_state::{Command, Outcome, State};
 use types::{ChunkId, CsId, Incarnation, InodeId, LeaseEpoch, Nanos, NodeId, OpId, SessionId, Term};
-use wire::meta::HeldLease;
 use wire::names::{MetaError, MetaOp, MetaOutcome};
 use wire::{FromMds, LeaseKind, Msg};
 
@@ -29,7 +28,7 @@ pub fn entry_payload(data: &[u8]) -> Option<&[u8]> {
 pub(crate) enum Then {
     Nothing,
     Op(UnderWay),
-    Attach { client: Incarnation, held: Vec<HeldLease>, stamp: u64 },
+    Attach { client: Incarnation, who: crate::session::Attaching },
     Register { cs: CsId, incarnation: Incarnation, lost_memory: bool },
     Alloc(MapAsk),
     Return { session: SessionId, ino: InodeId, epoch: LeaseEpoch, lasts: Vec<(ChunkId, types::Seq)> },
@@ -43,6 +42,7 @@ pub(crate) enum Then {
     Scrub { client: Incarnation, id: u64 },
     News { cs: CsId, incarnation: Incarnation, number: u64 },
     Floor { ino: InodeId, session: SessionId, epoch: LeaseEpoch },
+    Told(Vec<PendingRead>),
 }
 
 /// A read that waits until everything committed before it is applied.
@@ -263,9 +263,9 @@ impl MetaServer {
         match then {
             Then::Nothing => {}
             Then::Op(op) => self.op_done(op, outcome, fx),
-            Then::Attach { client, held, stamp } => {
+            Then::Attach { client, who } => {
                 if let Outcome::Session(Ok(session)) = outcome {
-                    self.attach_now(client, session, &held, stamp, fx);
+                    self.attach_now(client, session, &who, fx);
                 }
             }
             Then::Register { cs, incarnation, lost_memory } => {
@@ -287,6 +287,7 @@ impl MetaServer {
             Then::News { cs, incarnation, number } => self.news_logged(cs, incarnation, number),
             Then::Reaped => self.reaped(),
             Then::Floor { ino, session, epoch } => self.floored(ino, session, epoch),
+            Then::Told(reads) => reads.into_iter().for_each(|r| self.answer_now(&r, fx)),
         }
     }
 
@@ -306,11 +307,14 @@ impl MetaServer {
                     // Somebody writes the file: its size is asked for first; the client repeats the call.
                     continue;
                 }
-                let result = self.answer_question(&r.op);
-                let id = OpId { session: r.session, slot: r.slot, seq: r.seq };
-                self.answer_op(r.client, id, &r.op, r.want, result, fx);
+                self.answer_now(&r, fx);
             }
         }
+    }
+    fn answer_now(&mut self, r: &PendingRead, fx: &mut Effects) {
+        let result = self.answer_question(&r.op);
+        let id = OpId { session: r.session, slot: r.slot, seq: r.seq };
+        self.answer_op(r.client, id, &r.op, r.want, result, fx);
     }
 
     /// Answers a namespace operation, with the lease asked for when it is free.

@@ -24,6 +24,7 @@ pub(crate) fn unknown(addr: &str, host: &str, now: Nanos) -> Server {
         trouble: String::new(),
         known: false,
         swept: Nanos::ZERO,
+        steward: (Incarnation::NONE, String::new()),
     }
 }
 
@@ -37,11 +38,12 @@ impl MetaServer {
             s.heard = now;
         }
         match m {
-            CsToMds::Register { cs, incarnation, boot, lost_memory, addr, host, space } if cs == from => {
+            CsToMds::Register { cs, incarnation, boot, lost_memory, addr, host, space, steward } if cs == from => {
                 let s = self.servers.entry(cs).or_insert_with(|| unknown(&addr, &host, now));
                 s.addr = addr.clone();
                 s.host = host.clone();
                 s.space = space;
+                s.steward = steward;
                 fx.address.push((NodeId::Cs(cs), addr.clone()));
                 let (time, capacity) = (self.wall(), space.capacity);
                 let cmd = Command::RegisterCs { cs, incarnation, boot, lost_memory, addr, host, capacity, time };
@@ -223,7 +225,7 @@ impl MetaServer {
                 {
                     l.attached.get_mut(&s).into_iter().for_each(|a| a.dead = true);
                     l.fences.get_mut(&s).into_iter().for_each(|f| f.dead = true);
-                    self.block(s);
+                    self.block(s, fx);
                 }
             }
         }

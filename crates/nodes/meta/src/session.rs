@@ -5,13 +5,23 @@ use crate::leader::{Attached, FileLease, Held, SessionFence};
 use crate::limits::{AGAIN, ATTACH, LEFT, RECALL, SESSION_KEPT};
 use crate::maps::MapAsk;
 use crate::propose::{PendingRead, Then};
+use crate::share::Ended;
 use host::node::Effects;
 use marks::mark;
 use meta_state::{Command, EndSource};
 use std::collections::BTreeSet;
 use types::{ChunkId, CsId, Incarnation, InodeId, LeaseEpoch, Nanos, NodeId, SessionId};
 use wire::meta::{FileEnd, HeldLease};
+use wire::share::Sharing;
 use wire::{CopyReport, FromMds, LeaseKind, MdsToCs, Msg, ToMds};
+
+/// What a client says of itself when it attaches.
+#[derive(Clone, Debug)]
+pub(crate) struct Attaching {
+    pub held: Vec<HeldLease>,
+    pub stamp: u64,
+    pub sharing: Sharing,
+}
 
 /// A fence that has not been answered by anybody.
 pub(crate) fn fence(epoch: LeaseEpoch, committed: bool) -> SessionFence {
@@ -29,9 +39,10 @@ pub(crate) fn fence(epoch: LeaseEpoch, committed: bool) -> SessionFence {
 impl MetaServer {
     /// A client's message, to a leader.
     pub(crate) fn client(&mut self, c: Incarnation, m: ToMds, fx: &mut Effects) {
-        if let ToMds::Attach { incarnation, session, held, ends, may_cache, stamp } = m {
+        if let ToMds::Attach { incarnation, session, held, ends, may_cache, sharing, stamp } = m {
             if incarnation == c {
-                self.attach(c, session, held, ends, may_cache, stamp, fx);
+                let who = Attaching { held, stamp, sharing };
+                self.attach(c, session, who, ends, may_cache, fx);
             }
             return;
         }
@@ -44,6 +55,7 @@ impl MetaServer {
             | ToMds::ViewChange { session, incarnation, .. }
             | ToMds::Unsettled { session, incarnation, .. }
             | ToMds::Leaving { session, incarnation, .. }
+            | ToMds::Told { session, incarnation, .. }
             | ToMds::Forgot { session, incarnation, .. }
             | ToMds::GoneOk { session, incarnation, .. } => (*session, *incarnation),
             ToMds::Attach { .. } | ToMds::Status { .. } | ToMds::Scrub { .. } | ToMds::Death { .. } => return,
@@ -79,6 +91,7 @@ impl MetaServer {
                 }
             }
             ToMds::Unsettled { ino, epoch, chunk, .. } => self.chunk_unsettled(session, ino, epoch, chunk, fx),
+            ToMds::Told { number, end, .. } => self.told(session, number, end),
             ToMds::Leaving { ino, epoch, left, .. } => self.leaving(session, ino, epoch, left),
             ToMds::Forgot { term, number, .. } => self.forgot(session, term, number, fx),
             ToMds::GoneOk { ino, epoch, end, .. } => self.gone_ok(session, ino, epoch, end),
@@ -90,16 +103,15 @@ impl MetaServer {
         &mut self,
         c: Incarnation,
         session: SessionId,
-        held: Vec<HeldLease>,
+        who: Attaching,
         ends: Vec<FileEnd>,
         may_cache: bool,
-        stamp: u64,
         fx: &mut Effects,
     ) {
         if session.is_some() {
             match self.state.session(session) {
                 Some(s) if s.block.is_none() && s.incarnation == c => {
-                    self.attach_now(c, session, &held, stamp, fx);
+                    self.attach_now(c, session, &who, fx);
                     self.late_ends(session, ends);
                 }
                 _ => {
@@ -111,24 +123,17 @@ impl MetaServer {
             return;
         }
         let cmd = Command::OpenSession { incarnation: c, may_cache, time: self.wall() };
-        self.propose(&cmd, Then::Attach { client: c, held, stamp });
+        self.propose(&cmd, Then::Attach { client: c, who });
     }
 
     /// The session exists: take note of it and of what it holds.
-    pub(crate) fn attach_now(
-        &mut self,
-        c: Incarnation,
-        session: SessionId,
-        held: &[HeldLease],
-        stamp: u64,
-        fx: &mut Effects,
-    ) {
-        let now = self.now;
+    pub(crate) fn attach_now(&mut self, c: Incarnation, session: SessionId, who: &Attaching, fx: &mut Effects) {
+        let (now, held, stamp, sharing) = (self.now, &who.held[..], who.stamp, who.sharing);
         let Some(l) = &mut self.leader else { return };
         let term = l.term;
         let first = !l.attached.contains_key(&session);
         let news = l.attached.get(&session).is_none_or(|a| a.stamp < stamp);
-        l.attached.insert(session, Attached { incarnation: c, heard: now, reset: None, dead: false, stamp });
+        l.attached.insert(session, Attached { incarnation: c, heard: now, reset: None, dead: false, stamp, sharing });
         l.nodes.insert(c, session);
         let mut gone = vec![];
         let mut lost = vec![];
@@ -224,7 +229,7 @@ impl MetaServer {
         }
     }
 
-    fn detach(&mut self, session: SessionId, _fx: &mut Effects) {
+    fn detach(&mut self, session: SessionId, fx: &mut Effects) {
         let Some(l) = &mut self.leader else { return };
         // In order means with nothing held; what is held after all is taken as from a dead client.
         let holds = l.files.values().any(|f| f.holders.contains_key(&session));
@@ -240,19 +245,26 @@ impl MetaServer {
         let time = self.wall();
         if holds {
             mark!("session.detach-while-holding");
-            self.block(session);
+            self.block(session, fx);
         } else {
             self.propose(&Command::CloseSession { session, time }, Then::Nothing);
         }
     }
 
     /// Ends a session that does not answer: refused for ever, from the commit on.
-    pub(crate) fn block(&mut self, session: SessionId) {
+    pub(crate) fn block(&mut self, session: SessionId, fx: &mut Effects) {
         let time = self.wall();
-        let Some(l) = &mut self.leader else { return };
-        if l.fences.contains_key(&session) {
+        let known = self.leader.as_ref().is_none_or(|l| l.fences.contains_key(&session));
+        if known {
             return;
         }
+        let waits = self.leaves_shares(session, fx);
+        let Some(l) = &mut self.leader else { return };
+        if waits {
+            l.leaving.insert(session);
+            return;
+        }
+        l.leaving.remove(&session);
         let epoch = l.mint();
         let dead = l.attached.get(&session).is_some_and(|a| a.dead);
         l.fences.insert(session, SessionFence { dead, ..fence(epoch, false) });
@@ -280,9 +292,13 @@ impl MetaServer {
             fx.send.push((NodeId::Client(a.incarnation), Msg::FromMds(m)));
         }
         l.openers.session_over(session);
-        let mut forget = vec![];
+        let (mut forget, mut stewarded) = (vec![], vec![]);
         for (ino, f) in &mut l.files {
-            let wrote = f.holders.remove(&session).is_some_and(|h| h.kind == LeaseKind::Write);
+            let held = f.holders.remove(&session);
+            if let Some(h) = &held {
+                stewarded.push((*ino, h.epoch));
+            }
+            let wrote = held.is_some_and(|h| h.kind == LeaseKind::Write);
             // What was fenced chunk by chunk already is settled; others may hold the file by now.
             let open = f.deposed.iter().any(|d| d.session == session && !d.fenced_all);
             f.queue.retain(|w| w.session != session);
@@ -303,6 +319,9 @@ impl MetaServer {
             for (_, c, _) in self.state.all_chunks(ino) {
                 l.lasts.remove(&c);
             }
+        }
+        for (ino, epoch) in stewarded {
+            self.share_over(ino, session, epoch, Ended::Fenced);
         }
         self.log.push(format!("session {session} is over; fencing it"));
     }
@@ -405,14 +424,14 @@ impl MetaServer {
         let unheard = gone.iter().any(|s| !l.attached.contains_key(s));
         let waiting = unheard || l.files.values().any(|f| !f.queue.is_empty() || !f.stats.is_empty());
         let old = now.since(since);
-        let mut block = expired;
+        let mut block: BTreeSet<SessionId> = expired.union(&l.leaving).copied().collect();
         let hurry = waiting && self.cfg.rules.silent_sessions_fenced;
         if (hurry && old >= ATTACH) || old >= SESSION_KEPT {
             mark!("session.unattached-blocked");
             block.extend(self.unattached());
         }
         for s in block {
-            self.block(s);
+            self.block(s, fx);
         }
         // Tell servers, again and again until they answer. When what they reported has been taken over too, the session is
         // settled; before that a later leader has to ask again, because how far the files go stands only there.

@@ -14,6 +14,7 @@ use types::{
 use wire::meta::{DropReason, FileEnd, HeldLease, ViewWish};
 use wire::names::{Attr, MetaError, MetaOp, MetaOutcome, NewInode, RenameMode};
 use wire::server::Space;
+use wire::share::Sharing;
 use wire::{CopyReport, CsToMds, FromMds, LeaseKind, MdsToCs, Msg, ToMds};
 
 const CLUSTER: ClusterId = ClusterId(5);
@@ -88,7 +89,18 @@ impl Group {
         }
     }
     fn attach(&mut self, c: Incarnation, session: SessionId) {
-        self.say(c, ToMds::Attach { incarnation: c, session, held: vec![], ends: vec![], may_cache: false, stamp: 0 });
+        self.say(
+            c,
+            ToMds::Attach {
+                incarnation: c,
+                session,
+                held: vec![],
+                ends: vec![],
+                may_cache: false,
+                sharing: Sharing::No,
+                stamp: 0,
+            },
+        );
         self.turn();
         let heard = self.told.get_mut(&c).map(std::mem::take).unwrap_or_default();
         let [FromMds::AttachOk { session, .. }] = heard[..] else { panic!("{heard:?}") };
@@ -108,6 +120,7 @@ impl Group {
             addr: format!("cs{n}"),
             host: format!("host{n}"),
             space,
+            steward: (Incarnation::NONE, String::new()),
         };
         self.message(NodeId::Cs(cs), Msg::CsToMds(register));
         self.turn();
@@ -286,7 +299,18 @@ fn who_writes_next_waits_for_what_a_silent_holder_may_show() {
         let mut g = Group::new();
         let holder = Incarnation(104);
         let (session, held, ends) = (SessionId::NONE, vec![], vec![]);
-        g.say(holder, ToMds::Attach { incarnation: holder, session, held, ends, may_cache: caches, stamp: 0 });
+        g.say(
+            holder,
+            ToMds::Attach {
+                incarnation: holder,
+                session,
+                held,
+                ends,
+                may_cache: caches,
+                sharing: Sharing::No,
+                stamp: 0,
+            },
+        );
         g.turn();
         let Some(FromMds::AttachOk { session, .. }) = g.told[&holder].last().cloned() else { panic!("not attached") };
         g.sessions.insert(holder, session);
@@ -311,7 +335,10 @@ fn a_cut_that_waits_does_not_outlive_its_lease() {
     let mut g = Group::new();
     let keeper = Incarnation(104);
     let (session, held, ends) = (SessionId::NONE, vec![], vec![]);
-    g.say(keeper, ToMds::Attach { incarnation: keeper, session, held, ends, may_cache: true, stamp: 0 });
+    g.say(
+        keeper,
+        ToMds::Attach { incarnation: keeper, session, held, ends, may_cache: true, sharing: Sharing::No, stamp: 0 },
+    );
     g.turn();
     let (ino, epoch) = g.create(A, "f", LeaseKind::Write);
     let body = MetaOp::SetBody { ino, body: b"hello".to_vec(), mtime: None, epoch };
@@ -319,7 +346,10 @@ fn a_cut_that_waits_does_not_outlive_its_lease() {
     // The next leader does not know what the keeper was told, and the keeper does not come.
     g.succeed();
     let (session, held) = (g.sessions[&A], vec![HeldLease { ino, kind: LeaseKind::Write, epoch }]);
-    g.say(A, ToMds::Attach { incarnation: A, session, held, ends: vec![], may_cache: false, stamp: 1 });
+    g.say(
+        A,
+        ToMds::Attach { incarnation: A, session, held, ends: vec![], may_cache: false, sharing: Sharing::No, stamp: 1 },
+    );
     g.turn();
     let cut = MetaOp::Truncate { ino, size: 1, epoch, end: 5, zeroed: false };
     let seq = g.begin(A, cut.clone(), LeaseKind::None);

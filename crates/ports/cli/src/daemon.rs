@@ -5,6 +5,7 @@ use crate::repo::{self, CsRepo, MdsRepo};
 use crate::{link, probe};
 use anyhow::{Context, Result, anyhow, bail};
 use chunk::{ChunkConfig, ChunkServer, Pace};
+use client::{Client, ClientConfig};
 use host::boot::BootId;
 use host::disk::{DiskErrorKind, Ring};
 use host::lock::FolderLock;
@@ -159,6 +160,8 @@ pub fn csd(a: &Daemon) -> Result<()> {
     let listen = repo::address(&path, &desc.addr)?;
     // A free port is taken before the node is made, because it tells everybody where it is.
     let listen = if listen.port() == 0 { free_port(listen)? } else { listen };
+    let peers: Vec<(NodeId, String)> = mds.iter().map(|(m, a)| (NodeId::Mds(*m), a.to_string())).collect();
+    let steward = steward(cs, cluster, &desc.cluster, listen, &peers)?;
     let cfg = ChunkConfig {
         addr: listen.to_string(),
         host: desc.host.clone(),
@@ -166,6 +169,7 @@ pub fn csd(a: &Daemon) -> Result<()> {
         cache_bytes: desc.cache_bytes as usize,
         pace: pace(&path, desc.scrub_days)?,
         disk_free: rustix::fs::statvfs(dir).map_or(0, |s| s.f_bavail * s.f_frsize),
+        steward,
         ..ChunkConfig::new(cs, cluster, life, verifier(&boot), host::clock::now())
     };
     let node = ChunkServer::open(&mut disk.folder(), Some(ring), cfg)
@@ -174,7 +178,7 @@ pub fn csd(a: &Daemon) -> Result<()> {
     let mut config = LoopConfig::new(hello);
     config.listen = vec![listen];
     config.disk = Some(disk);
-    config.addresses = mds.iter().map(|(m, a)| (NodeId::Mds(*m), a.to_string())).collect();
+    config.addresses = peers;
     config.log = log(format!("cs {cs}"));
     let mut looped = Loop::new(node, config).map_err(|e| anyhow!("chunk server {cs}: {e}"))?;
     eprintln!("chunk server {cs} of cluster `{}` listens at {listen}", desc.cluster);
@@ -193,6 +197,35 @@ pub fn csd(a: &Daemon) -> Result<()> {
         }
     })?;
     finish(&mut looped, ChunkServer::stop, ChunkServer::stopped)
+}
+
+/// Starts the client beside a chunk server that writes files for hosts that share them, on a thread and a port of its own:
+/// it sleeps until somebody asks. Who it is, and where.
+fn steward(
+    cs: CsId,
+    cluster: types::ClusterId,
+    name: &str,
+    listen: SocketAddr,
+    mds: &[(NodeId, String)],
+) -> Result<(Incarnation, String)> {
+    let life = incarnation()?;
+    let ids = mds.iter().filter_map(|(n, _)| if let NodeId::Mds(m) = n { Some(*m) } else { None }).collect();
+    let usual = ClientConfig::new(ids, life, link::wall_base());
+    let node = Client::new(ClientConfig { steward: true, ..usual }, host::clock::now());
+    let mut config = LoopConfig::new(Hello::new(cluster, name, NodeId::Client(life), life));
+    config.listen = vec![SocketAddr::new(listen.ip(), 0)];
+    config.addresses = mds.to_vec();
+    config.log = log(format!("cs {cs} steward"));
+    let mut looped = Loop::new(node, config).map_err(|e| anyhow!("chunk server {cs}: steward: {e}"))?;
+    let addr = looped.local_addrs().first().context("a port for the steward")?.to_string();
+    std::thread::Builder::new().name("steward".into()).spawn(move || {
+        if let Err(e) = looped.run() {
+            // One process, one fate: whoever shares files through it has to find another one.
+            eprintln!("chunk server {cs}: steward: {e}");
+            std::process::exit(1);
+        }
+    })?;
+    Ok((life, addr))
 }
 
 /// What of a chunk server's description may change while it runs.

@@ -32,6 +32,17 @@ pub struct Link {
     pub me: Incarnation,
 }
 
+/// What the kernel above keeps.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keeping {
+    /// There is none: a command reads and writes files by itself.
+    Commands,
+    /// A mount with pages.
+    Pages,
+    /// A mount without.
+    Nothing,
+}
+
 /// Wall clock minus boot-time clock, in ns.
 pub fn wall_base() -> i64 {
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as i64);
@@ -41,13 +52,14 @@ pub fn wall_base() -> i64 {
 impl Link {
     /// Connects to the cluster; waits for a session up to `patience`.
     pub fn open(at: &At, patience: Duration) -> Result<Link> {
-        Self::open_as(at, patience, false)
+        Self::open_as(at, patience, Keeping::Commands)
     }
-    /// As [`Self::open`], for a program whose kernel keeps what it reads.
-    pub fn open_caching(at: &At, patience: Duration) -> Result<Link> {
-        Self::open_as(at, patience, true)
+    /// As [`Self::open`], for a mount: its kernel keeps what it reads, or (`bare`) nothing, and then files that others write
+    /// too are shared with them.
+    pub fn open_mount(at: &At, patience: Duration, bare: bool) -> Result<Link> {
+        Self::open_as(at, patience, if bare { Keeping::Nothing } else { Keeping::Pages })
     }
-    fn open_as(at: &At, patience: Duration, may_cache: bool) -> Result<Link> {
+    fn open_as(at: &At, patience: Duration, keeping: Keeping) -> Result<Link> {
         let name = at.name()?;
         let me = Incarnation(host::random::nonzero_u64().context("random numbers")?);
         let addresses = at.addresses()?;
@@ -60,10 +72,11 @@ impl Link {
             }
         };
         let ids: Vec<MdsId> = group.mds.iter().map(|m| m.0).collect();
-        let node = Client::new(
-            ClientConfig { may_cache, keeps_pages: may_cache, ..ClientConfig::new(ids, me, wall_base()) },
-            host::clock::now(),
-        );
+        let pages = keeping == Keeping::Pages;
+        let shares = keeping == Keeping::Nothing;
+        let usual = ClientConfig::new(ids, me, wall_base());
+        let cfg = ClientConfig { may_cache: pages, keeps_pages: pages, shares, ..usual };
+        let node = Client::new(cfg, host::clock::now());
         let hello = Hello::new(group.cluster, name, NodeId::Client(me), me);
         let mut config = LoopConfig::new(hello);
         config.addresses = group.mds.iter().map(|(m, a)| (NodeId::Mds(*m), a.to_string())).collect();

@@ -203,7 +203,7 @@ fn run(a: &MountArgs, w: Wanted, ready: impl FnOnce(Incarnation)) -> Result<()> 
     crate::daemon::follow_parent(a.with_parent)?;
     let mut log = log(a.log.as_deref())?;
     let caches = w.settings.cache != Caching::None;
-    let mut link = if caches { Link::open_caching(&w.at, PATIENCE)? } else { Link::open(&w.at, PATIENCE)? };
+    let mut link = Link::open_mount(&w.at, PATIENCE, !caches)?;
     if let Some(set) = w.root {
         let set = MetaOp::Setattr { ino: InodeId(1), set };
         link.meta(set)?.map_err(|e| anyhow!("the root folder: {}", ClientError::Meta(e)))?;

@@ -2,6 +2,7 @@
 
 use super::locking::{Asks, Locking};
 use super::pages::Pages;
+use super::servers::RECORD_MAX;
 use crate::actor::{Actor, App, AppAnswer, AppOp, Birth, ByteOp, NameAnswer, NameOp};
 use crate::block;
 use crate::lock_op::{LockOp, LockSaid};
@@ -63,13 +64,12 @@ pub struct Application {
 /// Starts a client. `pages`: with a kernel above it that keeps what it reads.
 pub fn open(birth: Birth, mds: Vec<MdsId>, rules: Rules, pages: bool) -> Result<Box<dyn Actor>, String> {
     let wall_base = birth.wall.saturating_sub_unsigned(birth.now.0);
-    // The servers' journals here are small.
-    let record_max = 64 << 10;
     let cfg = ClientConfig {
         rules,
-        record_max,
+        record_max: RECORD_MAX,
         may_cache: true,
         keeps_pages: pages,
+        shares: !pages,
         ..ClientConfig::new(mds, birth.incarnation, wall_base)
     };
     Ok(Box::new(Application {

@@ -14,11 +14,11 @@ use crate::actor::{HostId, Role, SlotId};
 use crate::rng::Rng;
 use crate::system::{Load, System};
 use crate::world::World;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use survey::Survey;
-use types::{CsId, Durability, Layout, MdsId};
+use types::{CsId, Durability, Incarnation, Layout, MdsId};
 
 pub use application::Application;
 use pages::Pages;
@@ -114,8 +114,13 @@ impl System for Cluster {
             }
             let (cs, all) = (CsId(servers::FIRST_CS + i), mds.clone());
             let pace = if self.shape.damage { servers::RESTLESS } else { chunk::Pace::default() };
-            let maker = move |birth| servers::chunks(birth, cs, i, &all, rules, pace);
-            world.add_slot(&format!("cs {}", cs.0), Role::Cs, host, RING, Box::new(maker));
+            let steward = Rc::new(Cell::new(Incarnation::NONE));
+            let (told, peers) = (steward.clone(), mds.clone());
+            let maker = move |birth| servers::chunks(birth, cs, i, &all, rules, pace, steward.get());
+            let slot = world.add_slot(&format!("cs {}", cs.0), Role::Cs, host, RING, Box::new(maker));
+            let maker = move |birth| servers::steward(birth, &peers, rules, &told);
+            let part = world.add_slot(&format!("steward {}", cs.0), Role::Steward, host, 4096, Box::new(maker));
+            world.join(slot, part);
         }
         for i in 0..self.shape.clients {
             let (host, all) = (world.add_host(), mds.clone());
@@ -218,7 +223,7 @@ impl System for Cluster {
             return Err(format!("{} is down", world.slot(s).name));
         }
         self.survey.refresh(world, self.files());
-        self.survey.settled(world, u64::from(self.shape.clients))
+        self.survey.settled(world, u64::from(self.shape.clients + CHUNK_SERVERS))
     }
 
     fn inspect(&mut self, world: &mut World) -> Result<(), String> {

@@ -11,6 +11,7 @@ mod pages;
 mod power;
 mod repairs;
 mod rot;
+mod share;
 mod takeover;
 
 use self::cast::{cast, same};
@@ -32,6 +33,7 @@ pub fn all() -> Vec<(&'static str, &'static str, Script)> {
     all.extend(fences::all());
     all.extend(cases::all());
     all.extend(rot::all());
+    all.extend(share::all());
     all.extend([
         ("write-read", "one client writes, the other reads: the lease moves", write_read as Script),
         (
@@ -267,6 +269,11 @@ pub const FINDS: &[(&str, &str)] = &[
     ("lost_locks_told", "lock-lost-unnoticed"),
     ("lost_locks_stop_work", "write-of-a-lost-lock"),
     ("lost_locks_stop_work", "lock-asked-while-cut-off"),
+    ("shares_end_before_sharers", "shared-with-the-dead"),
+    ("shares_named", "shared-with-others-since"),
+    ("retries_known", "shared-then-unanswered"),
+    ("retries_known", "shared-appends"),
+    ("ops_follow_records", "shared-on-one-member"),
 ];
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use super::{Over, RING, Switches};
 use crate::actor::{Actor, Birth};
 use chunk::{ChunkConfig, ChunkServer, Pace};
+use client::{Client, ClientConfig};
 use host::disk::Folder;
 use host::memory::MemoryDisk;
 use host::node::{Effects, Input, Node};
@@ -10,6 +11,7 @@ use meta::{MetaConfig, MetaServer};
 use meta_state::{Command, MemoryKv, Outcome, State};
 use replica::rules::Rules;
 use std::any::Any;
+use std::cell::Cell;
 use types::{ClusterId, CsId, Incarnation, Layout, MdsId, Nanos, NodeId, OpId, SessionId};
 use wire::names::MetaOp;
 
@@ -88,6 +90,9 @@ pub const RESTLESS: Pace = Pace {
     rest: Nanos::from_secs(1),
 };
 
+/// Longest record of a client: the journals here are small.
+pub const RECORD_MAX: u32 = 64 << 10;
+
 /// A chunk server.
 pub struct Chunks(pub ChunkServer);
 
@@ -99,6 +104,7 @@ pub fn chunks(
     mds: &[MdsId],
     rules: Rules,
     pace: Pace,
+    steward: Incarnation,
 ) -> Result<Box<dyn Actor>, String> {
     let mut disk = birth.disk;
     if empty(&mut disk)? {
@@ -119,10 +125,23 @@ pub fn chunks(
         overlay_bytes: 1 << 20,
         cache_bytes: 0,
         pace,
+        steward: (steward, String::new()),
         ..ChunkConfig::new(cs, CLUSTER, birth.incarnation, birth.boot, birth.now)
     };
     let server = ChunkServer::open(&mut disk, Some(Box::new(birth.ring)), cfg).map_err(|e| e.to_string())?;
     Ok(Box::new(Chunks(server)))
+}
+
+/// A client that writes files for others.
+pub struct Steward(pub Client);
+
+/// Starts the steward beside a chunk server, which says in `told` who it is.
+pub fn steward(birth: Birth, mds: &[MdsId], rules: Rules, told: &Cell<Incarnation>) -> Result<Box<dyn Actor>, String> {
+    let wall_base = birth.wall.saturating_sub_unsigned(birth.now.0);
+    let usual = ClientConfig::new(mds.to_vec(), birth.incarnation, wall_base);
+    let cfg = ClientConfig { rules, record_max: RECORD_MAX, steward: true, ..usual };
+    told.set(birth.incarnation);
+    Ok(Box::new(Steward(Client::new(cfg, birth.now))))
 }
 
 fn empty(disk: &mut MemoryDisk) -> Result<bool, String> {
@@ -176,6 +195,26 @@ impl Actor for Chunks {
     fn stopped(&self) -> bool {
         self.0.stopped()
     }
+    fn as_any(&mut self) -> &mut dyn Any {
+        self
+    }
+}
+
+impl Node for Steward {
+    fn id(&self) -> NodeId {
+        self.0.id()
+    }
+    fn input(&mut self, now: Nanos, input: Input, fx: &mut Effects) {
+        self.0.input(now, input, fx);
+    }
+    fn settle(&mut self, now: Nanos, fx: &mut Effects) {
+        self.0.settle(now, fx);
+    }
+    fn deadline(&self) -> Nanos {
+        self.0.deadline()
+    }
+}
+impl Actor for Steward {
     fn as_any(&mut self) -> &mut dyn Any {
         self
     }

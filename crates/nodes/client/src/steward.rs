@@ -1,0 +1,267 @@
+//! The client that writes files for others. It stands beside a chunk server and does nothing until sharers ask it: then it
+//! takes the lease on the file and carries their operations out in the order in which they come, under it as any writer
+//! does. Each record names its operation, so that whoever writes after this one's death can tell what has happened.
+
+use crate::change::{Change, Waiting};
+use crate::op::{Op, OpKind};
+use crate::share::Tried;
+use crate::{Client, ClientAnswer, ClientError, ClientOp};
+use bytes::Bytes;
+use host::node::Effects;
+use marks::mark;
+use std::collections::BTreeMap;
+use types::{Incarnation, InodeId, LeaseEpoch, Nanos, NodeId, OpId, SessionId};
+use wire::names::MetaError;
+use wire::share::{Placed, ShareCtl, ShareError, ShareMsg, ShareOp, ShareSaid};
+use wire::{Msg, ToMds};
+
+/// A sharer that was not heard of for so long shares no more; with less than two of them the file goes back.
+const ACTIVE: Nanos = Nanos::from_secs(1);
+/// Without any file for so long the session ends.
+const DORMANT: Nanos = Nanos::from_secs(10);
+
+/// What a sharer waits for.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    from: Incarnation,
+    ino: InodeId,
+    share: LeaseEpoch,
+    op: OpId,
+    truncate_gen: u32,
+    kind: Kind,
+    /// Where it was written.
+    pub placed: Option<Placed>,
+    /// It takes a lease of the sharer's own.
+    pub alone: bool,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    Write(u64),
+    Append,
+    Read,
+    Flush,
+}
+
+/// What a steward has to remember.
+#[derive(Debug, Default)]
+pub(crate) struct Stewardship {
+    /// By ticket.
+    pub asks: BTreeMap<u64, Asked>,
+    slots: BTreeMap<(SessionId, u16), u64>,
+    /// Who asked for something of a file, and when last.
+    active: BTreeMap<InodeId, BTreeMap<SessionId, Nanos>>,
+    /// Since when there is nothing to do.
+    idle: Nanos,
+}
+
+impl Client {
+    /// Something of a sharer.
+    pub(crate) fn sharer_asks(&mut self, from: Incarnation, m: ShareMsg, what: ShareOp, fx: &mut Effects) {
+        if !self.cfg.steward || !m.is_intact() || !m.op.session.is_some() {
+            return;
+        }
+        let key = (m.op.session, m.op.slot);
+        if let Some(a) = self.stewardship.slots.get(&key).and_then(|t| self.stewardship.asks.get_mut(t))
+            && a.op.seq >= m.op.seq
+        {
+            a.from = from;
+            return; // under way
+        }
+        if !self.may_carry_out(&m) {
+            mark!("steward.not-its-share");
+            return said(from, &m, ShareSaid::Over, Bytes::new(), fx);
+        }
+        let now = self.now;
+        let active = self.stewardship.active.entry(m.ino).or_default();
+        active.insert(m.op.session, now);
+        let ticket = self.id();
+        let kind = match &what {
+            ShareOp::Write { offset } => Kind::Write(*offset),
+            ShareOp::Append { .. } => Kind::Append,
+            ShareOp::Read { .. } => Kind::Read,
+            ShareOp::Flush { .. } => Kind::Flush,
+        };
+        let (ino, share, op, truncate_gen) = (m.ino, m.share, m.op, m.truncate_gen);
+        let asked = Asked { from, ino, share, op, truncate_gen, kind, placed: None, alone: false };
+        self.stewardship.asks.insert(ticket, asked);
+        self.stewardship.slots.insert(key, ticket);
+        self.file(ino).closing = false;
+        match what {
+            ShareOp::Write { offset } => self.carry_out_for(ticket, &m, Some(offset), offset),
+            ShareOp::Append { after } => self.carry_out_for(ticket, &m, None, after),
+            ShareOp::Read { offset, length } => self.start(ticket, ClientOp::Read { ino, offset, length }, fx),
+            ShareOp::Flush { records } => self.flush_for_sharer(ticket, ino, &records, fx),
+        }
+    }
+    /// It holds the file for this sharer, or does not hold it yet.
+    fn may_carry_out(&self, m: &ShareMsg) -> bool {
+        let Some(f) = self.files.get(&m.ino) else { return true };
+        let named = |share: LeaseEpoch| share == m.share || !self.cfg.rules.shares_named;
+        match &f.lease {
+            Some(l) => named(l.share) && f.truncate_gen == m.truncate_gen && !f.recalled && f.returning.is_none(),
+            None => self.stewardship.asks.values().filter(|a| a.ino == m.ino).all(|a| a.share == m.share),
+        }
+    }
+    fn carry_out_for(&mut self, ticket: u64, m: &ShareMsg, at: Option<u64>, after: u64) {
+        let ino = m.ino;
+        let kind = match at {
+            Some(_) => OpKind::Write { ino },
+            None => OpKind::Append { ino, at: None, data: m.payload.clone(), whole: true },
+        };
+        self.ops.insert(ticket, Op { left: 0, kind, error: None });
+        let tried = Tried { op: m.op, after, begun: m.begun, part: false, sent: true };
+        let change = Change::Write { at, data: m.payload.clone(), buffered: false };
+        let since = self.now;
+        self.file(ino).waiting.push_back(Waiting { ticket, since, change, tried: Some(tried) });
+        self.dirty.insert(ino);
+    }
+    fn flush_for_sharer(&mut self, ticket: u64, ino: InodeId, records: &[Placed], fx: &mut Effects) {
+        let f = self.file(ino);
+        let gone = |p: &Placed| {
+            let taken = f.losses.iter().any(|l| l.chunk == p.chunk && l.took((p.epoch, p.record)));
+            let at = f.sequencer(p.index).filter(|s| s.chunk() == p.chunk);
+            taken || at.is_some_and(|s| p.record > s.done())
+        };
+        let lost = f.lease.is_some() && records.iter().any(gone);
+        if lost {
+            mark!("steward.sharer-lost-writes");
+            self.ops.insert(ticket, Op { left: 1, kind: OpKind::Call, error: None });
+            return self.op_part_done(ticket, Some(ClientError::WritesLost));
+        }
+        for p in records {
+            let u = f.unflushed.entry(p.chunk).or_insert((p.epoch, p.record));
+            *u = (*u).max((p.epoch, p.record));
+            f.indices.insert(p.chunk, p.index);
+        }
+        self.unsynced.insert(ino);
+        self.start(ticket, ClientOp::Flush { ino: Some(ino) }, fx);
+    }
+
+    /// The lease is here, or another one: whoever was told of another share, or of a file that was cut since, asks the group.
+    pub(crate) fn others_shares(&mut self, ino: InodeId) {
+        let Some(f) = self.files.get(&ino) else { return };
+        let Some(l) = &f.lease else { return };
+        let (share, truncate_gen) = (l.share, f.truncate_gen);
+        let named = self.cfg.rules.shares_named;
+        let other = |a: &Asked| a.ino == ino && ((a.share != share && named) || a.truncate_gen != truncate_gen);
+        let others: Vec<u64> = self.stewardship.asks.iter().filter(|(_, a)| other(a)).map(|(t, _)| *t).collect();
+        if others.is_empty() {
+            return;
+        }
+        let f = self.file(ino);
+        f.waiting.retain(|w| !others.contains(&w.ticket));
+        f.waiting_reads.retain(|t| !others.contains(t));
+        for t in others {
+            self.answer(t, Err(ClientError::LeaseLost));
+        }
+    }
+    /// The group says that nobody shares this file here.
+    pub(crate) fn not_steward(&mut self, ino: InodeId) {
+        let Some(f) = self.files.get_mut(&ino) else { return };
+        f.asking = None;
+        if f.lease.is_none() {
+            self.stewardship_over(ino);
+        }
+    }
+    /// Without the lease nothing is carried out: sharers find somebody else.
+    pub(crate) fn stewardship_over(&mut self, ino: InodeId) {
+        self.fail_waiting(ino, ClientError::LeaseLost);
+        let Some(f) = self.files.get_mut(&ino) else { return };
+        f.flush_wants = false;
+        // Sharers know what of it they were told.
+        f.unflushed.clear();
+        f.indices.clear();
+        f.failed = None;
+        f.closing = true;
+        let asks: Vec<u64> = self.stewardship.asks.iter().filter(|(_, a)| a.ino == ino).map(|(t, _)| *t).collect();
+        for t in asks {
+            self.answer(t, Err(ClientError::LeaseLost));
+        }
+        self.stewardship.active.remove(&ino);
+        self.dirty.insert(ino);
+    }
+
+    /// The group asks how far a file goes.
+    pub(crate) fn tell_end(&mut self, ino: InodeId, epoch: LeaseEpoch, number: u64, fx: &mut Effects) {
+        let (session, incarnation) = (self.link.session, self.cfg.incarnation);
+        let held = self.files.get(&ino).filter(|f| f.epoch() == Some(epoch));
+        if let Some(end) = held.map(|f| f.file_end(epoch)) {
+            self.tell_leader(ToMds::Told { session, incarnation, number, end }, fx);
+        }
+    }
+    /// Time has passed: a file that nobody shares any more goes back.
+    pub(crate) fn tick_steward(&mut self, ino: InodeId) {
+        let now = self.now;
+        let Some(f) = self.files.get(&ino) else { return };
+        let Some(l) = f.lease.as_ref().filter(|_| !f.closing) else { return };
+        let active = self.stewardship.active.get(&ino);
+        let sharers = active.map_or(0, |a| a.values().filter(|t| now.since(**t) < ACTIVE).count());
+        if sharers < 2 && now.since(l.since) >= ACTIVE {
+            mark!("steward.alone");
+            self.file(ino).recalled = true;
+            self.dirty.insert(ino);
+        }
+    }
+    /// A steward without any file needs no session.
+    pub(crate) fn dormant(&mut self) -> bool {
+        if !self.cfg.steward {
+            return false;
+        }
+        if !self.files.is_empty() || !self.ops.is_empty() {
+            self.stewardship.idle = self.now;
+            return false;
+        }
+        !self.link.attached() || self.now.since(self.stewardship.idle) >= DORMANT
+    }
+
+    /// Tells sharers what has come of what they asked for.
+    pub(crate) fn answer_sharers(&mut self, fx: &mut Effects) {
+        for (ticket, result) in self.finished() {
+            let Some(a) = self.stewardship.asks.remove(&ticket) else { continue };
+            let key = (a.op.session, a.op.slot);
+            if self.stewardship.slots.get(&key) == Some(&ticket) {
+                self.stewardship.slots.remove(&key);
+            }
+            let end = self.files.get(&a.ino).map_or(0, |f| f.end());
+            let written = |at| a.placed.map_or(ShareSaid::Over, |placed| ShareSaid::Written { at, end, placed });
+            let mut bytes = Bytes::new();
+            let what = match (result, a.kind) {
+                _ if a.alone => ShareSaid::Alone,
+                (Ok(ClientAnswer::Data(b)), Kind::Read) => {
+                    bytes = b;
+                    ShareSaid::Read
+                }
+                (Ok(ClientAnswer::Done), Kind::Flush) => ShareSaid::Flushed,
+                (Ok(ClientAnswer::Done), Kind::Write(at)) => written(at),
+                (Ok(ClientAnswer::Placed(at)), Kind::Append) => written(at),
+                (Err(ClientError::Meta(MetaError::NoSpace)), _) => ShareSaid::Failed(ShareError::NoSpace),
+                (Err(ClientError::Meta(MetaError::TooLarge)), _) => ShareSaid::Failed(ShareError::TooLarge),
+                (Err(ClientError::DataLost), _) => ShareSaid::Failed(ShareError::DataLost),
+                (Err(ClientError::WritesLost), Kind::Flush) => ShareSaid::Failed(ShareError::WritesLost),
+                _ => ShareSaid::Over,
+            };
+            let m = ShareMsg::bare(a.ino, a.share, a.op, a.truncate_gen, ShareCtl::Answer(what)).with(bytes);
+            fx.send.push((NodeId::Client(a.from), Msg::Share(m)));
+        }
+    }
+    /// An operation was found among those that have happened.
+    pub(crate) fn found_done(&mut self, ticket: u64, placed: Placed) {
+        mark!("client.operation-had-happened");
+        if let Some(a) = self.stewardship.asks.get_mut(&ticket) {
+            a.placed = Some(placed);
+        }
+    }
+    /// A repeated message of an operation whose sharer has gone on since.
+    pub(crate) fn outdated_ask(&mut self, ticket: u64) {
+        mark!("steward.outdated");
+        self.ops.remove(&ticket);
+        if let Some(a) = self.stewardship.asks.remove(&ticket) {
+            self.stewardship.slots.remove(&(a.op.session, a.op.slot));
+        }
+    }
+}
+
+fn said(from: Incarnation, m: &ShareMsg, what: ShareSaid, bytes: Bytes, fx: &mut Effects) {
+    let m = ShareMsg::bare(m.ino, m.share, m.op, m.truncate_gen, ShareCtl::Answer(what)).with(bytes);
+    fx.send.push((NodeId::Client(from), Msg::Share(m)));
+}
