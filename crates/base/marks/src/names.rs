@@ -119,7 +119,6 @@ pub const NAMES: &[&str] = &[
     "sequencer.joiner-far-behind",
     "sequencer.memory-lost",
     "sequencer.new-life",
-    "sequencer.nobody-has-it",
     "sequencer.old-view",
     "sequencer.server-down",
     "session.attach-after-block",

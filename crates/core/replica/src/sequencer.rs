@@ -463,10 +463,6 @@ impl Sequencer {
 
     fn wish(&mut self, cs: CsId, now: Nanos, out: &mut SeqOut) {
         let joiner = self.join.as_ref().map(|j| j.member);
-        if self.rules.somebody_stays && self.owed_by_all(cs) {
-            mark!("sequencer.nobody-has-it");
-            return;
-        }
         let Some(p) = self.peers.get_mut(&cs) else { return };
         if p.wished != Nanos::ZERO && now.since(p.wished) < WISH_AGAIN {
             return;
@@ -482,16 +478,6 @@ impl Sequencer {
         } else {
             ViewWish::Drop(p.member, reason)
         });
-    }
-
-    /// No other member has what this one owes: without it nothing would go on, and who is silent may be the only one that
-    /// has not lost its memory.
-    fn owed_by_all(&self, cs: CsId) -> bool {
-        let Some(p) = self.peers.get(&cs).filter(|p| p.refused.is_none() && p.last < self.issued()) else {
-            return false;
-        };
-        let has = |o: &&Peer| self.view.has(o.member) && o.member != p.member && !o.reset && o.refused.is_none();
-        self.view.has(p.member) && !self.peers.values().filter(has).any(|o| o.last > p.last)
     }
 
     fn resend(&mut self, cs: CsId, now: Nanos, out: &mut SeqOut) {

@@ -216,7 +216,7 @@ fn steward(
     config.listen = vec![SocketAddr::new(listen.ip(), 0)];
     config.addresses = mds.to_vec();
     config.log = log(format!("cs {cs} steward"));
-    let mut looped = Loop::new(node, config).map_err(|e| anyhow!("chunk server {cs}: steward: {e}"))?;
+    let mut looped = Loop::new(node, config).map_err(|e| anyhow!("chunk server {cs} at {listen}, beside it: {e}"))?;
     let addr = looped.local_addrs().first().context("a port for the steward")?.to_string();
     std::thread::Builder::new().name("steward".into()).spawn(move || {
         if let Err(e) = looped.run() {
