@@ -358,7 +358,7 @@ fn clean_but_silent(mutant: Option<&str>) -> Result<(), String> {
     c.kill(&[writer]);
     hosts.into_iter().for_each(|h| c.stage.world.power_on(h));
     let index = c.stage.begin(reader, AppOp::Read { file: 0, block: 0, count: 1 })?;
-    c.stage.run_for(45 * S);
+    c.stage.run_for(60 * S);
     c.mend_off(silent, &mds);
     c.stage.wait(index)?;
     let seen = c.stage.read(reader, 0, 0)?;
@@ -391,7 +391,8 @@ fn filled_twice(mutant: Option<&str>) -> Result<(), String> {
     c.settled_write(other, 0)?;
     c.settled_write(other, 1)?;
     c.mend_off(has, &mds);
-    c.until_three("the join", 30 * S)?;
+    // The dead writer's session has to end first.
+    c.until_three("the join", 45 * S)?;
     c.settled_write(other, 17)?;
     for away in [a, b, has] {
         c.cut_off(other, &[away]);
