@@ -352,12 +352,17 @@ fn clean_but_silent(mutant: Option<&str>) -> Result<(), String> {
     let value = c.settled_write(writer, 0)?;
     let [silent, b, d] = c.three()?;
     let mds = c.mds.clone();
-    c.cut_off(silent, &mds);
     let hosts: Vec<_> = [b, d].iter().map(|s| c.stage.world.slot(*s).host).collect();
     c.stage.power_off(&hosts, Tear::None);
     c.kill(&[writer]);
     hosts.into_iter().for_each(|h| c.stage.world.power_on(h));
     let index = c.stage.begin(reader, AppOp::Read { file: 0, block: 0, count: 1 })?;
+    // Cut off when the copies are looked at, before it is known dead.
+    let fence = c.hold(|_, _, m| matches!(m, Msg::MdsToCs(MdsToCs::FenceChunk { .. })));
+    c.stage.run_until("the look at the copies", 20 * S, |s| s.world.held() > 0)?;
+    c.cut_off(silent, &mds);
+    c.stage.world.remove_rule(fence);
+    c.stage.world.release(false, |_, _, _| true);
     c.stage.run_for(60 * S);
     c.mend_off(silent, &mds);
     c.stage.wait(index)?;
