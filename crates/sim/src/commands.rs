@@ -168,6 +168,8 @@ struct Totals {
     resumed: u64,
     /// … and the longest that it took until every client had a lock, where nobody who was gone held one.
     locked: u64,
+    /// Runs that ended with a chunk that only an operator can give up.
+    forsaken: u64,
     stale: u64,
     coverage: Coverage,
 }
@@ -184,6 +186,7 @@ impl Totals {
         self.whole += u64::from(o.stats.resumed.is_some());
         self.resumed = self.resumed.max(o.stats.resumed.unwrap_or(0));
         self.locked = self.locked.max(o.stats.locked.unwrap_or(0));
+        self.forsaken += u64::from(o.stats.forsaken);
         self.stale += o.stats.stale;
         self.coverage.add(&o.stats.coverage);
         if let Some(f) = &o.failure {
@@ -226,6 +229,9 @@ fn seeds(choice: &Choice, first: u64, count: u64, jobs: u64, stop: bool, wish: W
         t.resumed / MS,
         t.locked / MS
     );
+    if t.forsaken > 0 {
+        println!("a disk gone for good and no clean copy of a chunk beside it: {} seeds ended there", t.forsaken);
+    }
     if choice.plan.rates > ASSUMED {
         println!("clocks beyond what is assumed: {} stale reads", t.stale);
     }
@@ -260,6 +266,9 @@ fn single(choice: &Choice, seed: u64, trace: bool) -> Result<bool, String> {
     println!("network {:?}", s.net);
     for (name, n) in &s.counts {
         println!("  {name}: {n}");
+    }
+    if s.forsaken {
+        println!("ended where a disk is gone for good and no clean copy of a chunk beside it");
     }
     let mut totals = Totals::default();
     totals.add(&o);

@@ -79,6 +79,8 @@ pub struct Stats {
     pub resumed: Option<u64>,
     /// From the last fault until every client had a lock, where nobody who was gone held one.
     pub locked: Option<u64>,
+    /// It ended with a chunk that only an operator can give up.
+    pub forsaken: bool,
     /// Reads that were stale and are excused by clocks beyond what is assumed.
     pub stale: u64,
     /// What was passed on the way.
@@ -112,6 +114,7 @@ struct Run<'a> {
     calm_at: u64,
     resumed: Option<u64>,
     locked: Option<u64>,
+    forsaken: bool,
     stale: Cell<u64>,
     rates: u64,
 }
@@ -130,8 +133,8 @@ pub fn run(seed: u64, system: &mut dyn System, plan: Plan, listen: Option<Sink>)
     let work = Workload::new(system.load(), rng.fork(3));
     let faults = Faults::new(rng.fork(4), plan.damage);
     let rates = plan.rates;
-    let (resumed, locked, stale) = (None, None, Cell::new(0));
-    let mut run = Run { world, system, work, faults, calm: false, calm_at: 0, resumed, locked, stale, rates };
+    let (resumed, locked, forsaken, stale) = (None, None, false, Cell::new(0));
+    let mut run = Run { world, system, work, faults, calm: false, calm_at: 0, resumed, locked, forsaken, stale, rates };
     let failure = run.all(plan).err().map(|mut f| {
         let how = if plan.damage { " --damage" } else { "" };
         f.detail = format!("seed {seed}; replay with: sim run --seed {seed}{how} --trace\n{}", f.detail);
@@ -167,6 +170,11 @@ impl Run<'_> {
         let theirs = self.system.locks_alive(&mut self.world);
         if !self.until(from + plan.recover, |run| run.flows(from))? {
             self.judge()?;
+            // Nothing that was promised is broken then, and nothing can go on.
+            self.forsaken = self.system.forsaken(&mut self.world);
+            if self.forsaken {
+                return Ok(());
+            }
             return Err(self.stalled("operations do not flow after the last fault", plan.recover));
         }
         let took = self.world.now() - from;
@@ -310,6 +318,7 @@ impl Run<'_> {
             counts: self.world.counts.clone(),
             time: self.world.now(),
             resumed: self.resumed,
+            forsaken: self.forsaken,
             locked: self.locked,
             stale: self.stale.get(),
             coverage: {

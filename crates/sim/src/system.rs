@@ -41,6 +41,10 @@ pub trait System {
     fn losses(&mut self, world: &mut World, hosts: &[HostId]) -> Vec<(u32, u32, u32)>;
     /// Has everything stored enough sound copies on running servers, so that nobody has to be waited for?
     fn whole(&mut self, world: &mut World) -> bool;
+    /// Is there something that only an operator can give up: a disk is gone for good, and all that is left forgot?
+    fn forsaken(&mut self, _world: &mut World) -> bool {
+        false
+    }
     /// Sessions that ended since this was asked last, by number.
     fn sessions_over(&mut self) -> Vec<u64> {
         Vec::new()

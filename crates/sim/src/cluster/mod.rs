@@ -199,6 +199,14 @@ impl System for Cluster {
         })
     }
 
+    fn forsaken(&mut self, world: &mut World) -> bool {
+        self.survey.refresh(world, self.files());
+        self.survey.chunks().iter().any(|c| {
+            let gone = |m: &types::Member| self.survey.slot(*m).is_some_and(|s| world.slot(s).gone);
+            c.members.iter().any(gone) && !c.members.iter().any(|m| self.survey.sound(world, c, *m, &[]))
+        })
+    }
+
     fn sessions_over(&mut self) -> Vec<u64> {
         std::mem::take(&mut *self.over.borrow_mut()).into_iter().collect()
     }
