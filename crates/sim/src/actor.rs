@@ -93,6 +93,17 @@ pub enum AppOp {
         /// Answered from the client's memory.
         buffered: bool,
     },
+    /// Write blocks where others stand, all or none.
+    CompareWrite {
+        /// Which file.
+        file: u32,
+        /// First block.
+        block: u32,
+        /// What must stand there, one value per block.
+        expected: Vec<u64>,
+        /// What is written then.
+        values: Vec<u64>,
+    },
     /// Cut the file, or let it grow, to so many blocks.
     Truncate {
         /// Which file.
@@ -155,6 +166,7 @@ impl AppOp {
     pub fn file(&self) -> Option<u32> {
         match self {
             AppOp::Write { file, .. }
+            | AppOp::CompareWrite { file, .. }
             | AppOp::Read { file, .. }
             | AppOp::Truncate { file, .. }
             | AppOp::Zero { file, .. }
@@ -208,6 +220,15 @@ pub enum ByteOp {
         at: u64,
         /// Bytes.
         length: u64,
+    },
+    /// Write where something is expected to stand.
+    CompareWrite {
+        /// First byte.
+        at: u64,
+        /// What must stand there.
+        expected: Vec<u8>,
+        /// What is written then.
+        data: Vec<u8>,
     },
     /// Declare that content is cached.
     Cached,
@@ -308,6 +329,8 @@ pub enum NameAnswer {
 pub enum AppAnswer {
     /// Written, flushed or closed.
     Done,
+    /// Something else stands there, from this byte on: nothing was written.
+    Differs(u64),
     /// One per block read.
     Blocks(Vec<Seen>),
     /// Bytes read.

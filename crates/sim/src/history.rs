@@ -29,7 +29,7 @@ pub struct Loss {
     pub regions: Vec<(u32, u32, u32)>,
 }
 
-/// A program looked at a counter under a lock, and perhaps moved it on: numbers of its operations.
+/// A program looked at a counter, and perhaps moved it on, under a lock or by comparing: numbers of its operations.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Section {
     /// The read.
@@ -159,6 +159,13 @@ impl History {
                         self.add_write(&mut all, (*file, block + i as u32), *value, (r.start, end), mine, index);
                     }
                 }
+                (AppOp::CompareWrite { .. }, Some((_, AppAnswer::Differs(_)))) => {}
+                (AppOp::CompareWrite { file, block, values, .. }, end) => {
+                    let end = if let Some((t, AppAnswer::Done)) = end { *t } else { NEVER };
+                    for (i, value) in values.iter().enumerate() {
+                        self.add_write(&mut all, (*file, block + i as u32), *value, (r.start, end), mine, index);
+                    }
+                }
                 (AppOp::Zero { file, block, count, .. }, end) => {
                     let end = if let Some((t, AppAnswer::Done)) = end { *t } else { NEVER };
                     for b in *block..block + count {
@@ -206,6 +213,12 @@ impl History {
                 (AppOp::Write { file: f, block: b, values, .. }, _) if *f == file && touches(*b, values.len()) => {
                     format!("write {}", values[(block - b) as usize])
                 }
+                (AppOp::CompareWrite { file: f, block: b, expected, values }, _)
+                    if *f == file && touches(*b, values.len()) =>
+                {
+                    let i = (block - b) as usize;
+                    format!("write {} where {} stands", values[i], expected[i])
+                }
                 (AppOp::Truncate { file: f, blocks }, _) if *f == file && *blocks <= block => {
                     format!("cut to {blocks} blocks")
                 }
@@ -222,6 +235,7 @@ impl History {
             };
             let end = match &r.end {
                 None => "open".into(),
+                Some((t, AppAnswer::Differs(_))) => format!("{} differs", t / 1_000),
                 Some((t, AppAnswer::Failed(why))) => format!("{} failed: {why}", t / 1_000),
                 Some((t, _)) => (t / 1_000).to_string(),
             };

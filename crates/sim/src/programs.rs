@@ -1,7 +1,8 @@
-//! Programs that use locks, some on every client: they move counters on under locks of ranges, and take, change, test and
+//! Programs that use locks, some on every client: they move counters on under locks of ranges, or by comparing, and take, change, test and
 //! give up locks at random, of their own and in each other's way.
 
 use crate::actor::{AppAnswer, AppOp, SlotId};
+use crate::block::Seen;
 use crate::history::Section;
 use crate::lock_op::{LockOp, LockSaid};
 use crate::rng::Rng;
@@ -9,8 +10,12 @@ use crate::workload::Workload;
 use crate::world::{MS, World};
 use wire::locks::{Family, LockKind, TO_END};
 
-/// Counters: each in a block of its own, guarded by a byte of its own.
-pub const COUNTERS: u32 = 2;
+/// Counters that locks guard: each in a block of its own, behind those of [`COMPARED`], guarded by a byte of its own.
+const COUNTERS: u32 = 2;
+/// Counters that are moved on where they stand as they were read, without a lock.
+const COMPARED: u32 = 2;
+/// Blocks of the file that hold counters.
+pub const BLOCKS: u32 = COMPARED + COUNTERS;
 /// The byte that guards the first one; ranges that are locked for it begin at [`FIRST`] or later and end before [`END`].
 const GUARD: u64 = 8;
 const FIRST: u64 = 4;
@@ -41,6 +46,9 @@ enum Next {
     Trim(Look),
     Read(Look),
     Write(Look),
+    /// Reads a counter without a lock, and writes where this value stands.
+    Peek(Look),
+    Compare(Look, u64),
     Flush(Look),
     /// Does something with locks of a family, so many times more.
     Play(Family, u32),
@@ -127,11 +135,11 @@ impl Programs {
         let Some(op) = self.operation(p, work, world.now()) else { return };
         p.busy = work.submit(world, slot, op);
         match (&mut p.next, p.busy) {
-            (Next::Read(look), Some(read)) => {
+            (Next::Read(look) | Next::Peek(look), Some(read)) => {
                 look.section = work.history.sections.len();
                 work.history.sections.push(Section { read, write: None, flush: None });
             }
-            (Next::Write(look), Some(i)) => work.history.sections[look.section].write = Some(i),
+            (Next::Write(look) | Next::Compare(look, _), Some(i)) => work.history.sections[look.section].write = Some(i),
             (Next::Flush(look), Some(i)) => work.history.sections[look.section].flush = Some(i),
             _ => {}
         }
@@ -143,14 +151,18 @@ impl Programs {
         }
         let dice = if eager { 0 } else { self.rng.below(100) };
         match dice {
-            0..55 => {
+            45..65 => {
+                let counter = self.rng.below(u64::from(COMPARED)) as u32;
+                Next::Peek(Look { counter, start: 0, end: 0, writes: true, waits: false, section: 0 })
+            }
+            0..45 => {
                 let counter = self.rng.below(u64::from(COUNTERS)) as u32;
                 let guard = GUARD + u64::from(counter);
                 let (start, end) = (self.rng.range(FIRST, guard + 1), self.rng.range(guard + 1, END + 1));
                 let (writes, waits) = (eager || self.rng.percent(75), eager || self.rng.percent(85));
                 Next::Lock(Look { counter, start, end, writes, waits, section: 0 })
             }
-            55..85 => Next::Play(Family::Bytes, 2 + self.rng.below(3) as u32),
+            65..88 => Next::Play(Family::Bytes, 2 + self.rng.below(3) as u32),
             _ => Next::Play(Family::Whole, 1 + self.rng.below(3) as u32),
         }
     }
@@ -165,6 +177,13 @@ impl Programs {
             (Next::Lock(look), AppAnswer::Lock(LockSaid::Held { .. })) if self.rng.percent(30) => Next::Trim(look),
             (Next::Lock(look), AppAnswer::Lock(LockSaid::Held { .. })) | (Next::Trim(look), _) => Next::Read(look),
             (Next::Read(look), AppAnswer::Blocks(_)) if look.writes => Next::Write(look),
+            (Next::Peek(look), AppAnswer::Blocks(seen)) => match seen[..] {
+                [Seen::Value(v)] => Next::Compare(look, v),
+                _ => Next::Idle,
+            },
+            (Next::Compare(look, _), AppAnswer::Done) if self.rng.percent(30) => Next::Flush(look),
+            (Next::Compare(look, _), _) if self.rng.percent(60) => Next::Peek(look),
+            (Next::Compare(..), _) => Next::Idle,
             (Next::Write(look), AppAnswer::Done) if self.rng.percent(40) => Next::Flush(look),
             (Next::Play(family, 0), _) | (Next::Play(family, _), AppAnswer::Lock(LockSaid::Circle)) => {
                 Next::Leave(family)
@@ -197,10 +216,15 @@ impl Programs {
                 let end = rng.range(start + 1, to + 1);
                 LockOp::Clear { family: Family::Bytes, start, end }
             }
-            Next::Read(look) => return Some(AppOp::Read { file, block: look.counter, count: 1 }),
+            Next::Read(look) => return Some(AppOp::Read { file, block: COMPARED + look.counter, count: 1 }),
+            Next::Peek(look) => return Some(AppOp::Read { file, block: look.counter, count: 1 }),
+            Next::Compare(look, v) => {
+                let (expected, values) = (vec![v], vec![work.value()]);
+                return Some(AppOp::CompareWrite { file, block: look.counter, expected, values });
+            }
             Next::Write(look) => {
                 let values = vec![work.value()];
-                return Some(AppOp::Write { file, block: look.counter, values, buffered: rng.percent(25) });
+                return Some(AppOp::Write { file, block: COMPARED + look.counter, values, buffered: rng.percent(25) });
             }
             Next::Flush(_) => return Some(AppOp::Flush { file }),
             Next::Play(family, _) => {

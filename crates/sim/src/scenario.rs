@@ -97,6 +97,10 @@ impl<Sys: System> Stage<Sys> {
         let value = self.work.value();
         Ok((self.begin(slot, AppOp::Write { file, block, values: vec![value], buffered: false })?, value))
     }
+    /// A value that was not used yet.
+    pub fn value(&mut self) -> u64 {
+        self.work.value()
+    }
     /// Writes a fresh value to one block and waits; returns the value.
     pub fn write(&mut self, slot: SlotId, file: u32, block: u32) -> Result<u64, String> {
         let (index, value) = self.begin_write(slot, file, block)?;

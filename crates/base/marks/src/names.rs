@@ -4,6 +4,8 @@
 pub const NAMES: &[&str] = &[
     "client.body-without-lease",
     "client.call-again",
+    "client.compared-and-differs",
+    "client.compared-past-the-end",
     "client.forget",
     "client.grant-too-late",
     "client.grant-while-held",

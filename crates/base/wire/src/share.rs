@@ -53,6 +53,11 @@ pub enum ShareOp {
         /// The file was at least so long when this was asked for the first time: it cannot stand before.
         after: u64,
     },
+    /// Write the second half of the payload if the first half stands there, within one chunk; both are equally long.
+    CompareWrite {
+        /// Byte offset.
+        offset: u64,
+    },
     /// Read. Answer: Read.
     Read {
         /// Byte offset.
@@ -78,6 +83,8 @@ pub enum ShareError {
     DataLost,
     /// Records that were answered are lost.
     WritesLost,
+    /// It is none that can be asked for.
+    Invalid,
 }
 
 /// What came of it.
@@ -91,6 +98,11 @@ pub enum ShareSaid {
         end: u64,
         /// The record.
         placed: Placed,
+    },
+    /// Something else stands there: nothing was written.
+    Differs {
+        /// So many bytes behind its beginning.
+        at: u64,
     },
     /// The payload is what was read.
     Read,

@@ -135,6 +135,8 @@ marks::switches! {
     retries_known,
     /// What copies remember of operations goes with the records: none of records that were never there.
     ops_follow_records,
+    /// What is to be compared is, under the lock of its range, before anything is written.
+    compared_first,
     /// Operations count only under the share that their sharer was told.
     shares_named,
     /// … and what waits for a locked file, or for a lock, when the session ends does not go on under the next one (P10).

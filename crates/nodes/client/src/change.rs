@@ -9,6 +9,7 @@ use crate::stage::Stage;
 use crate::{Client, ClientAnswer, ClientError};
 use bytes::Bytes;
 use host::node::Effects;
+use marks::mark;
 use types::{BLOCK, InodeId, Nanos};
 use wire::names::MetaError;
 
@@ -34,6 +35,11 @@ pub(crate) enum Change {
         data: Bytes,
         buffered: bool,
     },
+    CompareWrite {
+        offset: u64,
+        expected: Bytes,
+        data: Bytes,
+    },
     Zero {
         offset: u64,
         length: u64,
@@ -51,7 +57,8 @@ enum Next {
     Taken,
     /// Not now.
     Wait,
-    Refused(ClientError),
+    /// It ends with this, and changes nothing.
+    Ends(Result<ClientAnswer, ClientError>),
 }
 
 impl Client {
@@ -72,9 +79,9 @@ impl Client {
                     }
                 }
                 Next::Wait => break,
-                Next::Refused(e) => {
+                Next::Ends(answer) => {
                     self.pop_change(ino);
-                    self.answer(ticket, Err(e));
+                    self.answer(ticket, answer);
                 }
             }
         }
@@ -101,11 +108,12 @@ impl Client {
                 let at = at.unwrap_or(f.taken_end.max(f.end()));
                 (at, at.saturating_add(data.len() as u64))
             }
+            Change::CompareWrite { offset, data, .. } => (*offset, offset.saturating_add(data.len() as u64)),
             Change::Zero { offset, length, .. } => (*offset, offset.saturating_add(*length)),
             Change::Truncate { size } => (*size, *size),
         };
         if end > most {
-            return Next::Refused(ClientError::Meta(MetaError::TooLarge));
+            return Next::Ends(Err(ClientError::Meta(MetaError::TooLarge)));
         }
         if !self.body_known(ino) {
             return Next::Wait;
@@ -113,7 +121,7 @@ impl Client {
         if let Some(t) = tried.filter(|_| self.cfg.rules.retries_known) {
             match self.look_up(ino, &t, matches!(change, Change::Write { at: None, .. }), since, fx) {
                 Known::Later => return Next::Wait,
-                Known::Nobody => return Next::Refused(ClientError::LeaseLost),
+                Known::Nobody => return Next::Ends(Err(ClientError::LeaseLost)),
                 Known::Past => {
                     self.outdated_ask(ticket);
                     return Next::Taken;
@@ -137,6 +145,7 @@ impl Client {
         let grows = match &change {
             Change::Zero { keep_size, .. } => !keep_size && end > f.end(),
             Change::Write { .. } => true,
+            Change::CompareWrite { .. } => false,
             Change::Truncate { size } => *size > f.end(),
         };
         if grows && f.zero.is_some_and(|z| end > z.0) {
@@ -147,6 +156,9 @@ impl Client {
             Change::Write { data, buffered: true, .. } => self.take_buffered(ino, ticket, offset, data, since),
             Change::Write { data, .. } if self.cfg.steward => self.take_shared(ino, ticket, offset, data, since, tried),
             Change::Write { data, .. } => self.take_write(ino, ticket, offset, data, since),
+            Change::CompareWrite { expected, data, .. } => {
+                self.take_compare(ino, ticket, offset, (expected, data), since, tried)
+            }
             Change::Zero { discard, keep_size, .. } => {
                 self.take_zero(ino, ticket, since, (offset, end), discard, keep_size)
             }
@@ -198,18 +210,71 @@ impl Client {
     ) -> Next {
         let Some(f) = self.files.get_mut(&ino) else { return Next::Wait };
         let (log2, end) = (f.layout.chunk_log2, offset + data.len() as u64);
-        let Some(t) = tried else { return Next::Refused(ClientError::LeaseLost) };
+        let Some(t) = tried else { return Next::Ends(Err(ClientError::LeaseLost)) };
         if offset >> log2 != (end - 1) >> log2 {
             if let Some(a) = self.stewardship.asks.get_mut(&ticket) {
                 a.alone = true;
             }
-            return Next::Refused(ClientError::LeaseLost);
+            return Next::Ends(Err(ClientError::LeaseLost));
         }
         let (index, within) = ((offset >> log2) as u32, (offset & ((1 << log2) - 1)) as u32);
         f.taken_end = f.taken_end.max(end);
-        let (content, op) = (Content::Data(data), (t.op, within));
-        f.pieces.push_back(Piece { ticket, index, offset: within, content, file_end: None, since, told: false, op });
+        let (content, op, expected) = (Content::Data(data), (t.op, within), None);
+        f.pieces.push_back(Piece {
+            ticket,
+            index,
+            offset: within,
+            content,
+            expected,
+            file_end: None,
+            since,
+            told: false,
+            op,
+        });
         self.place(ticket, offset);
+        if let Some(op) = self.ops.get_mut(&ticket) {
+            op.left += 1;
+        }
+        Next::Taken
+    }
+    /// One record, if what is expected stands there; for a sharer it names the operation.
+    fn take_compare(
+        &mut self,
+        ino: InodeId,
+        ticket: u64,
+        offset: u64,
+        (expected, data): (Bytes, Bytes),
+        since: Nanos,
+        tried: Option<Tried>,
+    ) -> Next {
+        let end = offset + data.len() as u64;
+        let Some(f) = self.files.get(&ino) else { return Next::Wait };
+        let log2 = f.layout.chunk_log2;
+        if offset >> log2 != (end - 1) >> log2 {
+            return Next::Ends(Err(ClientError::Meta(MetaError::Invalid)));
+        }
+        let size = f.end().max(f.taken_end);
+        if end > size {
+            mark!("client.compared-past-the-end");
+            return Next::Ends(Ok(ClientAnswer::Differs(size.saturating_sub(offset))));
+        }
+        if f.buffer.overlaps(offset, end) {
+            self.write_out(ino);
+        }
+        let Some(f) = self.files.get_mut(&ino) else { return Next::Wait };
+        let (index, within) = ((offset >> log2) as u32, (offset & ((1 << log2) - 1)) as u32);
+        let op = tried.filter(|_| self.cfg.steward).map_or_else(Default::default, |t| (t.op, within));
+        f.pieces.push_back(Piece {
+            ticket,
+            index,
+            offset: within,
+            content: Content::Data(data),
+            expected: Some(expected),
+            file_end: Some(0), // it never moves the end
+            since,
+            told: false,
+            op,
+        });
         if let Some(op) = self.ops.get_mut(&ticket) {
             op.left += 1;
         }
@@ -361,6 +426,7 @@ pub(crate) fn cut(
             index,
             offset: within,
             content,
+            expected: None,
             file_end: None,
             since,
             told,
@@ -403,6 +469,7 @@ pub(crate) fn cut_zeros(
             index,
             offset: within,
             content,
+            expected: None,
             file_end: Some(0),
             since,
             told: false,

@@ -97,6 +97,8 @@ pub(crate) struct Piece {
     pub index: u32,
     pub offset: u32,
     pub content: Content,
+    /// It is written only where this stands.
+    pub expected: Option<Bytes>,
     /// Where the file ends with it, when that is not where the piece ends.
     pub file_end: Option<u64>,
     /// When it was asked for: that there is no chunk must be confirmed after that.

@@ -47,6 +47,18 @@ pub enum ClientOp {
         /// Answer from memory.
         buffered: bool,
     },
+    /// Write bytes where `expected` stands, in one step that is seen, and survives, as a whole or not at all (COMPARE AND
+    /// WRITE of SBC-4 5.3). The range lies within one chunk and one record. Answer: Done, or Differs.
+    CompareWrite {
+        /// File.
+        ino: InodeId,
+        /// Byte offset.
+        offset: u64,
+        /// What must stand there.
+        expected: Bytes,
+        /// What is written then; as long.
+        data: Bytes,
+    },
     /// Make a range read as zeros; where nothing is stored nothing gets stored.
     Zero {
         /// File.
@@ -159,6 +171,8 @@ pub enum ClientAnswer {
     Data(Bytes),
     /// Where an append was placed: the offset of its first byte.
     Placed(u64),
+    /// What stands there differs from what was expected, so many bytes behind the beginning of the range; nothing was written.
+    Differs(u64),
     /// Runs of data and of nothing, in order and without gaps.
     Extents(Vec<Extent>),
     /// Report.
@@ -366,6 +380,12 @@ impl Client {
             ClientOp::Append { ino, data, buffered } => {
                 let kind = OpKind::Append { ino, at: None, data: data.clone(), whole: true };
                 self.queue(ticket, ino, kind, Change::Write { at: None, data, buffered });
+            }
+            ClientOp::CompareWrite { ino, offset, expected, data } => {
+                if data.is_empty() || data.len() != expected.len() || data.len() > self.compare_max() as usize {
+                    return self.finished.push((ticket, Err(ClientError::Meta(MetaError::Invalid))));
+                }
+                self.queue(ticket, ino, OpKind::Write { ino }, Change::CompareWrite { offset, expected, data });
             }
             ClientOp::Zero { ino, offset, length, discard, keep_size } => {
                 let change = Change::Zero { offset, length, discard, keep_size };

@@ -221,8 +221,15 @@ impl Client {
         id
     }
     /// Reads one block for a partial write.
-    pub(crate) fn read_for(&mut self, token: u64, ino: InodeId, index: u32, offset: u32, fx: &mut Effects) {
-        let part = Reading { rmw: Some(token), offset, length: BLOCK, ..Reading::new(ino, index, self.now) };
+    pub(crate) fn read_for(
+        &mut self,
+        token: u64,
+        ino: InodeId,
+        index: u32,
+        (offset, length): (u32, u32),
+        fx: &mut Effects,
+    ) {
+        let part = Reading { rmw: Some(token), offset, length, ..Reading::new(ino, index, self.now) };
         let id = self.add_reading(part);
         self.try_read(id, fx);
     }

@@ -21,6 +21,8 @@ const SLOTS: usize = 32;
 const AGAIN: Nanos = Nanos::from_millis(500);
 /// … and a steward that answers nothing for so long is given up: the group takes the file from it.
 const SILENT: Nanos = Nanos::from_secs(2);
+/// Longest range that is compared and written: what is expected and what is written go into one message.
+const COMPARE_MAX: u32 = 256 << 10;
 /// Longest read in one piece.
 const READ_MAX: u32 = 1 << 20;
 
@@ -69,6 +71,10 @@ impl Client {
     pub(crate) fn share_max(&self) -> u32 {
         self.cfg.record_max.min(1 << 20) - BLOCK
     }
+    /// The most that can be compared and written.
+    pub(crate) fn compare_max(&self) -> u32 {
+        self.share_max().min(COMPARE_MAX)
+    }
     /// The lease to ask for: one's own, or whichever way is quicker.
     pub(crate) fn way(&self, ino: InodeId, wants: LeaseKind) -> LeaseKind {
         let Some(f) = self.files.get(&ino) else { return wants };
@@ -76,7 +82,7 @@ impl Client {
             return LeaseKind::Write; // one for reading is not had beside a steward
         }
         let shares = self.cfg.shares && !f.alone && wants == LeaseKind::Write && !f.dirty() && f.pieces.is_empty();
-        let short = |w: &Waiting| matches!(&w.change, Change::Write { .. });
+        let short = |w: &Waiting| matches!(&w.change, Change::Write { .. } | Change::CompareWrite { .. });
         if shares && f.limbo.is_empty() && f.waiting.iter().all(short) { LeaseKind::Shared } else { wants }
     }
 
@@ -169,15 +175,21 @@ impl Client {
         let Some(f) = self.files.get(&ino) else { return false };
         let Some(w) = f.waiting.front() else { return false };
         let (ticket, since, tried) = (w.ticket, w.since, w.tried);
-        let Change::Write { at, data, .. } = &w.change else { return false };
-        let (at, data) = (*at, data.clone());
-        let parts = match (at, tried) {
-            (None, _) if data.len() > most as usize || data.is_empty() => return false,
-            (None, t) => {
-                let after = t.map_or(f.known_end, |t| t.after);
-                vec![(ShareOp::Append { after }, data)]
+        let log2 = f.layout.chunk_log2;
+        let parts = match &w.change {
+            Change::Write { at: None, data, .. } if data.len() > most as usize || data.is_empty() => return false,
+            Change::Write { at: None, data, .. } => {
+                let after = tried.map_or(f.known_end, |t| t.after);
+                vec![(ShareOp::Append { after }, data.clone())]
             }
-            (Some(at), _) => pieces(at, data, f.layout.chunk_log2, most),
+            Change::Write { at: Some(at), data, .. } => pieces(*at, data.clone(), log2, most),
+            Change::CompareWrite { offset, expected, data } => {
+                if offset >> log2 != (offset.saturating_add(data.len() as u64) - 1) >> log2 {
+                    return false;
+                }
+                vec![(ShareOp::CompareWrite { offset: *offset }, [&expected[..], &data[..]].concat().into())]
+            }
+            _ => return false,
         };
         if parts.len() > free || parts.is_empty() {
             return false;
@@ -271,11 +283,17 @@ impl Client {
         let part = f.parts.remove(i);
         self.free_slot(part.op);
         match (said, part.what) {
-            (ShareSaid::Written { at, end, placed }, ShareOp::Write { .. } | ShareOp::Append { .. }) => {
+            (
+                ShareSaid::Written { at, end, placed },
+                ShareOp::Write { .. } | ShareOp::Append { .. } | ShareOp::CompareWrite { .. },
+            ) => {
                 f_note(self.file(m.ino), end, placed);
                 self.unsynced.insert(m.ino);
                 self.place(part.ticket, at);
                 self.op_part_done(part.ticket, None);
+            }
+            (ShareSaid::Differs { at }, ShareOp::CompareWrite { .. }) => {
+                self.answer(part.ticket, Ok(ClientAnswer::Differs(at)));
             }
             (ShareSaid::Read, ShareOp::Read { length, .. }) if m.payload.len() <= length as usize => {
                 self.stats.reads += 1;
@@ -323,13 +341,14 @@ impl Client {
                     self.free_slot(p.op);
                     self.file(ino).waiting_reads.push_front(p.ticket);
                 }
-                ShareOp::Write { .. } | ShareOp::Append { .. } => {
-                    let (at, after) = match p.what {
-                        ShareOp::Write { offset } => (Some(offset), offset),
-                        ShareOp::Append { after } => (None, after),
-                        _ => (None, known_end),
+                ShareOp::Write { .. } | ShareOp::Append { .. } | ShareOp::CompareWrite { .. } => {
+                    let write = |at, data| Change::Write { at, data, buffered: false };
+                    let (change, after) = match p.what {
+                        ShareOp::Write { offset } => (write(Some(offset), p.data), offset),
+                        ShareOp::CompareWrite { offset } => (halves(offset, p.data), offset),
+                        ShareOp::Append { after } => (write(None, p.data), after),
+                        _ => (write(None, p.data), known_end),
                     };
-                    let change = Change::Write { at, data: p.data, buffered: false };
                     let sent = p.sent != Nanos::ZERO;
                     let tried = Some(Tried { op: p.op, after, begun: p.begun, part: true, sent });
                     self.file(ino).waiting.push_front(Waiting { ticket: p.ticket, since: p.since, change, tried });
@@ -392,7 +411,15 @@ fn share_error(e: ShareError) -> ClientError {
         ShareError::TooLarge => ClientError::Meta(MetaError::TooLarge),
         ShareError::DataLost => ClientError::DataLost,
         ShareError::WritesLost => ClientError::WritesLost,
+        ShareError::Invalid => ClientError::Meta(MetaError::Invalid),
     }
+}
+
+/// What is to be compared and written, as it goes in one message: what is expected, then what is written.
+pub(crate) fn halves(offset: u64, both: Bytes) -> Change {
+    let mut expected = both;
+    let data = expected.split_off(expected.len() / 2);
+    Change::CompareWrite { offset, expected, data }
 }
 
 /// A write in parts, each within one chunk and no longer than `most`.

@@ -4,7 +4,7 @@
 
 use crate::change::{Change, Waiting};
 use crate::op::{Op, OpKind};
-use crate::share::Tried;
+use crate::share::{Tried, halves};
 use crate::{Client, ClientAnswer, ClientError, ClientOp};
 use bytes::Bytes;
 use host::node::Effects;
@@ -37,6 +37,7 @@ pub(crate) struct Asked {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Kind {
     Write(u64),
+    CompareWrite(u64),
     Append,
     Read,
     Flush,
@@ -67,6 +68,10 @@ impl Client {
             a.from = from;
             return; // under way
         }
+        let comparable = m.payload.len() % 2 == 0 && !m.payload.is_empty();
+        if matches!(what, ShareOp::CompareWrite { .. }) && !comparable {
+            return said(from, &m, ShareSaid::Failed(ShareError::Invalid), Bytes::new(), fx);
+        }
         if !self.may_carry_out(&m) {
             mark!("steward.not-its-share");
             return said(from, &m, ShareSaid::Over, Bytes::new(), fx);
@@ -77,6 +82,7 @@ impl Client {
         let ticket = self.id();
         let kind = match &what {
             ShareOp::Write { offset } => Kind::Write(*offset),
+            ShareOp::CompareWrite { offset } => Kind::CompareWrite(*offset),
             ShareOp::Append { .. } => Kind::Append,
             ShareOp::Read { .. } => Kind::Read,
             ShareOp::Flush { .. } => Kind::Flush,
@@ -87,8 +93,11 @@ impl Client {
         self.stewardship.slots.insert(key, ticket);
         self.file(ino).closing = false;
         match what {
-            ShareOp::Write { offset } => self.carry_out_for(ticket, &m, Some(offset), offset),
-            ShareOp::Append { after } => self.carry_out_for(ticket, &m, None, after),
+            ShareOp::Write { offset } => self.carry_out_for(ticket, &m, write(Some(offset), &m), offset),
+            ShareOp::CompareWrite { offset } => {
+                self.carry_out_for(ticket, &m, halves(offset, m.payload.clone()), offset);
+            }
+            ShareOp::Append { after } => self.carry_out_for(ticket, &m, write(None, &m), after),
             ShareOp::Read { offset, length } => self.start(ticket, ClientOp::Read { ino, offset, length }, fx),
             ShareOp::Flush { records } => self.flush_for_sharer(ticket, ino, &records, fx),
         }
@@ -102,15 +111,14 @@ impl Client {
             None => self.stewardship.asks.values().filter(|a| a.ino == m.ino).all(|a| a.share == m.share),
         }
     }
-    fn carry_out_for(&mut self, ticket: u64, m: &ShareMsg, at: Option<u64>, after: u64) {
+    fn carry_out_for(&mut self, ticket: u64, m: &ShareMsg, change: Change, after: u64) {
         let ino = m.ino;
-        let kind = match at {
-            Some(_) => OpKind::Write { ino },
-            None => OpKind::Append { ino, at: None, data: m.payload.clone(), whole: true },
+        let kind = match change {
+            Change::Write { at: None, .. } => OpKind::Append { ino, at: None, data: m.payload.clone(), whole: true },
+            _ => OpKind::Write { ino },
         };
         self.ops.insert(ticket, Op { left: 0, kind, error: None });
         let tried = Tried { op: m.op, after, begun: m.begun, part: false, sent: true };
-        let change = Change::Write { at, data: m.payload.clone(), buffered: false };
         let since = self.now;
         self.file(ino).waiting.push_back(Waiting { ticket, since, change, tried: Some(tried) });
         self.dirty.insert(ino);
@@ -232,9 +240,11 @@ impl Client {
                     ShareSaid::Read
                 }
                 (Ok(ClientAnswer::Done), Kind::Flush) => ShareSaid::Flushed,
-                (Ok(ClientAnswer::Done), Kind::Write(at)) => written(at),
+                (Ok(ClientAnswer::Done), Kind::Write(at) | Kind::CompareWrite(at)) => written(at),
+                (Ok(ClientAnswer::Differs(at)), Kind::CompareWrite(_)) => ShareSaid::Differs { at },
                 (Ok(ClientAnswer::Placed(at)), Kind::Append) => written(at),
                 (Err(ClientError::Meta(MetaError::NoSpace)), _) => ShareSaid::Failed(ShareError::NoSpace),
+                (Err(ClientError::Meta(MetaError::Invalid)), _) => ShareSaid::Failed(ShareError::Invalid),
                 (Err(ClientError::Meta(MetaError::TooLarge)), _) => ShareSaid::Failed(ShareError::TooLarge),
                 (Err(ClientError::DataLost), _) => ShareSaid::Failed(ShareError::DataLost),
                 (Err(ClientError::WritesLost), Kind::Flush) => ShareSaid::Failed(ShareError::WritesLost),
@@ -261,6 +271,9 @@ impl Client {
     }
 }
 
+fn write(at: Option<u64>, m: &ShareMsg) -> Change {
+    Change::Write { at, data: m.payload.clone(), buffered: false }
+}
 fn said(from: Incarnation, m: &ShareMsg, what: ShareSaid, bytes: Bytes, fx: &mut Effects) {
     let m = ShareMsg::bare(m.ino, m.share, m.op, m.truncate_gen, ShareCtl::Answer(what)).with(bytes);
     fx.send.push((NodeId::Client(from), Msg::Share(m)));

@@ -3,9 +3,10 @@
 use crate::chunks::Ready;
 use crate::file::{Content, Piece};
 use crate::op::{OWN_TICKETS, OpKind};
-use crate::{Client, ClientError, block_crcs};
+use crate::{Client, ClientAnswer, ClientError, block_crcs};
 use bytes::{Bytes, BytesMut};
 use host::node::Effects;
+use marks::mark;
 use replica::sequencer::SeqOut;
 use types::{BLOCK, Durability, InodeId, OpId, Seq};
 use wire::share::Placed;
@@ -31,6 +32,8 @@ pub(crate) struct Rmw {
     pub data: Bytes,
     /// Zeros: nothing is to be written where they stand already.
     pub edge: bool,
+    /// Nothing is to be written unless this stands there: the whole range is read.
+    pub expected: Option<Bytes>,
     pub file_end: Option<u64>,
     pub head: Option<Bytes>,
     pub tail: Option<Bytes>,
@@ -129,7 +132,7 @@ impl Client {
         if let Some(OpKind::Append { whole, .. }) = self.ops.get_mut(&ticket).map(|o| &mut o.kind) {
             *whole = false;
         }
-        let reads = usize::from(need_head) + usize::from(need_tail);
+        let reads = if p.expected.is_some() { 1 } else { usize::from(need_head) + usize::from(need_tail) };
         let token = Token { ino, index, ticket, issued: false, seq: Seq(0), rmw: None, op };
         if reads == 0 {
             self.tokens.insert(id, token);
@@ -151,14 +154,19 @@ impl Client {
                 Content::Data(d) => (false, d),
                 c => (true, Bytes::from(vec![0; c.length() as usize])),
             };
-            let rmw =
-                Rmw { offset: start, data, edge, file_end: p.file_end, head: None, tail: None, reads_left: reads };
+            let (compares, expected, file_end) = (p.expected.is_some(), p.expected, p.file_end);
+            let (head, tail) = (None, None);
+            let rmw = Rmw { offset: start, data, edge, expected, file_end, head, tail, reads_left: reads };
             self.tokens.insert(id, Token { rmw: Some(rmw), ..token });
+            if compares {
+                self.read_for(id, ino, index, (first, last - first), fx);
+                return true;
+            }
             if need_head {
-                self.read_for(id, ino, index, first, fx);
+                self.read_for(id, ino, index, (first, BLOCK), fx);
             }
             if need_tail {
-                self.read_for(id, ino, index, tail_block, fx);
+                self.read_for(id, ino, index, (tail_block, BLOCK), fx);
             }
         }
         true
@@ -168,6 +176,9 @@ impl Client {
     pub(crate) fn rmw_read(&mut self, id: u64, offset: u32, block: Bytes, fx: &mut Effects) {
         let Some(t) = self.tokens.get_mut(&id) else { return };
         let (ino, index) = (t.ino, t.index);
+        if t.rmw.as_ref().is_some_and(|r| r.expected.is_some()) {
+            return self.compared(id, offset, &block, fx);
+        }
         let Some(r) = &mut t.rmw else { return };
         if offset == r.offset / BLOCK * BLOCK {
             r.head = Some(block.clone());
@@ -193,6 +204,33 @@ impl Client {
         let log2 = self.files.get(&ino).map_or(0, |f| f.layout.chunk_log2);
         let file_end = r.file_end.unwrap_or((u64::from(index) << log2) + u64::from(end));
         self.issue(id, first, Content::Data(data), file_end, fx);
+    }
+    /// What stands in the whole range of a write that compares has been read.
+    fn compared(&mut self, id: u64, first: u32, found: &[u8], fx: &mut Effects) {
+        let rules = self.cfg.rules;
+        let Some(t) = self.tokens.get_mut(&id) else { return };
+        let (ino, index, ticket) = (t.ino, t.index, t.ticket);
+        let Some(r) = t.rmw.take() else { return };
+        let Some(f) = self.files.get_mut(&ino) else { return };
+        if let Some(c) = f.chunks.get_mut(&index) {
+            c.locked.retain(|l| l.2 != id);
+        }
+        self.dirty.insert(ino);
+        let at = (r.offset - first) as usize;
+        let there = &found[at..at + r.data.len()];
+        let differs = there.iter().zip(r.expected.iter().flatten()).position(|(a, b)| a != b);
+        if let Some(n) = differs.filter(|_| rules.compared_first) {
+            mark!("client.compared-and-differs");
+            f.in_flight = f.in_flight.saturating_sub(1);
+            self.tokens.remove(&id);
+            return self.answer(ticket, Ok(ClientAnswer::Differs(n as u64)));
+        }
+        // What a copy holds behind the end of the file is none of it.
+        let behind = f.size.saturating_sub(u64::from(index) << f.layout.chunk_log2).saturating_sub(u64::from(first));
+        let mut buf = BytesMut::from(found);
+        buf[(behind as usize).min(found.len())..].fill(0);
+        buf[at..at + r.data.len()].copy_from_slice(&r.data);
+        self.issue(id, first, Content::Data(buf.freeze()), 0, fx);
     }
     fn nothing_to_write(&mut self, id: u64) {
         let Some(t) = self.tokens.remove(&id) else { return };
@@ -262,7 +300,8 @@ impl Client {
             let (offset, file_end) = (l.msg.header.offset, Some(l.msg.header.file_end));
             let content = Content::of(l.msg);
             let (ticket, index, op) = (t.ticket, l.index, t.op);
-            f.pieces.push_front(Piece { ticket, index, offset, content, file_end, since, told, op });
+            let expected = None; // it stood there, and nobody else has written since
+            f.pieces.push_front(Piece { ticket, index, offset, content, expected, file_end, since, told, op });
             f.set_ends(f.size);
         }
     }
@@ -320,11 +359,11 @@ impl Client {
             let told = self.ops.get(&t.ticket).is_some_and(|o| matches!(o.kind, OpKind::WriteOut { .. }));
             let since = self.now;
             if let Some(f) = self.files.get_mut(&ino) {
-                let (offset, file_end) = (r.offset, r.file_end);
+                let (offset, file_end, expected) = (r.offset, r.file_end, r.expected);
                 let length = r.data.len() as u32;
                 let content = if r.edge { Content::Edge { length } } else { Content::Data(r.data) };
                 let (ticket, index, op) = (t.ticket, t.index, t.op);
-                f.pieces.push_front(Piece { ticket, index, offset, content, file_end, since, told, op });
+                f.pieces.push_front(Piece { ticket, index, offset, content, expected, file_end, since, told, op });
             }
         }
     }

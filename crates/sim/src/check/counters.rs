@@ -1,5 +1,5 @@
-//! Is no step of a counter lost? Programs move counters on under locks: lock, read, write what rests on it, unlock. Each
-//! value names the one it rests on, so every read must rest, in the end, on every step that was acknowledged before it
+//! Is no step of a counter lost? Programs move counters on under locks: lock, read, write what rests on it, unlock; others
+//! by comparing: read, write what rests on that where it still stands. Each value names the one it rests on, so every read must rest, in the end, on every step that was acknowledged before it
 //! began: a host that lost its lock without knowing must not have written any more.
 
 use crate::actor::{AppAnswer, AppOp};
@@ -86,13 +86,17 @@ fn counters(history: &History) -> BTreeMap<(u32, u32), Counter> {
             continue;
         };
         let r = &history.records[write];
-        let AppOp::Write { values, buffered, .. } = &r.op else { continue };
+        let (values, buffered) = match &r.op {
+            AppOp::Write { values, buffered, .. } => (values, *buffered),
+            AppOp::CompareWrite { values, .. } => (values, false),
+            _ => continue,
+        };
         let (Some(value), counter) = (values.first().copied(), all.entry(at).or_default()) else { continue };
         counter.rests.insert(value, base);
         let durable = s.flush.and_then(|f| well(history, f));
         let told = well(history, write);
         // What stands in a client's memory only may go with it.
-        let done = if *buffered { told.and(durable) } else { told };
+        let done = if buffered { told.and(durable) } else { told };
         if let Some(done) = done {
             counter.steps.push(Step { value, write, began: r.start, done, durable });
         }
@@ -118,7 +122,7 @@ pub fn check(history: &History, strict: bool) -> Result<(), (Vec<usize>, String)
         };
         if let Some(missing) = all.entry(at).or_default().look(value, start, must) {
             let text = format!(
-                "file {} block {}: {value} is read under a lock and does not rest on {}, which was written under one",
+                "file {} block {}: {value} is read and does not rest on {}, by which the counter had moved on",
                 at.0, at.1, missing.value
             );
             return Err((vec![missing.write, s.read], text));

@@ -113,17 +113,24 @@ fn place(op: &AppOp) -> Place {
 /// The client's operation for an application's one on the inode it is about.
 fn translate(op: &AppOp, ino: InodeId) -> ClientOp {
     let meta = |op| ClientOp::Meta { op, want: LeaseKind::None };
+    let filled = |values: &[u64]| {
+        let mut data = Vec::with_capacity(values.len() * BLOCK as usize);
+        values.iter().for_each(|v| block::fill(*v, &mut data));
+        Bytes::from(data)
+    };
     match op {
-        AppOp::Write { block, values, buffered, .. } => {
-            let mut data = Vec::with_capacity(values.len() * BLOCK as usize);
-            values.iter().for_each(|v| block::fill(*v, &mut data));
-            ClientOp::Write {
-                ino,
-                offset: u64::from(*block) * u64::from(BLOCK),
-                data: Bytes::from(data),
-                buffered: *buffered,
-            }
-        }
+        AppOp::Write { block, values, buffered, .. } => ClientOp::Write {
+            ino,
+            offset: u64::from(*block) * u64::from(BLOCK),
+            data: filled(values),
+            buffered: *buffered,
+        },
+        AppOp::CompareWrite { block, expected, values, .. } => ClientOp::CompareWrite {
+            ino,
+            offset: u64::from(*block) * u64::from(BLOCK),
+            expected: filled(expected),
+            data: filled(values),
+        },
         AppOp::Truncate { blocks, .. } => ClientOp::Truncate { ino, size: u64::from(*blocks) * u64::from(BLOCK) },
         AppOp::Zero { block, count, discard, .. } => {
             let (offset, length) = (u64::from(*block) * u64::from(BLOCK), u64::from(*count) * u64::from(BLOCK));
@@ -180,6 +187,9 @@ fn translate_bytes(op: &ByteOp, ino: InodeId) -> ClientOp {
             ClientOp::Zero { ino, offset: at, length, discard, keep_size }
         }
         ByteOp::Extents { at, length } => ClientOp::Extents { ino, offset: at, length },
+        ByteOp::CompareWrite { at, expected, data } => {
+            ClientOp::CompareWrite { ino, offset: at, expected: expected.into(), data: data.into() }
+        }
         ByteOp::Cached => ClientOp::Cached { ino },
     }
 }
@@ -214,6 +224,7 @@ fn answer(op: &AppOp, result: Result<ClientAnswer, ClientError>, session: u64) -
         (AppOp::Bytes { .. }, Ok(ClientAnswer::Extents(e))) => {
             AppAnswer::Extents(e.iter().map(|e| (e.offset, e.length, e.data)).collect())
         }
+        (_, Ok(ClientAnswer::Differs(at))) => AppAnswer::Differs(at),
         (_, Ok(_)) => AppAnswer::Done,
         (_, Err(e)) => AppAnswer::Failed(e.to_string()),
     }

@@ -2,6 +2,7 @@
 
 mod cases;
 mod cast;
+mod compare;
 mod content;
 mod fences;
 mod joins;
@@ -34,6 +35,7 @@ pub fn all() -> Vec<(&'static str, &'static str, Script)> {
     all.extend(cases::all());
     all.extend(rot::all());
     all.extend(share::all());
+    all.extend(compare::all());
     all.extend([
         ("write-read", "one client writes, the other reads: the lease moves", write_read as Script),
         (
@@ -274,6 +276,9 @@ pub const FINDS: &[(&str, &str)] = &[
     ("retries_known", "shared-then-unanswered"),
     ("retries_known", "shared-appends"),
     ("ops_follow_records", "shared-on-one-member"),
+    ("compared_first", "compared-by-two"),
+    ("compared_first", "compared-alone"),
+    ("retries_known", "compared-then-unanswered"),
 ];
 
 #[cfg(test)]

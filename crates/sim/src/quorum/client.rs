@@ -184,6 +184,9 @@ impl App for Client {
                 self.begin(now, ticket, file, block, vec![None; count as usize], fx);
             }
             AppOp::Flush { .. } | AppOp::Close { .. } => self.finished.push((ticket, AppAnswer::Done)),
+            AppOp::CompareWrite { .. } => {
+                self.finished.push((ticket, AppAnswer::Failed("nothing is compared here".into())))
+            }
             AppOp::Truncate { .. } | AppOp::Zero { .. } | AppOp::Bytes { .. } => {
                 self.finished.push((ticket, AppAnswer::Failed("a register has no length here".into())))
             }

@@ -52,20 +52,20 @@ pub fn all() -> Vec<(&'static str, &'static str, Script)> {
     ]
 }
 
-fn asks(m: &Msg) -> bool {
+pub(super) fn asks(m: &Msg) -> bool {
     matches!(m, Msg::Share(ShareMsg { ctl: ShareCtl::Ask(_), .. }))
 }
-fn answers(m: &Msg) -> bool {
+pub(super) fn answers(m: &Msg) -> bool {
     matches!(m, Msg::Share(ShareMsg { ctl: ShareCtl::Answer(_), .. }))
 }
 /// The server of a steward dies, and starts again.
-fn dies(c: &mut Cast, steward: SlotId) {
+pub(super) fn dies(c: &mut Cast, steward: SlotId) {
     let of: Vec<SlotId> = c.cs.iter().copied().filter(|s| c.stage.world.slot(*s).part == Some(steward)).collect();
     c.kill(&of);
     c.start(&of);
 }
 /// These clients write block 8 of file 0 in turns until they share it; the steward.
-fn in_turns(c: &mut Cast, clients: &[SlotId]) -> Result<SlotId, String> {
+pub(super) fn in_turns(c: &mut Cast, clients: &[SlotId]) -> Result<SlotId, String> {
     let asked = c.stage.rule_count(|m| asks(m.msg));
     for round in 0..40 {
         c.stage.write(clients[round % clients.len()], 0, 8)?;
