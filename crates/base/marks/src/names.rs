@@ -162,6 +162,7 @@ pub const NAMES: &[&str] = &[
     "takeover.view-changed",
     "takeover.waits-for-holders",
     "takeover.waits-for-silent",
+    "views.all-silent",
     "views.at-its-smallest",
     "views.change-refused",
     "views.cut-while-joining",

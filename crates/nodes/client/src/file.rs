@@ -11,6 +11,7 @@ use replica::sequencer::Sequencer;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use types::{ChunkId, CsId, InodeId, Layout, LeaseEpoch, Nanos, OpId, Seq, View};
 use wire::meta::{ChunkLoss, FileEnd};
+use wire::share::Placed;
 use wire::{LeaseKind, OpDone, WriteKind, WriteMsg};
 
 /// A lease held.
@@ -223,6 +224,9 @@ pub(crate) struct File {
     /// A flush needs a lease.
     pub flush_wants: bool,
     pub unflushed: BTreeMap<ChunkId, (LeaseEpoch, Seq)>,
+    /// What was unflushed when a steward wrote to the same chunk under a later lease: in between it may have been lost, of which
+    /// only stewards and grants know. With newer records in its place nobody would ask.
+    pub unflushed_before: Vec<Placed>,
     /// Places of chunks that have something unflushed.
     pub indices: BTreeMap<ChunkId, u32>,
     /// Writes that were under way when the lease was taken: the next lease tells whether they happened.
@@ -287,6 +291,7 @@ impl File {
             revoking: None,
             flush_wants: false,
             unflushed: BTreeMap::new(),
+            unflushed_before: vec![],
             indices: BTreeMap::new(),
             limbo: vec![],
             failed: None,

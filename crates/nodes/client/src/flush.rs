@@ -263,6 +263,7 @@ impl Client {
     pub(crate) fn flush_impossible(&mut self, ino: InodeId) {
         if let Some(f) = self.files.get_mut(&ino) {
             f.unflushed.clear();
+            f.unflushed_before.clear();
         }
     }
     pub(crate) fn tick_flushes(&mut self, fx: &mut Effects) {

@@ -417,7 +417,9 @@ impl Client {
         }
         let mut lost = false;
         f.losses.clone_from(&g.losses);
+        let before = std::mem::take(&mut f.unflushed_before);
         for l in g.losses {
+            lost |= before.iter().any(|p| p.chunk == l.chunk && l.took((p.epoch, p.record)));
             if f.unflushed.get(&l.chunk).is_some_and(|u| l.took(*u)) {
                 f.unflushed.remove(&l.chunk);
                 lost = true;

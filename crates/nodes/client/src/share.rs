@@ -23,6 +23,8 @@ const AGAIN: Nanos = Nanos::from_millis(500);
 const SILENT: Nanos = Nanos::from_secs(2);
 /// Longest range that is compared and written: what is expected and what is written go into one message.
 const COMPARE_MAX: u32 = 256 << 10;
+/// With so many records of earlier leases a file is flushed, so that they can be forgotten.
+const BEFORE_MAX: usize = 64;
 /// Longest read in one piece.
 const READ_MAX: u32 = 1 << 20;
 
@@ -241,7 +243,8 @@ impl Client {
             epoch: u.0,
             record: u.1,
         };
-        let what = ShareOp::Flush { records: f.unflushed.iter().map(place).collect() };
+        let records = f.unflushed_before.iter().copied().chain(f.unflushed.iter().map(place)).collect();
+        let what = ShareOp::Flush { records };
         let ticket = self.own_ticket();
         self.ops.insert(ticket, Op { left: 1, kind: OpKind::Call, error: None });
         let op = self.slot(ticket);
@@ -302,6 +305,7 @@ impl Client {
             (ShareSaid::Flushed, ShareOp::Flush { records }) => {
                 self.ops.remove(&part.ticket);
                 let f = self.file(m.ino);
+                f.unflushed_before.retain(|p| !records.contains(p));
                 for r in records {
                     if f.unflushed.get(&r.chunk).is_some_and(|u| *u <= (r.epoch, r.record)) {
                         f.unflushed.remove(&r.chunk);
@@ -314,6 +318,7 @@ impl Client {
                 mark!("client.loss-told-by-steward");
                 let f = self.file(m.ino);
                 f.unflushed.retain(|c, _| records.iter().all(|r| r.chunk != *c));
+                f.unflushed_before.retain(|p| !records.contains(p));
                 f.failed = f.failed.or(Some(ClientError::WritesLost));
                 f.flush_wants = false;
             }
@@ -401,6 +406,11 @@ impl Client {
 fn f_note(f: &mut File, end: u64, p: Placed) {
     f.known_end = f.known_end.max(end);
     let u = f.unflushed.entry(p.chunk).or_insert((p.epoch, p.record));
+    if u.0 < p.epoch {
+        let (index, before) = (f.indices.get(&p.chunk).copied().unwrap_or(p.index), *u);
+        f.unflushed_before.push(Placed { chunk: p.chunk, index, epoch: before.0, record: before.1 });
+        f.flush_wants |= f.unflushed_before.len() > BEFORE_MAX;
+    }
     *u = (*u).max((p.epoch, p.record));
     f.indices.insert(p.chunk, p.index);
 }

@@ -211,6 +211,7 @@ impl Client {
         let f = self.file(ino);
         f.failed = None;
         f.unflushed.clear();
+        f.unflushed_before.clear();
         f.cached = false;
         f.closing = true;
         self.unsynced.remove(&ino);

@@ -65,15 +65,18 @@ impl MetaServer {
         if !(proof || dead(&m) || long) {
             return;
         }
+        let others = || view.members.iter().filter(|o| o.cs != m.cs);
+        if !proof && others().all(dead) && self.cfg.rules.somebody_stays {
+            // Who is silent as all others are may be the last good copy. It is dropped, or the lease taken back, when it can be
+            // known what the others are; until then the holder keeps what it has under way.
+            mark!("views.all-silent");
+            return;
+        }
         l.accused.remove(&(chunk, m));
         // A copy that lost its memory, or another id than the view's, may be all that is left of something only a
-        // fence can see. And who drops a silent member while another one is unclean, or while all others are silent too
-        // and may turn out to be, may drop the last good copy.
-        let others = || view.members.iter().filter(|o| o.cs != m.cs);
+        // fence can see. And who drops a silent member while another one is unclean may drop the last good copy.
         let doubtful = |o: &Member| !l.counted.contains(&o.cs) || l.doubtful.contains(&(o.cs, chunk));
-        let lost = matches!(reason, DropReason::Refused(Refusal::Unclean | Refusal::NoCopy))
-            || others().any(doubtful)
-            || (others().all(dead) && self.cfg.rules.somebody_stays);
+        let lost = matches!(reason, DropReason::Refused(Refusal::Unclean | Refusal::NoCopy)) || others().any(doubtful);
         if view.members.len() > usize::from(rec.min) && !lost {
             self.change(chunk, view.ver, ViewChange::Drop(m));
         } else {

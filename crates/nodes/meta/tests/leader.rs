@@ -609,9 +609,11 @@ fn nobody_is_dropped_while_all_are_silent() {
         let (session, incarnation, changes) = (g.sessions[&A], A, vec![(chunk, view.ver, wish)]);
         g.say(A, ToMds::ViewChange { session, incarnation, ino, epoch, changes });
         g.pass(3);
+        let taken = |m: &FromMds| matches!(m, FromMds::Gone { .. } | FromMds::Recall { .. });
+        let lost = g.told.get(&A).is_some_and(|t| t.iter().any(taken));
         let now = g.server.state().chunk(chunk).expect("it is there").view.members.len();
-        now < view.members.len()
+        (now < view.members.len(), lost)
     };
-    assert!(dropped(1) && dropped(2), "another one holds all that was acknowledged");
-    assert!(!dropped(3));
+    assert_eq!((dropped(1), dropped(2)), ((true, false), (true, false)), "another one holds all that was acknowledged");
+    assert_eq!(dropped(3), (false, false), "and what is under way stays the holder's");
 }

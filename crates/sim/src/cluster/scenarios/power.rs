@@ -1,7 +1,7 @@
 //! Scenarios about hosts that lose their memory, one or all of them.
 
 use super::cast::{cast, same};
-use crate::actor::AppOp;
+use crate::actor::{AppAnswer, AppOp, SlotId};
 use crate::disks::Tear;
 use crate::kept::Script;
 use crate::world::{MS, S};
@@ -49,6 +49,11 @@ pub fn all() -> Vec<(&'static str, &'static str, Script)> {
             "all-silent-and-one-remembers",
             "two members cannot be reached and lose their memory; the third one is killed, and has not lost it",
             all_silent_and_one_remembers as Script,
+        ),
+        (
+            "killed-but-for-the-leader",
+            "every server is killed, and the leader loses its group right after; what a writer has under way goes on",
+            killed_but_for_the_leader as Script,
         ),
     ]
 }
@@ -270,5 +275,28 @@ fn all_silent_and_one_remembers(mutant: Option<&str>) -> Result<(), String> {
     }
     let seen = c.stage.read(reader, 0, 0)?;
     same("what one host remembers", seen, value)?;
+    c.stage.finish()
+}
+
+fn killed_but_for_the_leader(mutant: Option<&str>) -> Result<(), String> {
+    let mut c = cast(mutant)?;
+    let writer = c.clients[0];
+    c.settled_write(writer, 0)?;
+    let servers = c.cs.clone();
+    c.kill(&servers);
+    let (index, value) = c.stage.begin_write(writer, 0, 0)?;
+    // It hears of every server, and cannot commit anything any more.
+    c.stage.run_for(30 * MS);
+    let leader = c.leader()?;
+    let others: Vec<SlotId> = c.mds.iter().copied().filter(|m| *m != leader).collect();
+    c.kill(&others);
+    c.stage.run_for(2 * S);
+    c.start(&servers);
+    c.start(&others);
+    match c.stage.wait(index)? {
+        AppAnswer::Done => {}
+        other => return Err(format!("a write during it: {other:?}")),
+    }
+    same("what it wrote", c.stage.read(c.clients[1], 0, 0)?, value)?;
     c.stage.finish()
 }

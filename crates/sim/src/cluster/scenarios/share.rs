@@ -3,6 +3,7 @@
 use super::super::Shape;
 use super::cast::{Cast, cast, cast_as, same};
 use crate::actor::{AppAnswer, AppOp, ByteOp, Role, SlotId};
+use crate::block::Seen;
 use crate::kept::Script;
 use crate::lock_op::{LockOp, LockSaid};
 use crate::world::{MS, S};
@@ -48,6 +49,11 @@ pub fn all() -> Vec<(&'static str, &'static str, Script)> {
             "shared-and-flushed",
             "what went through a steward is flushed through the next one, and all hosts lose power",
             and_flushed as Script,
+        ),
+        (
+            "shared-lost-and-written-over",
+            "all hosts lose power before a flush, and what was lost is written anew through the next steward: a flush tells",
+            lost_and_written_over as Script,
         ),
     ]
 }
@@ -268,6 +274,32 @@ fn and_flushed(mutant: Option<&str>) -> Result<(), String> {
     c.stage.flush(a, 0)?;
     c.power_of_all();
     same("what was flushed", c.stage.read(b, 0, 0)?, value)?;
+    c.stage.finish()
+}
+
+fn lost_and_written_over(mutant: Option<&str>) -> Result<(), String> {
+    let mut c = cast_as(Shape { clients: 3, ..Shape::default() }, mutant)?;
+    let (a, b, d) = (c.clients[0], c.clients[1], c.clients[2]);
+    in_turns(&mut c, &[a, b])?;
+    c.stage.flush(a, 0)?;
+    let before = c.stage.write(a, 0, 0)?;
+    c.power_of_all();
+    c.stage.run_for(S);
+    in_turns(&mut c, &[b, d])?;
+    let asked = c.stage.rule_count(move |m| m.from == a && asks(m.msg));
+    c.stage.write(a, 0, 8)?;
+    if asked.get() == 0 {
+        return Err("it has a lease of its own".into());
+    }
+    if c.stage.read(b, 0, 0)? == Seen::Value(before) {
+        return Err("nothing was lost".into());
+    }
+    let told = c.stage.begin(a, AppOp::Flush { file: 0 })?;
+    match c.stage.wait(told)? {
+        AppAnswer::Failed(_) => {}
+        other => return Err(format!("a flush after a loss: {other:?}")),
+    }
+    c.stage.flush(a, 0)?;
     c.stage.finish()
 }
 
