@@ -149,6 +149,7 @@ pub const NAMES: &[&str] = &[
     "suspects.back-too-late",
     "suspects.tail-stands",
     "takeover.all-equal",
+    "takeover.answered-too-late",
     "takeover.below-stable",
     "takeover.heir-crowned",
     "takeover.members-dropped",

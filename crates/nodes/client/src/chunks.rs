@@ -35,6 +35,7 @@ impl Client {
                 id: g.chunk,
                 view,
                 seq: None,
+                known: g.last,
                 standing: BTreeMap::new(),
                 told: vec![],
                 ops: None,
@@ -106,8 +107,7 @@ impl Client {
     /// Where a member stands, asked before the first access to a chunk of which the group does not know it.
     pub(crate) fn chunk_state(&mut self, cs: CsId, ans: CopyAns, report: Option<CopyReport>, fx: &mut Effects) {
         let Some(&(ino, index)) = self.chunks.get(&ans.chunk) else { return };
-        let now = self.now;
-        let (session, rules) = (self.link.session, self.cfg.rules);
+        let rules = self.cfg.rules;
         let Some(f) = self.files.get_mut(&ino) else { return };
         let Some(l) = f.lease.clone() else { return };
         let Some(c) = f.chunks.get_mut(&index) else { return };
@@ -116,6 +116,10 @@ impl Client {
         }
         match (ans.refusal, report) {
             (None, Some(r)) if !r.unclean && !r.joining => {
+                if let Some(last) = c.known.filter(|k| *k <= r.last) {
+                    c.told = r.ops;
+                    return self.stand_at(ino, index, last);
+                }
                 if c.standing.is_empty() {
                     c.told = r.ops;
                 }
@@ -133,18 +137,26 @@ impl Client {
                     return self.unsettled(ino, ans.chunk, fx);
                 }
                 if all && let Some((_, last)) = first {
-                    let mut ops = Ops::told(&c.told);
-                    ops.cut(last);
-                    c.ops = Some(ops);
-                    settle(f, index, &l, last, session, rules, now);
-                    let continued = f.continued;
-                    self.resolve_limbo(ino, continued);
-                    self.dirty.insert(ino);
+                    self.stand_at(ino, index, last);
                 }
             }
             (Some(wire::Refusal::Starting), _) => {}
             _ => self.unsettled(ino, ans.chunk, fx),
         }
+    }
+    /// All members end at `last`.
+    fn stand_at(&mut self, ino: InodeId, index: u32, last: Seq) {
+        let (session, rules, now) = (self.link.session, self.cfg.rules, self.now);
+        let Some(f) = self.files.get_mut(&ino) else { return };
+        let Some(l) = f.lease.clone() else { return };
+        let Some(c) = f.chunks.get_mut(&index) else { return };
+        let mut ops = Ops::told(&c.told);
+        ops.cut(last);
+        c.ops = Some(ops);
+        settle(f, index, &l, last, session, rules, now);
+        let continued = f.continued;
+        self.resolve_limbo(ino, continued);
+        self.dirty.insert(ino);
     }
     fn ask_standing(&mut self, ino: InodeId, index: u32, fx: &mut Effects) {
         let now = self.now;

@@ -34,7 +34,9 @@ pub(crate) struct Chunk {
     pub view: View,
     /// Present once it is known where all members stand.
     pub seq: Option<Sequencer>,
-    /// Until then: who has answered what.
+    /// Where they stand by the group's word; only what copies know of operations is missing then, and one of them tells that.
+    pub known: Option<Seq>,
+    /// Without that: who has answered what.
     pub standing: BTreeMap<CsId, (LeaseEpoch, Seq)>,
     /// What the first of them told of operations of sharers; then, once that is settled, what is known of them.
     pub told: Vec<OpDone>,

@@ -49,7 +49,11 @@ impl Client {
         if held == LeaseKind::None {
             return self.without_lease(ino, fx);
         }
-        let waits = f.waits_for();
+        let mut waits = f.waits_for();
+        if waits == LeaseKind::None && (f.recalled || f.closing) && self.reads.values().any(|r| r.ino == ino) {
+            // Under the next lease it would begin anew, at a member that may be silent.
+            waits = LeaseKind::Read;
+        }
         // Whether all members stand alike must come out, one way or the other, and what a change has to wait for must end,
         // or no turn would ever get anywhere.
         let checks = |i: &u32| f.chunks.get(i).is_some_and(|c| c.seq.is_none() && c.asked != Nanos::ZERO);

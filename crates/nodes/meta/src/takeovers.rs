@@ -173,7 +173,17 @@ fn begin(m: &mut MetaServer, chunk: ChunkId, restarts: u32) {
 /// A fence was answered.
 pub(crate) fn fenced(m: &mut MetaServer, cs: CsId, epoch: LeaseEpoch, report: CopyReport, fx: &mut Effects) {
     let chunk = report.chunk;
-    let Some(r) = m.leader.as_mut().and_then(|l| l.takeovers.get_mut(&chunk)) else { return };
+    let Some(l) = &mut m.leader else { return };
+    let Some(r) = l.takeovers.get_mut(&chunk) else {
+        // The takeover did without it. Its server may have no trace of a copy that it lost, and so cannot name it either.
+        let member = m.state.chunk(chunk).and_then(|c| c.view.on(cs));
+        if report.unclean && member.is_some_and(|x| x.copy == report.copy) {
+            mark!("takeover.answered-too-late");
+            l.doubtful.insert((cs, chunk));
+            m.doubt(cs);
+        }
+        return;
+    };
     r.takeover.fenced(cs, epoch, report);
     m.step(chunk, fx);
 }

@@ -9,7 +9,8 @@ use replica::member::lost;
 use replica::rules::Rules;
 use std::collections::{BTreeMap, BTreeSet};
 use types::{
-    BootVerifier, ChunkId, ClusterId, CsId, Incarnation, InodeId, Layout, LeaseEpoch, MdsId, Nanos, NodeId, SessionId,
+    BootVerifier, ChunkId, ClusterId, CopyId, CsId, Incarnation, InodeId, Layout, LeaseEpoch, MdsId, Nanos, NodeId,
+    SessionId,
 };
 use wire::meta::{DropReason, FileEnd, HeldLease, ViewWish};
 use wire::names::{Attr, MetaError, MetaOp, MetaOutcome, NewInode, RenameMode};
@@ -535,6 +536,36 @@ fn every_loss_of_memory_is_looked_into() {
     g.register_life(0, Incarnation(81), true, space);
     g.pass(4);
     assert!(g.asked.contains(&chunk), "it may have been written to, and lost");
+}
+
+/// A takeover that did without a silent member has ended when that one says that it lost its copy: nobody else would ask it.
+#[test]
+fn a_loss_told_after_the_takeover_is_looked_into() {
+    let mut g = Group::new();
+    for n in 0..3 {
+        assert!(matches!(g.ask(A, MetaOp::NewCs { nonce: 50 + n }), Ok(MetaOutcome::Cs(..))));
+        g.register(n, 0);
+        g.inventory(n);
+    }
+    let op = MetaOp::Create { parent: ROOT, name: "f".into(), new: new(), body: None, layout: None, exclusive: true };
+    let seq = g.begin(A, op, LeaseKind::Write);
+    let (made, epoch) = g.answer(A, seq);
+    let ino = attr(made).ino;
+    let (_, chunk, record) = g.server.state().all_chunks(ino).next().expect("created with a chunk");
+    let member = record.view.members[0];
+    let (session, incarnation) = (g.sessions[&A], A);
+    g.say(A, ToMds::Return { session, incarnation, ino, epoch, keep: LeaseKind::None, end: None, lasts: vec![] });
+    g.pass(4);
+    let late = |g: &mut Group, report: CopyReport| {
+        let incarnation = Incarnation(70 + u64::from(member.cs.0) - 1025);
+        let m = CsToMds::Fenced { cs: member.cs, incarnation, epoch, report };
+        g.message(NodeId::Cs(member.cs), Msg::CsToMds(m));
+        g.pass(4);
+        g.asked.contains(&chunk)
+    };
+    assert!(!late(&mut g, CopyReport { unclean: false, absent: false, ..lost(chunk, member.copy) }), "it is clean");
+    assert!(!late(&mut g, lost(chunk, CopyId(member.copy.0 + 9))), "a copy that nobody counts on");
+    assert!(late(&mut g, lost(chunk, member.copy)));
 }
 
 /// A writer and the leader die. How far the writer had come stands in the copies alone: until they were asked, nobody is told
