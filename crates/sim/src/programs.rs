@@ -139,7 +139,9 @@ impl Programs {
                 look.section = work.history.sections.len();
                 work.history.sections.push(Section { read, write: None, flush: None });
             }
-            (Next::Write(look) | Next::Compare(look, _), Some(i)) => work.history.sections[look.section].write = Some(i),
+            (Next::Write(look) | Next::Compare(look, _), Some(i)) => {
+                work.history.sections[look.section].write = Some(i)
+            }
             (Next::Flush(look), Some(i)) => work.history.sections[look.section].flush = Some(i),
             _ => {}
         }

@@ -47,7 +47,8 @@ fn alone(mutant: Option<&str>) -> Result<(), String> {
         let data = vec![with; expected.len()];
         c.stage.bytes(slot, FILE, ByteOp::CompareWrite { at: at as u64, expected, data })
     };
-    for (slot, at, length) in [(a, 0, 7), (a, block - 3, 6), (b, 100, 2 * block - 50), (b, 2 * block + 90, 10), (a, 0, 4)]
+    for (slot, at, length) in
+        [(a, 0, 7), (a, block - 3, 6), (b, 100, 2 * block - 50), (b, 2 * block + 90, 10), (a, 0, 4)]
     {
         let there = content[at..at + length].to_vec();
         let mut other = there.clone();
