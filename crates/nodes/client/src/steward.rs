@@ -68,7 +68,7 @@ impl Client {
             a.from = from;
             return; // under way
         }
-        let comparable = m.payload.len() % 2 == 0 && !m.payload.is_empty();
+        let comparable = m.payload.len().is_multiple_of(2) && !m.payload.is_empty();
         if matches!(what, ShareOp::CompareWrite { .. }) && !comparable {
             return said(from, &m, ShareSaid::Failed(ShareError::Invalid), Bytes::new(), fx);
         }
