@@ -67,6 +67,7 @@ fn each_has_a_name_files_processes_and_memory_of_its_own() {
     let mut sleep = h.host(1).command("sleep").unwrap();
     sleep.arg("100");
     h.host(1).daemon("sleeper", sleep).unwrap();
+    says(&mut h, 1, "until cat /proc/[0-9]*/comm | grep -q sleep; do :; done"); // its usher needs a moment
     let sleepers = "tr '\\0' ' ' < /proc/1/cmdline | grep -c host-first; cat /proc/[0-9]*/comm | grep -c sleep || true";
     assert_eq!(says(&mut h, 1, sleepers), "1\n1");
     assert_eq!(says(&mut h, 2, sleepers), "1\n0");

@@ -150,18 +150,13 @@ impl History {
             let none = Vec::new();
             let mine = r.op.file().and_then(|f| flushes.get(&(r.slot, r.life, f))).unwrap_or(&none);
             match (&r.op, &r.end) {
-                (AppOp::Write { file, block, values, buffered }, end) => {
+                (AppOp::CompareWrite { .. }, Some((_, AppAnswer::Differs(_)))) => {}
+                (AppOp::Write { file, block, values, .. } | AppOp::CompareWrite { file, block, values, .. }, end) => {
+                    let buffered = matches!(r.op, AppOp::Write { buffered: true, .. });
                     let end = match end {
                         Some((t, AppAnswer::Done)) if !buffered || Self::written_out(r.start, *t, mine) => *t,
                         _ => NEVER,
                     };
-                    for (i, value) in values.iter().enumerate() {
-                        self.add_write(&mut all, (*file, block + i as u32), *value, (r.start, end), mine, index);
-                    }
-                }
-                (AppOp::CompareWrite { .. }, Some((_, AppAnswer::Differs(_)))) => {}
-                (AppOp::CompareWrite { file, block, values, .. }, end) => {
-                    let end = if let Some((t, AppAnswer::Done)) = end { *t } else { NEVER };
                     for (i, value) in values.iter().enumerate() {
                         self.add_write(&mut all, (*file, block + i as u32), *value, (r.start, end), mine, index);
                     }

@@ -209,32 +209,18 @@ impl Client {
         tried: Option<Tried>,
     ) -> Next {
         let Some(f) = self.files.get_mut(&ino) else { return Next::Wait };
-        let (log2, end) = (f.layout.chunk_log2, offset + data.len() as u64);
+        let end = offset + data.len() as u64;
         let Some(t) = tried else { return Next::Ends(Err(ClientError::LeaseLost)) };
-        if offset >> log2 != (end - 1) >> log2 {
+        let Some(piece) = one_record(ticket, offset, data, f.layout.chunk_log2, since) else {
             if let Some(a) = self.stewardship.asks.get_mut(&ticket) {
                 a.alone = true;
             }
             return Next::Ends(Err(ClientError::LeaseLost));
-        }
-        let (index, within) = ((offset >> log2) as u32, (offset & ((1 << log2) - 1)) as u32);
+        };
         f.taken_end = f.taken_end.max(end);
-        let (content, op, expected) = (Content::Data(data), (t.op, within), None);
-        f.pieces.push_back(Piece {
-            ticket,
-            index,
-            offset: within,
-            content,
-            expected,
-            file_end: None,
-            since,
-            told: false,
-            op,
-        });
+        let op = (t.op, piece.offset);
         self.place(ticket, offset);
-        if let Some(op) = self.ops.get_mut(&ticket) {
-            op.left += 1;
-        }
+        self.add_piece(ino, Piece { op, ..piece });
         Next::Taken
     }
     /// One record, if what is expected stands there; for a sharer it names the operation.
@@ -249,10 +235,9 @@ impl Client {
     ) -> Next {
         let end = offset + data.len() as u64;
         let Some(f) = self.files.get(&ino) else { return Next::Wait };
-        let log2 = f.layout.chunk_log2;
-        if offset >> log2 != (end - 1) >> log2 {
+        let Some(piece) = one_record(ticket, offset, data, f.layout.chunk_log2, since) else {
             return Next::Ends(Err(ClientError::Meta(MetaError::Invalid)));
-        }
+        };
         let size = f.end().max(f.taken_end);
         if end > size {
             mark!("client.compared-past-the-end");
@@ -261,24 +246,19 @@ impl Client {
         if f.buffer.overlaps(offset, end) {
             self.write_out(ino);
         }
-        let Some(f) = self.files.get_mut(&ino) else { return Next::Wait };
-        let (index, within) = ((offset >> log2) as u32, (offset & ((1 << log2) - 1)) as u32);
-        let op = tried.filter(|_| self.cfg.steward).map_or_else(Default::default, |t| (t.op, within));
-        f.pieces.push_back(Piece {
-            ticket,
-            index,
-            offset: within,
-            content: Content::Data(data),
-            expected: Some(expected),
-            file_end: Some(0), // it never moves the end
-            since,
-            told: false,
-            op,
-        });
-        if let Some(op) = self.ops.get_mut(&ticket) {
+        let op = tried.filter(|_| self.cfg.steward).map_or_else(Default::default, |t| (t.op, piece.offset));
+        let file_end = Some(0); // it never moves the end
+        self.add_piece(ino, Piece { expected: Some(expected), file_end, op, ..piece });
+        Next::Taken
+    }
+    /// Queues a piece, for which its operation waits.
+    fn add_piece(&mut self, ino: InodeId, piece: Piece) {
+        if let Some(op) = self.ops.get_mut(&piece.ticket) {
             op.left += 1;
         }
-        Next::Taken
+        if let Some(f) = self.files.get_mut(&ino) {
+            f.pieces.push_back(piece);
+        }
     }
     fn take_zero(
         &mut self,
@@ -435,6 +415,13 @@ pub(crate) fn cut(
         offset += n;
     }
     pieces
+}
+
+/// What is to become one record, however long. None = it crosses a chunk's border.
+fn one_record(ticket: u64, offset: u64, data: Bytes, chunk_log2: u8, since: Nanos) -> Option<Piece> {
+    let mut pieces = cut(ticket, offset, data, chunk_log2, u32::MAX, since, false);
+    let first = pieces.pop();
+    first.filter(|_| pieces.is_empty())
 }
 
 /// Cuts zeros over `start`..`end` of a file that ends at `size`: parts of blocks at the edges, whole blocks between them.

@@ -6,7 +6,7 @@ use host::node::Effects;
 use marks::mark;
 use replica::ops::Ops;
 use replica::sequencer::{SeqOut, Sequencer};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use types::{ChunkId, CsId, InodeId, LeaseEpoch, Nanos, NodeId, Seq, View};
 use wire::meta::ChunkGrant;
 use wire::names::MetaError;
@@ -259,10 +259,8 @@ impl Client {
         match &mut c.seq {
             Some(s) => s.adopt(view, now, &mut out),
             None => {
-                let members: BTreeSet<CsId> = view.members.iter().map(|m| m.cs).collect();
                 // Whose word of operations that was is not known any more.
                 c.standing.clear();
-                let _ = members;
                 c.asked = Nanos::ZERO;
             }
         }

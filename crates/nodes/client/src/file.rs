@@ -336,6 +336,12 @@ impl File {
     pub fn dirty(&self) -> bool {
         !self.buffer.is_empty() || self.small.as_ref().is_some_and(|s| s.dirty)
     }
+    /// The next flush has to make this record durable.
+    pub fn note_unflushed(&mut self, p: Placed) {
+        let u = self.unflushed.entry(p.chunk).or_insert((p.epoch, p.record));
+        *u = (*u).max((p.epoch, p.record));
+        self.indices.insert(p.chunk, p.index);
+    }
     /// What must end before the lease may go back.
     pub fn owes(&self) -> bool {
         self.dirty() || self.writing_out > 0 || self.calls > 0 || self.pieces.iter().any(|p| p.told)

@@ -13,6 +13,7 @@ use std::collections::BTreeSet;
 use types::{InodeId, LeaseEpoch, Nanos, NodeId, Seq};
 use wire::meta::{FileEnd, Grant};
 use wire::names::{MetaError, MetaOp};
+use wire::share::Placed;
 use wire::{LeaseKind, ToMds};
 
 const RETURN_AGAIN: Nanos = Nanos::from_millis(500);
@@ -311,9 +312,7 @@ impl Client {
             if l.seq <= last {
                 mark!("client.limbo-happened");
                 f.in_flight += 1; // given back by the completion
-                let u = f.unflushed.entry(l.chunk).or_insert((l.epoch, l.seq));
-                *u = (*u).max((l.epoch, l.seq));
-                f.indices.insert(l.chunk, l.index);
+                f.note_unflushed(Placed { chunk: l.chunk, index: l.index, epoch: l.epoch, record: l.seq });
                 self.write_completed(l.token);
             } else if l.full {
                 mark!("client.limbo-full");

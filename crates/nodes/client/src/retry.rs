@@ -71,9 +71,7 @@ impl Client {
         self.place(ticket, at);
         self.found_done(ticket, placed);
         if let Some(f) = self.files.get_mut(&ino) {
-            let u = f.unflushed.entry(placed.chunk).or_insert((placed.epoch, placed.record));
-            *u = (*u).max((placed.epoch, placed.record));
-            f.indices.insert(placed.chunk, placed.index);
+            f.note_unflushed(placed);
             self.unsynced.insert(ino);
         }
         if !part {

@@ -185,10 +185,10 @@ impl Client {
                 vec![(ShareOp::Append { after }, data.clone())]
             }
             Change::Write { at: Some(at), data, .. } => pieces(*at, data.clone(), log2, most),
+            Change::CompareWrite { offset, data, .. } if pieces(*offset, data.clone(), log2, most).len() != 1 => {
+                return false;
+            }
             Change::CompareWrite { offset, expected, data } => {
-                if offset >> log2 != (offset.saturating_add(data.len() as u64) - 1) >> log2 {
-                    return false;
-                }
                 vec![(ShareOp::CompareWrite { offset: *offset }, [&expected[..], &data[..]].concat().into())]
             }
             _ => return false,
@@ -405,14 +405,11 @@ impl Client {
 
 fn f_note(f: &mut File, end: u64, p: Placed) {
     f.known_end = f.known_end.max(end);
-    let u = f.unflushed.entry(p.chunk).or_insert((p.epoch, p.record));
-    if u.0 < p.epoch {
-        let (index, before) = (f.indices.get(&p.chunk).copied().unwrap_or(p.index), *u);
-        f.unflushed_before.push(Placed { chunk: p.chunk, index, epoch: before.0, record: before.1 });
+    if let Some((epoch, record)) = f.unflushed.get(&p.chunk).copied().filter(|u| u.0 < p.epoch) {
+        f.unflushed_before.push(Placed { epoch, record, ..p });
         f.flush_wants |= f.unflushed_before.len() > BEFORE_MAX;
     }
-    *u = (*u).max((p.epoch, p.record));
-    f.indices.insert(p.chunk, p.index);
+    f.note_unflushed(p);
 }
 
 fn share_error(e: ShareError) -> ClientError {

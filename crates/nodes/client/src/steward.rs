@@ -137,9 +137,7 @@ impl Client {
             return self.op_part_done(ticket, Some(ClientError::WritesLost));
         }
         for p in records {
-            let u = f.unflushed.entry(p.chunk).or_insert((p.epoch, p.record));
-            *u = (*u).max((p.epoch, p.record));
-            f.indices.insert(p.chunk, p.index);
+            f.note_unflushed(*p);
         }
         self.unsynced.insert(ino);
         self.start(ticket, ClientOp::Flush { ino: Some(ino) }, fx);

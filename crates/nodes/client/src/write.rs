@@ -132,7 +132,11 @@ impl Client {
         if let Some(OpKind::Append { whole, .. }) = self.ops.get_mut(&ticket).map(|o| &mut o.kind) {
             *whole = false;
         }
-        let reads = if p.expected.is_some() { 1 } else { usize::from(need_head) + usize::from(need_tail) };
+        let ranges = match p.expected {
+            Some(_) => [Some((first, last - first)), None],
+            None => [need_head.then_some((first, BLOCK)), need_tail.then_some((tail_block, BLOCK))],
+        };
+        let reads = ranges.iter().flatten().count();
         let token = Token { ino, index, ticket, issued: false, seq: Seq(0), rmw: None, op };
         if reads == 0 {
             self.tokens.insert(id, token);
@@ -154,19 +158,11 @@ impl Client {
                 Content::Data(d) => (false, d),
                 c => (true, Bytes::from(vec![0; c.length() as usize])),
             };
-            let (compares, expected, file_end) = (p.expected.is_some(), p.expected, p.file_end);
-            let (head, tail) = (None, None);
+            let (expected, file_end, head, tail) = (p.expected, p.file_end, None, None);
             let rmw = Rmw { offset: start, data, edge, expected, file_end, head, tail, reads_left: reads };
             self.tokens.insert(id, Token { rmw: Some(rmw), ..token });
-            if compares {
-                self.read_for(id, ino, index, (first, last - first), fx);
-                return true;
-            }
-            if need_head {
-                self.read_for(id, ino, index, (first, BLOCK), fx);
-            }
-            if need_tail {
-                self.read_for(id, ino, index, (tail_block, BLOCK), fx);
+            for range in ranges.into_iter().flatten() {
+                self.read_for(id, ino, index, range, fx);
             }
         }
         true
@@ -313,12 +309,11 @@ impl Client {
             f.in_flight = f.in_flight.saturating_sub(1);
             let epoch = f.lease.as_ref().map(|l| l.epoch);
             if let (Some(e), Some(c)) = (epoch, f.chunks.get(&t.index)) {
-                let u = f.unflushed.entry(c.id).or_insert((e, t.seq));
-                *u = (*u).max((e, t.seq));
-                f.indices.insert(c.id, t.index);
+                let placed = Placed { chunk: c.id, index: t.index, epoch: e, record: t.seq };
+                f.note_unflushed(placed);
                 self.unsynced.insert(t.ino);
                 if let Some(a) = self.stewardship.asks.get_mut(&t.ticket) {
-                    a.placed = Some(Placed { chunk: c.id, index: t.index, epoch: e, record: t.seq });
+                    a.placed = Some(placed);
                 }
             }
         }

@@ -93,7 +93,19 @@ pub(crate) enum Way {
     Sent,
 }
 
+impl FileLease {
+    /// Whoever was asked does not write the file any more: whoever does is asked.
+    fn tell_anew(&mut self) {
+        if let Some(t) = self.telling.take() {
+            self.stats.extend(t.reads);
+        }
+    }
+}
+
 impl MetaServer {
+    fn share(&self, ino: InodeId) -> Option<&Share> {
+        self.leader.as_ref().and_then(|l| l.files.get(&ino)).and_then(|f| f.share.as_ref())
+    }
     fn attached(&self, session: SessionId) -> Option<&Attached> {
         self.leader.as_ref().and_then(|l| l.attached.get(&session))
     }
@@ -107,7 +119,7 @@ impl MetaServer {
             mark!("share.steward-left");
             self.end_share(ino, fx);
         }
-        let shared = self.leader.as_ref().and_then(|l| l.files.get(&ino)).is_some_and(|f| f.share.is_some());
+        let shared = self.share(ino).is_some();
         let plain = if want == LeaseKind::Shared { LeaseKind::Write } else { want };
         match (self.sharing(session), want) {
             (Sharing::Steward, _) if self.serves(ino, session) => Way::Lease(plain),
@@ -117,7 +129,7 @@ impl MetaServer {
                 Way::Sent
             }
             (Sharing::Sharer, LeaseKind::Shared | LeaseKind::Read) if shared => self.join(ino, session, plain, fx),
-            (Sharing::Sharer, LeaseKind::Shared) if self.in_turns(ino, session) && self.begin_share(ino, fx) => {
+            (Sharing::Sharer, LeaseKind::Shared) if self.in_turns(ino, session) && self.begin_share(ino) => {
                 self.join(ino, session, plain, fx)
             }
             _ => {
@@ -132,19 +144,17 @@ impl MetaServer {
     /// The file is shared, and its steward's connection is broken.
     fn steward_left(&self, ino: InodeId) -> bool {
         let Some(l) = &self.leader else { return false };
-        let Some(s) = l.files.get(&ino).and_then(|f| f.share.as_ref()) else { return false };
+        let Some(s) = self.share(ino) else { return false };
         let session = l.nodes.get(&s.steward).and_then(|x| l.attached.get(x));
         session.is_some_and(|a| a.reset.is_some() || a.dead)
     }
     /// Is this the steward of a share of the file?
     fn serves(&self, ino: InodeId, session: SessionId) -> bool {
-        let share = self.leader.as_ref().and_then(|l| l.files.get(&ino)).and_then(|f| f.share.as_ref());
-        share.is_some_and(|s| self.attached(session).is_some_and(|a| a.incarnation == s.steward))
+        self.share(ino).is_some_and(|s| self.attached(session).is_some_and(|a| a.incarnation == s.steward))
     }
     /// For a grant: NONE for everybody but the steward.
     pub(crate) fn share_of(&self, ino: InodeId, session: SessionId) -> LeaseEpoch {
-        let share = self.leader.as_ref().and_then(|l| l.files.get(&ino)).and_then(|f| f.share.as_ref());
-        share.filter(|_| self.serves(ino, session)).map_or(LeaseEpoch::NONE, |s| s.epoch)
+        self.share(ino).filter(|_| self.serves(ino, session)).map_or(LeaseEpoch::NONE, |s| s.epoch)
     }
     /// A steward that waits for the file, and waits in vain.
     pub(crate) fn stewards_in_vain(&self, ino: InodeId, session: SessionId) -> bool {
@@ -167,7 +177,7 @@ impl MetaServer {
         l.attached.get(&writer).is_some_and(|a| a.sharing == Sharing::Sharer) && f.turns.another(now)
     }
     /// Chooses who writes for all: the server that has the first chunk, as it is one hop less. False = there is nobody.
-    fn begin_share(&mut self, ino: InodeId, _fx: &mut Effects) -> bool {
+    fn begin_share(&mut self, ino: InodeId) -> bool {
         let now = self.now;
         let view = self.state.all_chunks(ino).next().and_then(|(_, c, _)| self.state.chunk(c)).map(|r| r.view.clone());
         let members = view.iter().flat_map(|v| &v.members).map(|m| m.cs);
@@ -228,7 +238,9 @@ impl MetaServer {
         let now = self.now;
         let writer = self.leader.as_ref().and_then(|l| l.files.get(&ino)).and_then(|f| f.writer());
         let Some((session, epoch)) = writer.filter(|(s, _)| self.sharing(*s) == Sharing::Steward) else {
-            self.tell_anew(ino);
+            if let Some(f) = self.leader.as_mut().and_then(|l| l.files.get_mut(&ino)) {
+                f.tell_anew();
+            }
             return false;
         };
         let Some(l) = &mut self.leader else { return false };
@@ -248,13 +260,6 @@ impl MetaServer {
             self.send_session(session, m, fx);
         }
         true
-    }
-    /// Whoever was asked does not write the file any more: whoever does is asked.
-    fn tell_anew(&mut self, ino: InodeId) {
-        let Some(f) = self.leader.as_mut().and_then(|l| l.files.get_mut(&ino)) else { return };
-        if let Some(t) = f.telling.take() {
-            f.stats.extend(t.reads);
-        }
     }
     /// The steward's word: it is committed, and then the questions that were asked before are answered.
     pub(crate) fn told(&mut self, session: SessionId, number: u64, end: FileEnd) {
@@ -281,9 +286,7 @@ impl MetaServer {
         let Some(f) = l.files.get_mut(&ino) else { return };
         let Some(i) = f.stewarded.iter().position(|s| s.session == session && s.epoch <= epoch) else { return };
         let share = f.stewarded[i].share;
-        if let Some(t) = f.telling.take() {
-            f.stats.extend(t.reads);
-        }
+        f.tell_anew();
         if f.share.as_ref().is_some_and(|s| s.epoch == share) {
             f.share = None;
             f.turns = Turns::default();

@@ -212,9 +212,29 @@ impl Group {
         let seq = self.begin(c, op, LeaseKind::None);
         self.answer(c, seq).0
     }
+    /// Three chunk servers.
+    fn servers(&mut self) {
+        for n in 0..3 {
+            assert!(matches!(self.ask(A, MetaOp::NewCs { nonce: 50 + n }), Ok(MetaOutcome::Cs(..))));
+            self.register(n, 0);
+        }
+    }
     /// A new file with a body, and a lease on it.
     fn create(&mut self, c: Incarnation, name: &str, want: LeaseKind) -> (InodeId, LeaseEpoch) {
-        let (new, body) = (new(), Some(vec![]));
+        self.create_as(c, name, Some(vec![]), want)
+    }
+    /// A new file with a chunk, and a lease to write it.
+    fn stored(&mut self, c: Incarnation) -> (InodeId, LeaseEpoch) {
+        self.create_as(c, "f", None, LeaseKind::Write)
+    }
+    fn create_as(
+        &mut self,
+        c: Incarnation,
+        name: &str,
+        body: Option<Vec<u8>>,
+        want: LeaseKind,
+    ) -> (InodeId, LeaseEpoch) {
+        let new = new();
         let op = MetaOp::Create { parent: ROOT, name: name.into(), new, body, layout: None, exclusive: true };
         let seq = self.begin(c, op, want);
         let (outcome, epoch) = self.answer(c, seq);
@@ -519,15 +539,9 @@ fn space_is_what_servers_report_and_copies_leave() {
 fn every_loss_of_memory_is_looked_into() {
     let mut g = Group::new();
     let space = Space { capacity: 100_000, ..Space::default() };
-    for n in 0..3 {
-        assert!(matches!(g.ask(A, MetaOp::NewCs { nonce: 50 + n }), Ok(MetaOutcome::Cs(..))));
-        g.register(n, 0);
-    }
+    g.servers();
     g.register_life(0, Incarnation(80), true, space);
-    let op = MetaOp::Create { parent: ROOT, name: "f".into(), new: new(), body: None, layout: None, exclusive: true };
-    let seq = g.begin(A, op, LeaseKind::Write);
-    let (made, epoch) = g.answer(A, seq);
-    let ino = attr(made).ino;
+    let (ino, epoch) = g.stored(A);
     let (_, chunk, _) = g.server.state().all_chunks(ino).next().expect("created with a chunk");
     let (session, incarnation) = (g.sessions[&A], A);
     g.say(A, ToMds::Return { session, incarnation, ino, epoch, keep: LeaseKind::None, end: None, lasts: vec![] });
@@ -542,15 +556,9 @@ fn every_loss_of_memory_is_looked_into() {
 #[test]
 fn a_loss_told_after_the_takeover_is_looked_into() {
     let mut g = Group::new();
-    for n in 0..3 {
-        assert!(matches!(g.ask(A, MetaOp::NewCs { nonce: 50 + n }), Ok(MetaOutcome::Cs(..))));
-        g.register(n, 0);
-        g.inventory(n);
-    }
-    let op = MetaOp::Create { parent: ROOT, name: "f".into(), new: new(), body: None, layout: None, exclusive: true };
-    let seq = g.begin(A, op, LeaseKind::Write);
-    let (made, epoch) = g.answer(A, seq);
-    let ino = attr(made).ino;
+    g.servers();
+    (0..3).for_each(|n| g.inventory(n));
+    let (ino, epoch) = g.stored(A);
     let (_, chunk, record) = g.server.state().all_chunks(ino).next().expect("created with a chunk");
     let member = record.view.members[0];
     let (session, incarnation) = (g.sessions[&A], A);
@@ -573,14 +581,9 @@ fn a_loss_told_after_the_takeover_is_looked_into() {
 #[test]
 fn an_end_that_only_copies_know_is_waited_for() {
     let mut g = Group::new();
-    for n in 0..3 {
-        assert!(matches!(g.ask(A, MetaOp::NewCs { nonce: 50 + n }), Ok(MetaOutcome::Cs(..))));
-        g.register(n, 0);
-    }
-    let op = MetaOp::Create { parent: ROOT, name: "f".into(), new: new(), body: None, layout: None, exclusive: true };
-    let seq = g.begin(A, op, LeaseKind::Write);
-    let (made, epoch) = g.answer(A, seq);
-    let (ino, dead) = (attr(made).ino, g.sessions[&A]);
+    g.servers();
+    let (ino, epoch) = g.stored(A);
+    let dead = g.sessions[&A];
     let others = [B, C].map(|c| (c, g.sessions[&c]));
     g.restart();
     (0..3).for_each(|n| g.register(n, 0));
@@ -621,16 +624,9 @@ fn an_end_that_only_copies_know_is_waited_for() {
 fn nobody_is_dropped_while_all_are_silent() {
     let dropped = |dead: u64| {
         let mut g = Group::new();
-        for n in 0..3 {
-            assert!(matches!(g.ask(A, MetaOp::NewCs { nonce: 50 + n }), Ok(MetaOutcome::Cs(..))));
-            g.register(n, 0);
-            g.inventory(n);
-        }
-        let op =
-            MetaOp::Create { parent: ROOT, name: "f".into(), new: new(), body: None, layout: None, exclusive: true };
-        let seq = g.begin(A, op, LeaseKind::Write);
-        let (made, epoch) = g.answer(A, seq);
-        let ino = attr(made).ino;
+        g.servers();
+        (0..3).for_each(|n| g.inventory(n));
+        let (ino, epoch) = g.stored(A);
         let (_, chunk, record) = g.server.state().all_chunks(ino).next().expect("created with a chunk");
         let view = record.view;
         for m in view.members.iter().take(dead as usize) {

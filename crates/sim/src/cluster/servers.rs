@@ -132,16 +132,13 @@ pub fn chunks(
     Ok(Box::new(Chunks(server)))
 }
 
-/// A client that writes files for others.
-pub struct Steward(pub Client);
-
-/// Starts the steward beside a chunk server, which says in `told` who it is.
+/// Starts the client that writes files for others, the steward, beside a chunk server, which says in `told` who it is.
 pub fn steward(birth: Birth, mds: &[MdsId], rules: Rules, told: &Cell<Incarnation>) -> Result<Box<dyn Actor>, String> {
     let wall_base = birth.wall.saturating_sub_unsigned(birth.now.0);
     let usual = ClientConfig::new(mds.to_vec(), birth.incarnation, wall_base);
     let cfg = ClientConfig { rules, record_max: RECORD_MAX, steward: true, ..usual };
     told.set(birth.incarnation);
-    Ok(Box::new(Steward(Client::new(cfg, birth.now))))
+    Ok(Box::new(Client::new(cfg, birth.now)))
 }
 
 fn empty(disk: &mut MemoryDisk) -> Result<bool, String> {
@@ -200,21 +197,7 @@ impl Actor for Chunks {
     }
 }
 
-impl Node for Steward {
-    fn id(&self) -> NodeId {
-        self.0.id()
-    }
-    fn input(&mut self, now: Nanos, input: Input, fx: &mut Effects) {
-        self.0.input(now, input, fx);
-    }
-    fn settle(&mut self, now: Nanos, fx: &mut Effects) {
-        self.0.settle(now, fx);
-    }
-    fn deadline(&self) -> Nanos {
-        self.0.deadline()
-    }
-}
-impl Actor for Steward {
+impl Actor for Client {
     fn as_any(&mut self) -> &mut dyn Any {
         self
     }

@@ -203,10 +203,8 @@ fn dies_with_a_lock(c: &mut Cast, a: SlotId, b: SlotId) -> Result<SlotId, String
     Ok(steward)
 }
 
-fn with_the_dead(mutant: Option<&str>) -> Result<(), String> {
-    let mut c = cast(mutant)?;
-    let (a, b) = (c.clients[0], c.clients[1]);
-    let steward = dies_with_a_lock(&mut c, a, b)?;
+/// What `b` writes under the lock stays when the write of the dead arrives.
+fn too_late(mut c: Cast, a: SlotId, b: SlotId, steward: SlotId) -> Result<(), String> {
     let value = c.stage.write(b, 0, 0)?;
     c.deliver("the write of the dead", a, steward)?;
     c.stage.run_for(300 * MS);
@@ -217,6 +215,13 @@ fn with_the_dead(mutant: Option<&str>) -> Result<(), String> {
     c.stage.finish()
 }
 
+fn with_the_dead(mutant: Option<&str>) -> Result<(), String> {
+    let mut c = cast(mutant)?;
+    let (a, b) = (c.clients[0], c.clients[1]);
+    let steward = dies_with_a_lock(&mut c, a, b)?;
+    too_late(c, a, b, steward)
+}
+
 fn with_others_since(mutant: Option<&str>) -> Result<(), String> {
     let mut c = cast_as(Shape { clients: 3, ..Shape::default() }, mutant)?;
     let (a, b, third) = (c.clients[0], c.clients[1], c.clients[2]);
@@ -225,14 +230,7 @@ fn with_others_since(mutant: Option<&str>) -> Result<(), String> {
     if other != steward {
         return Err("another steward: the script does not do what it says".into());
     }
-    let value = c.stage.write(b, 0, 0)?;
-    c.deliver("the write of the dead", a, steward)?;
-    c.stage.run_for(300 * MS);
-    same("what was written under the lock", c.stage.read(b, 0, 0)?, value)?;
-    c.start(&[a]);
-    let close = c.stage.begin(b, AppOp::Lock { file: 3, owner: 1, op: LockOp::Close })?;
-    c.stage.wait(close)?;
-    c.stage.finish()
+    too_late(c, a, b, steward)
 }
 
 fn on_one_member(mutant: Option<&str>) -> Result<(), String> {
