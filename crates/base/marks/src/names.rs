@@ -43,6 +43,7 @@ pub const NAMES: &[&str] = &[
     "client.robbed-of-pages",
     "client.session-over",
     "client.session-run-out",
+    "client.share-refused",
     "client.shares",
     "client.steward-lost",
     "client.steward-silent",

@@ -113,8 +113,10 @@ pub enum ShareSaid {
     /// This client does not write the file for others, or no more: the group knows who does. Whether the operation has
     /// happened whoever writes next finds out.
     Over,
-    /// It did not happen: it takes a lease of one's own.
+    /// It takes a lease of one's own. Whether it has happened is looked up under that.
     Alone,
+    /// As [`ShareSaid::Over`], but this steward has not carried it out, and will not carry out this attempt.
+    Refused,
 }
 
 /// What a message says.
@@ -139,6 +141,8 @@ pub struct ShareMsg {
     pub truncate_gen: u32,
     /// When the operation was asked for first.
     pub begun: Begun,
+    /// Counts up when it is asked for anew, not when a message is repeated; an answer has that of its question.
+    pub attempt: u32,
     /// What about it.
     pub ctl: ShareCtl,
     /// One CRC32C for each 4 KiB of the payload, the last of which may be shorter.
@@ -151,8 +155,8 @@ pub struct ShareMsg {
 impl ShareMsg {
     /// A message without bytes.
     pub fn bare(ino: InodeId, share: LeaseEpoch, op: OpId, truncate_gen: u32, ctl: ShareCtl) -> ShareMsg {
-        let begun = Begun::default();
-        ShareMsg { ino, share, op, truncate_gen, begun, ctl, crcs: Vec::new(), payload: Bytes::new() }
+        let (begun, attempt) = (Begun::default(), 0);
+        ShareMsg { ino, share, op, truncate_gen, begun, attempt, ctl, crcs: Vec::new(), payload: Bytes::new() }
     }
     /// The same with these bytes.
     pub fn with(self, payload: Bytes) -> ShareMsg {

@@ -121,7 +121,10 @@ impl Client {
         if let Some(t) = tried.filter(|_| self.cfg.rules.retries_known) {
             match self.look_up(ino, &t, matches!(change, Change::Write { at: None, .. }), since, fx) {
                 Known::Later => return Next::Wait,
-                Known::Nobody => return Next::Ends(Err(ClientError::LeaseLost)),
+                Known::Nobody => {
+                    self.takes_own_lease(ticket);
+                    return Next::Ends(Err(ClientError::LeaseLost));
+                }
                 Known::Past => {
                     self.outdated_ask(ticket);
                     return Next::Taken;
@@ -212,9 +215,7 @@ impl Client {
         let end = offset + data.len() as u64;
         let Some(t) = tried else { return Next::Ends(Err(ClientError::LeaseLost)) };
         let Some(piece) = one_record(ticket, offset, data, f.layout.chunk_log2, since) else {
-            if let Some(a) = self.stewardship.asks.get_mut(&ticket) {
-                a.alone = true;
-            }
+            self.takes_own_lease(ticket);
             return Next::Ends(Err(ClientError::LeaseLost));
         };
         f.taken_end = f.taken_end.max(end);

@@ -198,6 +198,9 @@ impl Client {
             f.small = None;
         }
         self.end_lease(ino);
+        if self.cfg.steward {
+            self.stewardship_over(ino);
+        }
     }
     /// What was known and under way by this lease only is over.
     fn end_lease(&mut self, ino: InodeId) {
@@ -221,9 +224,6 @@ impl Client {
         let reads: Vec<u64> = self.reads.iter().filter(|(_, r)| r.ino == ino).map(|(id, _)| *id).collect();
         for id in reads {
             self.stall_read(id);
-        }
-        if self.cfg.steward {
-            self.stewardship_over(ino);
         }
         self.dirty.insert(ino);
     }
@@ -280,7 +280,7 @@ impl Client {
         }
         f.in_flight = 0;
         f.owe_end();
-        self.requeue_rmw(ino);
+        self.requeue_rmw(ino, true);
         self.drop_lease(ino);
     }
     /// The next lease is here: a write up to a chunk's `last` has happened, another one never will and is issued again.
@@ -331,7 +331,7 @@ impl Client {
         for t in tokens {
             self.write_failed(t, why);
         }
-        self.requeue_rmw(ino);
+        self.requeue_rmw(ino, true);
         self.lose_dirty(ino, why);
         if let Some(f) = self.files.get_mut(&ino) {
             f.in_flight = 0;
@@ -522,18 +522,19 @@ impl Client {
     }
 
     /// A leader cannot settle fences of earlier terms with a session that holds leases from then: they are given back, and
-    /// taken anew where they are needed.
+    /// taken anew where they are needed. What waits for promises under them waits in vain.
     pub(crate) fn renew_old_leases(&mut self) {
         if self.link.fence_seen <= self.link.settled {
             return;
         }
         let term = self.link.term;
-        for (ino, f) in &mut self.files {
-            if f.lease.as_ref().is_some_and(|l| l.epoch.term() < term) {
-                f.recalled = true;
-                self.dirty.insert(*ino);
-                self.attention.insert(*ino);
-            }
+        let old = |f: &File| f.lease.as_ref().is_some_and(|l| l.epoch.term() < term);
+        let old: Vec<InodeId> = self.files.iter().filter(|(_, f)| old(f)).map(|(ino, _)| *ino).collect();
+        for ino in old {
+            self.requeue_rmw(ino, false);
+            self.file(ino).recalled = true;
+            self.dirty.insert(ino);
+            self.attention.insert(ino);
         }
     }
 

@@ -336,6 +336,9 @@ impl Client {
         let Some(s) = self.files.get(&r.ino).and_then(|f| f.chunks.get(&r.index)).and_then(|c| c.seq.as_ref()) else {
             return;
         };
+        if self.goes_into_a_record(r.rmw) {
+            return;
+        }
         let asked = r.asked.last().copied();
         let members = &s.view().members;
         let fresh =
@@ -462,7 +465,8 @@ impl Client {
             self.link.hurry_renew(self.now);
             return;
         }
-        if rules.promises && self.promises(&s.view().members, Nanos::ZERO) < s.promises_needed() {
+        let vouched = !rules.promises || self.goes_into_a_record(r.rmw);
+        if !vouched && self.promises(&s.view().members, Nanos::ZERO) < s.promises_needed() {
             mark!("client.promises-missing");
             return self.ask_promises(id, Nanos::ZERO, fx);
         }

@@ -36,6 +36,8 @@ pub(crate) struct Shared {
     pub begun: Begun,
     /// When it answered last, or was named.
     pub heard: Nanos,
+    /// It refuses what it is asked: the share is over when the rest is answered.
+    pub over: bool,
 }
 
 /// Something that a steward is to do, or has done without having said so.
@@ -49,6 +51,9 @@ pub(crate) struct Part {
     begun: Begun,
     /// ZERO = not yet.
     sent: Nanos,
+    /// Another steward may have carried it out before.
+    open: bool,
+    attempt: u32,
 }
 
 /// The operation under which a change went to a steward that is gone.
@@ -62,6 +67,8 @@ pub(crate) struct Tried {
     pub part: bool,
     /// It has been on its way.
     pub sent: bool,
+    /// As the next message says.
+    pub attempt: u32,
 }
 
 /// Ids of operations: what is under way in each slot.
@@ -127,7 +134,7 @@ impl Client {
         let f = self.file(ino);
         f.layout = layout;
         let begun = Begun { truncate_gen: attr.truncate_gen, chunks };
-        f.shared = Some(Shared { epoch: share, steward, begun, heard: now });
+        f.shared = Some(Shared { epoch: share, steward, begun, heard: now, over: false });
         f.known_end = attr.size;
         self.unplan_reads(ino);
         mark!("client.shares");
@@ -135,6 +142,12 @@ impl Client {
 
     /// Does what a shared file allows.
     pub(crate) fn forward(&mut self, ino: InodeId, fx: &mut Effects) {
+        if self.files.get(&ino).and_then(|f| f.shared).is_some_and(|s| s.over) {
+            if self.files.get(&ino).is_some_and(|f| f.parts.is_empty()) {
+                self.give_up_steward(ino, false);
+            }
+            return self.send_parts(ino, fx);
+        }
         while self.take_change_to_share(ino) {}
         while self.take_read_to_share(ino) {}
         self.take_flush_to_share(ino);
@@ -206,8 +219,9 @@ impl Client {
         let now = self.begun(ino);
         for (what, data) in parts {
             let op = tried.map_or_else(|| self.slot(ticket), |t| t.op);
-            let begun = tried.map_or(now, |t| t.begun);
-            self.file(ino).parts.push(Part { ticket, op, what, data, since, begun, sent: Nanos::ZERO });
+            let begun = tried.filter(|t| t.sent).map_or(now, |t| t.begun);
+            let (open, attempt) = tried.map_or((false, 0), |t| (t.sent, t.attempt));
+            self.file(ino).parts.push(Part { ticket, op, what, data, since, begun, sent: Nanos::ZERO, open, attempt });
         }
         true
     }
@@ -228,7 +242,17 @@ impl Client {
         let op = self.slot(ticket);
         let what = ShareOp::Read { offset, length: wanted };
         let (data, begun) = (Bytes::new(), self.begun(ino));
-        self.file(ino).parts.push(Part { ticket, op, what, data, since, begun, sent: Nanos::ZERO });
+        self.file(ino).parts.push(Part {
+            ticket,
+            op,
+            what,
+            data,
+            since,
+            begun,
+            sent: Nanos::ZERO,
+            open: false,
+            attempt: 0,
+        });
         true
     }
     fn take_flush_to_share(&mut self, ino: InodeId) {
@@ -249,7 +273,17 @@ impl Client {
         self.ops.insert(ticket, Op { left: 1, kind: OpKind::Call, error: None });
         let op = self.slot(ticket);
         let (data, since, begun) = (Bytes::new(), self.now, self.begun(ino));
-        self.file(ino).parts.push(Part { ticket, op, what, data, since, begun, sent: Nanos::ZERO });
+        self.file(ino).parts.push(Part {
+            ticket,
+            op,
+            what,
+            data,
+            since,
+            begun,
+            sent: Nanos::ZERO,
+            open: false,
+            attempt: 0,
+        });
     }
     fn begun(&self, ino: InodeId) -> Begun {
         self.files.get(&ino).and_then(|f| f.shared).map_or(Begun::default(), |s| s.begun)
@@ -263,7 +297,7 @@ impl Client {
             p.sent = now;
             let ctl = ShareCtl::Ask(p.what.clone());
             let m = ShareMsg::bare(ino, s.epoch, p.op, s.begun.truncate_gen, ctl).with(p.data.clone());
-            let m = ShareMsg { begun: p.begun, ..m };
+            let m = ShareMsg { begun: p.begun, attempt: p.attempt, ..m };
             fx.send.push((NodeId::Client(s.steward), Msg::Share(m)));
         }
         self.wake = self.wake.min(now + Nanos::from_millis(20));
@@ -274,12 +308,18 @@ impl Client {
         let now = self.now;
         let Some(f) = self.files.get_mut(&m.ino) else { return };
         let Some(s) = f.shared.as_mut().filter(|s| (s.epoch, s.steward) == (m.share, from)) else { return };
-        let Some(i) = f.parts.iter().position(|p| p.op == m.op) else { return };
+        let Some(i) = f.parts.iter().position(|p| (p.op, p.attempt) == (m.op, m.attempt)) else { return };
         s.heard = now;
         self.dirty.insert(m.ino);
         match said {
             ShareSaid::Over => return self.give_up_steward(m.ino, false),
             ShareSaid::Alone => return self.give_up_steward(m.ino, true),
+            ShareSaid::Refused => {
+                mark!("client.share-refused");
+                s.over = true;
+                let part = f.parts.remove(i);
+                return self.put_back(m.ino, Part { sent: Nanos::ZERO, ..part });
+            }
             _ if !m.is_intact() => return, // asked again
             _ => {}
         }
@@ -337,30 +377,26 @@ impl Client {
         let Some(f) = self.files.get_mut(&ino) else { return };
         f.shared = None;
         f.alone |= alone;
-        let known_end = f.known_end;
         let parts = std::mem::take(&mut f.parts);
-        for p in parts.into_iter().rev() {
-            match p.what {
-                ShareOp::Flush { .. } => drop(self.ops.remove(&p.ticket)),
-                ShareOp::Read { .. } => {
-                    self.free_slot(p.op);
-                    self.file(ino).waiting_reads.push_front(p.ticket);
-                }
-                ShareOp::Write { .. } | ShareOp::Append { .. } | ShareOp::CompareWrite { .. } => {
-                    let write = |at, data| Change::Write { at, data, buffered: false };
-                    let (change, after) = match p.what {
-                        ShareOp::Write { offset } => (write(Some(offset), p.data), offset),
-                        ShareOp::CompareWrite { offset } => (halves(offset, p.data), offset),
-                        ShareOp::Append { after } => (write(None, p.data), after),
-                        _ => (write(None, p.data), known_end),
-                    };
-                    let sent = p.sent != Nanos::ZERO;
-                    let tried = Some(Tried { op: p.op, after, begun: p.begun, part: true, sent });
-                    self.file(ino).waiting.push_front(Waiting { ticket: p.ticket, since: p.since, change, tried });
-                }
-            }
-        }
+        parts.into_iter().rev().for_each(|p| self.put_back(ino, p));
         self.dirty.insert(ino);
+    }
+    /// It waits again for somebody to carry it out.
+    fn put_back(&mut self, ino: InodeId, p: Part) {
+        let write = |at, data| Change::Write { at, data, buffered: false };
+        let (change, after) = match p.what {
+            ShareOp::Flush { .. } => return drop(self.ops.remove(&p.ticket)),
+            ShareOp::Read { .. } => {
+                self.free_slot(p.op);
+                return self.file(ino).waiting_reads.push_front(p.ticket);
+            }
+            ShareOp::Write { offset } => (write(Some(offset), p.data), offset),
+            ShareOp::CompareWrite { offset } => (halves(offset, p.data), offset),
+            ShareOp::Append { after } => (write(None, p.data), after),
+        };
+        let (sent, attempt) = (p.open || p.sent != Nanos::ZERO, p.attempt.wrapping_add(1));
+        let tried = Some(Tried { op: p.op, after, begun: p.begun, part: true, sent, attempt });
+        self.file(ino).waiting.push_front(Waiting { ticket: p.ticket, since: p.since, change, tried });
     }
     /// Time has passed for a shared file.
     pub(crate) fn tick_share(&mut self, ino: InodeId) {

@@ -27,12 +27,15 @@ pub(crate) struct Asked {
     ino: InodeId,
     share: LeaseEpoch,
     op: OpId,
+    attempt: u32,
     truncate_gen: u32,
     kind: Kind,
+    /// A record was issued for it.
+    pub issued: bool,
     /// Where it was written.
     pub placed: Option<Placed>,
     /// It takes a lease of the sharer's own.
-    pub alone: bool,
+    alone: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Kind {
@@ -43,16 +46,65 @@ enum Kind {
     Flush,
 }
 
+/// What became here of the newest operation of a slot.
+#[derive(Clone, Copy, Debug)]
+struct Last {
+    seq: u32,
+    attempt: u32,
+    /// It may have happened.
+    open: bool,
+}
+/// So many slots are remembered; then those of the oldest sessions are forgotten.
+const LASTS: usize = 1 << 16;
+
 /// What a steward has to remember.
 #[derive(Debug, Default)]
 pub(crate) struct Stewardship {
     /// By ticket.
     pub asks: BTreeMap<u64, Asked>,
     slots: BTreeMap<(SessionId, u16), u64>,
+    /// What was asked for last in each slot, in this life.
+    lasts: BTreeMap<(SessionId, u16), Last>,
+    /// The newest session of which something was forgotten.
+    forgotten: SessionId,
     /// Who asked for something of a file, and when last.
     active: BTreeMap<InodeId, BTreeMap<SessionId, Nanos>>,
     /// Since when there is nothing to do.
     idle: Nanos,
+}
+
+impl Stewardship {
+    /// Is it carried out, as far as this steward `may`? Otherwise what its sharer hears: whether it may have happened here is
+    /// known of what was asked for in this life. An attempt that was refused stays so: whoever hears of it makes another one.
+    fn judge(&mut self, m: &ShareMsg, may: bool) -> Option<ShareSaid> {
+        let key = (m.op.session, m.op.slot);
+        let last = self.lasts.get(&key).copied();
+        let new = Last { seq: m.op.seq, attempt: m.attempt, open: false };
+        let answer = match last {
+            Some(l) if l.seq > m.op.seq => return (!may).then_some(ShareSaid::Over),
+            Some(l) if l.seq == m.op.seq && l.open => return (!may).then_some(ShareSaid::Over),
+            Some(l) if l.seq == m.op.seq && l.attempt >= m.attempt => return Some(ShareSaid::Refused),
+            None if m.op.session <= self.forgotten => ShareSaid::Over,
+            _ => ShareSaid::Refused,
+        };
+        self.lasts.insert(key, Last { open: answer == ShareSaid::Over, ..new });
+        if self.lasts.len() > LASTS
+            && let Some(((session, _), _)) = self.lasts.pop_first()
+        {
+            self.forgotten = self.forgotten.max(session);
+        }
+        (!may).then_some(answer)
+    }
+    /// It ends without an answer: has it certainly not happened here, now or before?
+    fn not_here(&self, a: &Asked) -> bool {
+        let last = self.lasts.get(&(a.op.session, a.op.slot)).filter(|l| l.seq == a.op.seq);
+        last.is_some_and(|l| !l.open) && !a.issued && a.placed.is_none()
+    }
+    fn answered(&mut self, op: OpId, what: ShareSaid) {
+        if let Some(l) = self.lasts.get_mut(&(op.session, op.slot)).filter(|l| l.seq == op.seq) {
+            l.open |= what != ShareSaid::Refused;
+        }
+    }
 }
 
 impl Client {
@@ -72,9 +124,10 @@ impl Client {
         if matches!(what, ShareOp::CompareWrite { .. }) && !comparable {
             return said(from, &m, ShareSaid::Failed(ShareError::Invalid), Bytes::new(), fx);
         }
-        if !self.may_carry_out(&m) {
+        let may = self.may_carry_out(&m);
+        if let Some(no) = self.stewardship.judge(&m, may) {
             mark!("steward.not-its-share");
-            return said(from, &m, ShareSaid::Over, Bytes::new(), fx);
+            return said(from, &m, no, Bytes::new(), fx);
         }
         let now = self.now;
         let active = self.stewardship.active.entry(m.ino).or_default();
@@ -87,8 +140,9 @@ impl Client {
             ShareOp::Read { .. } => Kind::Read,
             ShareOp::Flush { .. } => Kind::Flush,
         };
-        let (ino, share, op, truncate_gen) = (m.ino, m.share, m.op, m.truncate_gen);
-        let asked = Asked { from, ino, share, op, truncate_gen, kind, placed: None, alone: false };
+        let (ino, share, op, attempt, truncate_gen) = (m.ino, m.share, m.op, m.attempt, m.truncate_gen);
+        let asked =
+            Asked { from, ino, share, op, attempt, truncate_gen, kind, issued: false, placed: None, alone: false };
         self.stewardship.asks.insert(ticket, asked);
         self.stewardship.slots.insert(key, ticket);
         self.file(ino).closing = false;
@@ -118,7 +172,7 @@ impl Client {
             _ => OpKind::Write { ino },
         };
         self.ops.insert(ticket, Op { left: 0, kind, error: None });
-        let tried = Tried { op: m.op, after, begun: m.begun, part: false, sent: true };
+        let tried = Tried { op: m.op, after, begun: m.begun, part: false, sent: true, attempt: m.attempt };
         let since = self.now;
         self.file(ino).waiting.push_back(Waiting { ticket, since, change, tried: Some(tried) });
         self.dirty.insert(ino);
@@ -229,6 +283,7 @@ impl Client {
                 self.stewardship.slots.remove(&key);
             }
             let end = self.files.get(&a.ino).map_or(0, |f| f.end());
+            let not_here = self.stewardship.not_here(&a);
             let written = |at| a.placed.map_or(ShareSaid::Over, |placed| ShareSaid::Written { at, end, placed });
             let mut bytes = Bytes::new();
             let what = match (result, a.kind) {
@@ -246,10 +301,12 @@ impl Client {
                 (Err(ClientError::Meta(MetaError::TooLarge)), _) => ShareSaid::Failed(ShareError::TooLarge),
                 (Err(ClientError::DataLost), _) => ShareSaid::Failed(ShareError::DataLost),
                 (Err(ClientError::WritesLost), Kind::Flush) => ShareSaid::Failed(ShareError::WritesLost),
+                _ if not_here => ShareSaid::Refused,
                 _ => ShareSaid::Over,
             };
+            self.stewardship.answered(a.op, what);
             let m = ShareMsg::bare(a.ino, a.share, a.op, a.truncate_gen, ShareCtl::Answer(what)).with(bytes);
-            fx.send.push((NodeId::Client(a.from), Msg::Share(m)));
+            fx.send.push((NodeId::Client(a.from), Msg::Share(ShareMsg { attempt: a.attempt, ..m })));
         }
     }
     /// An operation was found among those that have happened.
@@ -257,6 +314,12 @@ impl Client {
         mark!("client.operation-had-happened");
         if let Some(a) = self.stewardship.asks.get_mut(&ticket) {
             a.placed = Some(placed);
+        }
+    }
+    /// What a sharer asks for takes a lease of its own.
+    pub(crate) fn takes_own_lease(&mut self, ticket: u64) {
+        if let Some(a) = self.stewardship.asks.get_mut(&ticket) {
+            a.alone = true;
         }
     }
     /// A repeated message of an operation whose sharer has gone on since.
@@ -273,6 +336,36 @@ fn write(at: Option<u64>, m: &ShareMsg) -> Change {
     Change::Write { at, data: m.payload.clone(), buffered: false }
 }
 fn said(from: Incarnation, m: &ShareMsg, what: ShareSaid, bytes: Bytes, fx: &mut Effects) {
-    let m = ShareMsg::bare(m.ino, m.share, m.op, m.truncate_gen, ShareCtl::Answer(what)).with(bytes);
-    fx.send.push((NodeId::Client(from), Msg::Share(m)));
+    let answer = ShareMsg::bare(m.ino, m.share, m.op, m.truncate_gen, ShareCtl::Answer(what)).with(bytes);
+    fx.send.push((NodeId::Client(from), Msg::Share(ShareMsg { attempt: m.attempt, ..answer })));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_refused_is_never_carried_out() {
+        let mut s = Stewardship::default();
+        let ask = |slot, seq, attempt| {
+            let op = OpId { session: SessionId(7), slot, seq };
+            let ask = ShareCtl::Ask(ShareOp::Append { after: 0 });
+            ShareMsg { attempt, ..ShareMsg::bare(InodeId(2), LeaseEpoch(5), op, 0, ask) }
+        };
+        assert_eq!(s.judge(&ask(0, 1, 0), false), Some(ShareSaid::Refused));
+        assert_eq!(s.judge(&ask(0, 1, 0), true), Some(ShareSaid::Refused), "it came twice");
+        assert_eq!(s.judge(&ask(0, 1, 1), true), None, "asked for anew");
+        s.answered(ask(0, 1, 1).op, ShareSaid::Refused);
+        assert_eq!(s.judge(&ask(0, 1, 1), true), Some(ShareSaid::Refused));
+        assert_eq!(s.judge(&ask(0, 1, 0), true), Some(ShareSaid::Refused), "late");
+        assert_eq!(s.judge(&ask(0, 1, 2), true), None);
+        s.answered(ask(0, 1, 2).op, ShareSaid::Over);
+        assert_eq!(s.judge(&ask(0, 1, 3), false), Some(ShareSaid::Over), "it may have happened");
+        assert_eq!(s.judge(&ask(0, 1, 3), true), None, "and is looked up");
+        assert_eq!(s.judge(&ask(0, 2, 0), false), Some(ShareSaid::Refused), "the next one");
+        assert_eq!(s.judge(&ask(0, 1, 4), false), Some(ShareSaid::Over), "long past");
+        s.forgotten = SessionId(7);
+        assert_eq!(s.judge(&ask(1, 1, 0), false), Some(ShareSaid::Over), "nobody knows");
+        assert_eq!(s.judge(&ask(1, 1, 1), false), Some(ShareSaid::Over));
+    }
 }

@@ -276,6 +276,9 @@ impl Client {
         let msg = WriteMsg { header, crcs: block_crcs(&data), payload: data };
         let mut out = SeqOut::default();
         t.issued = true;
+        if let Some(a) = self.stewardship.asks.get_mut(&t.ticket) {
+            a.issued = true;
+        }
         t.seq = s.write(msg, id, now, &mut out);
         if let Some(ops) = &mut c.ops {
             ops.note(&WriteHeader { seq: t.seq, ..header });
@@ -328,29 +331,21 @@ impl Client {
     /// A partial write cannot be: what it does not cover of a block cannot be had.
     pub(crate) fn rmw_lost(&mut self, id: u64, why: ClientError) {
         let Some(t) = self.tokens.remove(&id) else { return };
-        let others: Vec<u64> = self.reads.iter().filter(|(_, x)| x.rmw == Some(id)).map(|x| *x.0).collect();
+        self.drop_rmw_reads(t.ino, t.index, id);
         if let Some(f) = self.files.get_mut(&t.ino) {
-            for r in others {
-                self.reads.remove(&r);
-                f.stalled_reads.remove(&r);
-            }
-            f.in_flight = f.in_flight.saturating_sub(1);
             f.set_ends(f.size);
-            if let Some(c) = f.chunks.get_mut(&t.index) {
-                c.locked.retain(|l| l.2 != id);
-            }
         }
         self.dirty.insert(t.ino);
         self.op_part_done(t.ticket, Some(why));
     }
-    /// Partial writes that were still reading go back to the queue.
-    pub(crate) fn requeue_rmw(&mut self, ino: InodeId) {
-        let partial = |t: &Token| t.ino == ino && t.rmw.is_some();
+    /// Partial writes that were still reading go back to the queue, all or those that [`Rmw::tells`].
+    pub(crate) fn requeue_rmw(&mut self, ino: InodeId, all: bool) {
+        let partial = |t: &Token| t.ino == ino && t.rmw.as_ref().is_some_and(|r| all || r.tells());
         let ids: Vec<u64> = self.tokens.iter().filter(|(_, t)| partial(t)).map(|(id, _)| *id).collect();
         for id in ids.into_iter().rev() {
             let Some(t) = self.tokens.remove(&id) else { continue };
             let Some(r) = t.rmw else { continue };
-            self.reads.retain(|_, x| x.rmw != Some(id));
+            self.drop_rmw_reads(ino, t.index, id);
             let told = self.ops.get(&t.ticket).is_some_and(|o| matches!(o.kind, OpKind::WriteOut { .. }));
             let since = self.now;
             if let Some(f) = self.files.get_mut(&ino) {
@@ -362,9 +357,34 @@ impl Client {
             }
         }
     }
+    /// What a partial write was reading is not waited for any more.
+    fn drop_rmw_reads(&mut self, ino: InodeId, index: u32, id: u64) {
+        let reads: Vec<u64> = self.reads.iter().filter(|(_, x)| x.rmw == Some(id)).map(|x| *x.0).collect();
+        for r in &reads {
+            self.reads.remove(r);
+        }
+        let Some(f) = self.files.get_mut(&ino) else { return };
+        for r in &reads {
+            f.stalled_reads.remove(r);
+        }
+        f.in_flight = f.in_flight.saturating_sub(1);
+        if let Some(c) = f.chunks.get_mut(&index) {
+            c.locked.retain(|l| l.2 != id);
+        }
+    }
+    /// Does what is read for a partial write go into a record, and nowhere else? Then it takes no promises: where the lease
+    /// is over and others have written since, one of the members has been fenced and refuses the record.
+    pub(crate) fn goes_into_a_record(&self, token: Option<u64>) -> bool {
+        let rmw = token.and_then(|id| self.tokens.get(&id)).and_then(|t| t.rmw.as_ref());
+        rmw.is_some_and(|r| !r.tells())
+    }
 }
 
 impl Rmw {
+    /// It may end without a record, because of what was read.
+    fn tells(&self) -> bool {
+        self.edge || self.expected.is_some()
+    }
     /// The part to be zeroed reads as zeros.
     fn zero_already(&self) -> bool {
         let within = (self.offset % BLOCK) as usize;

@@ -280,26 +280,29 @@ impl MetaServer {
             f.stewarded.push(Stewarded { session, epoch, share, sharers: s.sharers.clone(), taken: false });
         }
     }
-    /// A lease has ended.
+    /// A lease has ended, and every one that its session had on this file before.
     pub(crate) fn share_over(&mut self, ino: InodeId, session: SessionId, epoch: LeaseEpoch, how: Ended) {
         let Some(l) = &mut self.leader else { return };
         let Some(f) = l.files.get_mut(&ino) else { return };
-        let Some(i) = f.stewarded.iter().position(|s| s.session == session && s.epoch <= epoch) else { return };
-        let share = f.stewarded[i].share;
+        let over = |s: &Stewarded| s.session == session && s.epoch <= epoch;
+        let shares: BTreeSet<LeaseEpoch> = f.stewarded.iter().filter(|s| over(s)).map(|s| s.share).collect();
+        if shares.is_empty() {
+            return;
+        }
         f.tell_anew();
-        if f.share.as_ref().is_some_and(|s| s.epoch == share) {
+        if f.share.as_ref().is_some_and(|s| shares.contains(&s.epoch)) {
             f.share = None;
             f.turns = Turns::default();
         }
-        match how {
-            Ended::Returned => drop(f.stewarded.remove(i)),
-            Ended::Taken => f.stewarded[i].taken = true,
-            Ended::Fenced => {
-                // Only its chunks can tell that it writes no more, and perhaps nobody else waits for the file.
-                f.stewarded[i].taken = true;
-                f.suspects.extend(self.state.all_chunks(ino).map(|(_, c, _)| c));
-                l.dirty.insert(ino);
-            }
+        if how == Ended::Returned {
+            f.stewarded.retain(|s| !over(s));
+            return;
+        }
+        f.stewarded.iter_mut().filter(|s| over(s)).for_each(|s| s.taken = true);
+        if how == Ended::Fenced {
+            // Only its chunks can tell that it writes no more, and perhaps nobody else waits for the file.
+            f.suspects.extend(self.state.all_chunks(ino).map(|(_, c, _)| c));
+            l.dirty.insert(ino);
         }
     }
 

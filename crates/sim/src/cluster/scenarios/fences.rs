@@ -2,7 +2,8 @@
 
 use super::super::servers::Chunks;
 use super::cast::{Cast, cast, same};
-use crate::actor::{AppOp, SlotId};
+use crate::actor::{AppAnswer, AppOp, ByteOp, SlotId};
+use crate::disks::Tear;
 use crate::kept::Script;
 use crate::world::{MS, S, Verdict};
 use std::cell::Cell;
@@ -57,6 +58,11 @@ pub fn all() -> Vec<(&'static str, &'static str, Script)> {
             "case-15-one-dead-client",
             "the leader changes while one client is dead: another one does not wait for the end of its session",
             one_dead_client as Script,
+        ),
+        (
+            "part-of-a-block-under-an-old-lease",
+            "a holder of before a change of the leader writes part of a block after others were fenced, and gives the lease back",
+            part_of_a_block as Script,
         ),
     ]
 }
@@ -340,5 +346,47 @@ fn one_dead_client(mutant: Option<&str>) -> Result<(), String> {
     c.start(&[leader]);
     let (write, _) = c.stage.begin_write(other, 1, 0)?;
     c.stage.run_until("a write to a file that the dead one never held", 8 * S, |s| s.answer(write).is_some())?;
+    c.stage.finish()
+}
+
+/// Servers name newer fences with their promises then, which the leader cannot settle with a holder of an earlier term. What
+/// the write reads goes into its record and nowhere else, so it takes no promises.
+fn part_of_a_block(mutant: Option<&str>) -> Result<(), String> {
+    const FILE: u32 = 5;
+    let mut c = cast(mutant)?;
+    let (holder, other) = (c.clients[0], c.clients[1]);
+    let write = |c: &mut Cast, at, length, buffered| {
+        let data = vec![7; length];
+        c.stage.bytes(holder, FILE, ByteOp::Write { at: Some(at), data, buffered })
+    };
+    write(&mut c, 0, 3 * 4096, false)?;
+    for file in 0..4 {
+        c.stage.write(other, file, 0)?;
+    }
+    c.stage.run_for(300 * MS);
+    let leader = c.leader()?;
+    c.kill(&[leader]);
+    c.start(&[leader]);
+    c.stage.run_for(4 * S);
+    let file = |c: &mut Cast, file| {
+        let survey = &mut c.stage.system.survey;
+        survey.refresh(&mut c.stage.world, FILE + 1);
+        let chunk = survey.chunks().iter().find(|x| x.file == Some(file))?.clone();
+        Some(chunk.members.iter().filter_map(|m| survey.slot(*m)).collect::<Vec<_>>())
+    };
+    let members = file(&mut c, FILE).ok_or("its file has no chunk")?;
+    let outside = c.outsider(&members)?;
+    let host = c.stage.world.slot(outside).host;
+    c.stage.power_off(&[host], Tear::None);
+    c.stage.world.power_on(host);
+    c.stage.run_for(4 * S);
+    let unsettled =
+        c.stage.rule_count(move |m| m.to == holder && matches!(m.msg, Msg::FromMds(FromMds::Recall { .. })));
+    write(&mut c, 100, 50, true)?;
+    let flush = c.stage.begin(holder, AppOp::Flush { file: FILE })?;
+    c.stage.run_until("a part of a block, under a lease of before", 2 * S, |s| s.answer(flush).is_some())?;
+    if !matches!(c.stage.answer(flush), Some(AppAnswer::Done)) || unsettled.get() > 0 {
+        return Err(format!("{:?}", c.stage.answer(flush)));
+    }
     c.stage.finish()
 }

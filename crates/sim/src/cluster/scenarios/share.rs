@@ -55,6 +55,16 @@ pub fn all() -> Vec<(&'static str, &'static str, Script)> {
             "all hosts lose power before a flush, and what was lost is written anew through the next steward: a flush tells",
             lost_and_written_over as Script,
         ),
+        (
+            "shared-and-cut-meanwhile",
+            "a file is cut and shared anew: a write from before is refused and happens, one that had happened and was not answered fails",
+            cut_meanwhile as Script,
+        ),
+        (
+            "shared-read-first",
+            "the steward reads before it writes, and gives the file back: nobody waits for it when a sharer dies later",
+            read_first as Script,
+        ),
     ]
 }
 
@@ -183,6 +193,10 @@ fn lock(c: &mut Cast, slot: SlotId) -> Result<usize, String> {
     let op = LockOp::Set { family: Family::Bytes, kind: LockKind::Write, start: 0, end: 1, wait: true };
     c.stage.begin(slot, AppOp::Lock { file: 3, owner: 1, op })
 }
+fn unlock(c: &mut Cast, slot: SlotId) -> Result<(), String> {
+    let close = c.stage.begin(slot, AppOp::Lock { file: 3, owner: 1, op: LockOp::Close })?;
+    c.stage.wait(close).map(|_| ())
+}
 fn held(c: &mut Cast, what: &str, index: usize) -> Result<(), String> {
     match c.stage.wait(index)? {
         AppAnswer::Lock(LockSaid::Held { .. }) => Ok(()),
@@ -210,8 +224,7 @@ fn too_late(mut c: Cast, a: SlotId, b: SlotId, steward: SlotId) -> Result<(), St
     c.stage.run_for(300 * MS);
     same("what was written under the lock", c.stage.read(b, 0, 0)?, value)?;
     c.start(&[a]);
-    let close = c.stage.begin(b, AppOp::Lock { file: 3, owner: 1, op: LockOp::Close })?;
-    c.stage.wait(close)?;
+    unlock(&mut c, b)?;
     c.stage.finish()
 }
 
@@ -298,6 +311,66 @@ fn lost_and_written_over(mutant: Option<&str>) -> Result<(), String> {
         other => return Err(format!("a flush after a loss: {other:?}")),
     }
     c.stage.flush(a, 0)?;
+    c.stage.finish()
+}
+
+fn cut_meanwhile(mutant: Option<&str>) -> Result<(), String> {
+    let mut c = cast_as(Shape { clients: 3, ..Shape::default() }, mutant)?;
+    let (a, b, d) = (c.clients[0], c.clients[1], c.clients[2]);
+    for happened in [false, true] {
+        let steward = in_turns(&mut c, &[a, b])?;
+        let held = move |from, to, m: &Msg| if happened { to == a && answers(m) } else { from == a && asks(m) };
+        let rule = c.hold(held);
+        let (index, value) = c.stage.begin_write(a, 0, 0)?;
+        c.stage.run_for(20 * MS);
+        c.stage.truncate(d, 0, 0)?;
+        in_turns(&mut c, &[b, d])?;
+        c.stage.world.remove_rule(rule);
+        if happened {
+            c.stage.world.release(false, |_, _, _| true);
+        } else {
+            c.deliver("the write from before the cut", a, steward)?;
+        }
+        for slot in [b, d].repeat(50) {
+            c.stage.write(slot, 0, 8)?;
+            c.stage.run_for(20 * MS);
+        }
+        match c.stage.answer(index) {
+            Some(AppAnswer::Failed(_)) if happened => same("what was cut off", c.stage.read(b, 0, 0)?, 0)?,
+            Some(AppAnswer::Done) if !happened => same("what was not", c.stage.read(b, 0, 0)?, value)?,
+            other => return Err(format!("a write from before a cut, happened: {happened}: {other:?}")),
+        }
+    }
+    c.stage.finish()
+}
+
+fn read_first(mutant: Option<&str>) -> Result<(), String> {
+    let mut c = cast_as(Shape { clients: 3, ..Shape::default() }, mutant)?;
+    let (a, b, d) = (c.clients[0], c.clients[1], c.clients[2]);
+    let rule = c.hold(move |from, _, m| from != d && asks(m));
+    let mut late = None;
+    for round in 0..40 {
+        let (index, _) = c.stage.begin_write([a, b][round % 2], 0, 8)?;
+        c.stage.run_until("a write", S, |s| s.answer(index).is_some() || s.world.held() > 0)?;
+        if c.stage.answer(index).is_none() {
+            late = Some(index);
+            break;
+        }
+    }
+    let late = late.ok_or("clients that write one file in turns do not share it")?;
+    c.stage.read(d, 0, 8)?;
+    c.stage.world.remove_rule(rule);
+    c.stage.world.release(true, |_, _, _| true);
+    done("a write that came late to the steward", &c.stage.wait(late)?)?;
+    c.stage.run_for(3 * S);
+    let index = lock(&mut c, a)?;
+    held(&mut c, "a free lock", index)?;
+    c.kill(&[a]);
+    let index = lock(&mut c, b)?;
+    c.stage.run_until("the lock of the dead", 5 * S, |s| s.answer(index).is_some())?;
+    held(&mut c, "the lock of the dead", index)?;
+    c.start(&[a]);
+    unlock(&mut c, b)?;
     c.stage.finish()
 }
 
