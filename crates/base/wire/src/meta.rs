@@ -119,9 +119,10 @@ pub struct Grant {
     pub chunks: Vec<ChunkGrant>,
     /// What was left of chunks when every host of a view had lost power.
     pub losses: Vec<ChunkLoss>,
-    /// The lease was taken from this very session and nobody else held one since: its writes that were under way up to
-    /// a chunk's `last` have happened, the others never will.
-    pub continued: bool,
+    /// Nobody else has held the file since the lease of this epoch was granted to this very session; its own epoch, if
+    /// somebody may have. For who holds that one or a later one, writes that were under way up to a chunk's `last` have
+    /// happened, and the others never will.
+    pub unbroken: LeaseEpoch,
     /// A Read lease of this very session whose place it takes, without a moment between them; NONE = none.
     pub replaces: LeaseEpoch,
     /// Pending zero range, (start, end) in bytes within one chunk: nothing is written past its start before zeros stand

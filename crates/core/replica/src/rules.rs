@@ -135,6 +135,8 @@ marks::switches! {
     retries_known,
     /// What copies remember of operations goes with the records: none of records that were never there.
     ops_follow_records,
+    /// A lease goes on from the ones that its holder had, and not from a grant that never came.
+    chains_named,
     /// What is to be compared is, under the lock of its range, before anything is written.
     compared_first,
     /// Operations count only under the share that their sharer was told.

@@ -160,10 +160,10 @@ impl Client {
             Change::Write { data, .. } if self.cfg.steward => self.take_shared(ino, ticket, offset, data, since, tried),
             Change::Write { data, .. } => self.take_write(ino, ticket, offset, data, since),
             Change::CompareWrite { expected, data, .. } => {
-                self.take_compare(ino, ticket, offset, (expected, data), since, tried)
+                self.take_compare(ino, ticket, offset, (expected, data), since, tried, fx)
             }
             Change::Zero { discard, keep_size, .. } => {
-                self.take_zero(ino, ticket, since, (offset, end), discard, keep_size)
+                self.take_zero(ino, ticket, since, (offset, end), discard, keep_size, fx)
             }
             Change::Truncate { size } => self.take_truncate(ino, ticket, size, fx),
         }
@@ -233,6 +233,7 @@ impl Client {
         (expected, data): (Bytes, Bytes),
         since: Nanos,
         tried: Option<Tried>,
+        fx: &mut Effects,
     ) -> Next {
         let end = offset + data.len() as u64;
         let Some(f) = self.files.get(&ino) else { return Next::Wait };
@@ -240,6 +241,10 @@ impl Client {
             return Next::Ends(Err(ClientError::Meta(MetaError::Invalid)));
         };
         let size = f.end().max(f.taken_end);
+        if end > size && f.checked < since {
+            self.map(ino, 0, false, fx);
+            return Next::Wait;
+        }
         if end > size {
             mark!("client.compared-past-the-end");
             return Next::Ends(Ok(ClientAnswer::Differs(size.saturating_sub(offset))));
@@ -269,10 +274,15 @@ impl Client {
         (offset, end): (u64, u64),
         discard: bool,
         keep_size: bool,
+        fx: &mut Effects,
     ) -> Next {
         self.write_out(ino);
         let Some(f) = self.files.get(&ino) else { return Next::Wait };
         let size = f.end().max(f.taken_end);
+        if keep_size && end > size && f.checked < since {
+            self.map(ino, 0, false, fx);
+            return Next::Wait;
+        }
         let grow = !keep_size && end > size;
         if grow && (!f.pieces.is_empty() || f.in_flight > 0 || f.writing_out > 0) {
             return Next::Wait; // the group is told where the file ends when nothing past that is under way

@@ -187,7 +187,7 @@ mod tests {
             chunks: vec![],
             losses: vec![],
             share: LeaseEpoch::NONE,
-            continued: false,
+            unbroken: LeaseEpoch(1),
             replaces: LeaseEpoch(1),
             zero: None,
         };

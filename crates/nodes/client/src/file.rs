@@ -212,7 +212,9 @@ pub(crate) struct File {
     pub stalled_reads: BTreeSet<u64>,
     /// Writes issued and not acknowledged, read-modify-writes included.
     pub in_flight: usize,
-    /// The present lease continues the last one.
+    /// The lease that it held last, or holds.
+    pub own: LeaseEpoch,
+    /// The present lease continues the one before it.
     pub continued: bool,
     pub recalled: bool,
     pub closing: bool,
@@ -284,6 +286,7 @@ impl File {
             waiting_reads: VecDeque::new(),
             stalled_reads: BTreeSet::new(),
             in_flight: 0,
+            own: LeaseEpoch::NONE,
             continued: false,
             recalled: false,
             closing: false,

@@ -116,6 +116,12 @@ impl Client {
             {
                 self.body_left(ino);
             }
+            if self.without_promises(ino)
+                && let Some(f) = self.files.get_mut(&ino)
+            {
+                // They may wait for a promise until the lease is gone, and lock what the others write.
+                f.pieces.make_contiguous().sort_by_key(|p| p.expected.is_some());
+            }
             return self.pump_pieces(ino, fx);
         }
         if self.files.get(&ino).is_some_and(File::settled) {
@@ -401,19 +407,24 @@ impl Client {
             self.lose(g.ino, ClientError::LeaseLost);
         }
         self.give_up_steward(g.ino, false);
+        let named = self.cfg.rules.chains_named;
         let f = self.file(g.ino);
         f.deaf = g.epoch;
         f.asking = None;
         f.alone = false;
         let (kind, epoch, share) = (g.kind, g.epoch, g.share);
         f.lease = Some(Lease { kind, epoch, unsettled: Nanos::ZERO, since: now, share });
+        // Of grants that never came the group does not know that.
+        let continued = if named { g.unbroken <= f.own } else { g.unbroken < epoch };
+        f.continued = continued;
+        f.own = epoch;
         // What the front end was asked to drop was kept under the old one, and so will its answer say.
         f.revoking = None;
         f.layout = g.layout;
         f.mtime = if f.dirty() { f.mtime.max(g.attr.mtime) } else { g.attr.mtime };
         f.truncate_gen = g.attr.truncate_gen;
         f.zero = g.zero;
-        if !g.continued && !upgraded {
+        if !continued && !upgraded {
             // The length does not tell: a file may have been made longer than an inode can hold while its content, which may
             // be none, stood there, and may be about to leave.
             f.body = Body::Unknown;
@@ -432,8 +443,7 @@ impl Client {
             mark!("client.loss-by-mark");
             f.failed = f.failed.or(Some(ClientError::WritesLost));
         }
-        f.continued = g.continued;
-        if !g.continued && !upgraded {
+        if !continued && !upgraded {
             // Somebody else may have written since: what was told and not written out would go over that.
             self.lose_dirty(g.ino, ClientError::LeaseLost);
             self.replace_appends(g.ino);
@@ -446,7 +456,7 @@ impl Client {
             self.others_shares(g.ino);
         }
         self.install_chunks(g.ino, g.chunks);
-        self.resolve_limbo(g.ino, g.continued);
+        self.resolve_limbo(g.ino, continued);
         self.flush_granted(g.ino);
         self.dirty.insert(g.ino);
     }
@@ -521,15 +531,15 @@ impl Client {
         }
     }
 
+    /// Under this lease no promise counts any more.
+    pub(crate) fn without_promises(&self, ino: InodeId) -> bool {
+        let lease = self.files.get(&ino).and_then(|f| f.lease.as_ref());
+        self.link.fence_seen > self.link.settled && lease.is_some_and(|l| l.epoch.term() < self.link.term)
+    }
     /// A leader cannot settle fences of earlier terms with a session that holds leases from then: they are given back, and
     /// taken anew where they are needed. What waits for promises under them waits in vain.
     pub(crate) fn renew_old_leases(&mut self) {
-        if self.link.fence_seen <= self.link.settled {
-            return;
-        }
-        let term = self.link.term;
-        let old = |f: &File| f.lease.as_ref().is_some_and(|l| l.epoch.term() < term);
-        let old: Vec<InodeId> = self.files.iter().filter(|(_, f)| old(f)).map(|(ino, _)| *ino).collect();
+        let old: Vec<InodeId> = self.files.keys().copied().filter(|ino| self.without_promises(*ino)).collect();
         for ino in old {
             self.requeue_rmw(ino, false);
             self.file(ino).recalled = true;

@@ -245,7 +245,7 @@ impl Client {
             Ready::Wait => {}
             Ready::Hole => {
                 let nothing = if extents { Got::Extents(vec![]) } else { Got::Data(vec![0; length as usize].into()) };
-                self.part_read(id, nothing, fx);
+                self.part_read(id, nothing, true, fx);
             }
             Ready::Yes => {
                 let rules = self.cfg.rules;
@@ -336,7 +336,7 @@ impl Client {
         let Some(s) = self.files.get(&r.ino).and_then(|f| f.chunks.get(&r.index)).and_then(|c| c.seq.as_ref()) else {
             return;
         };
-        if self.goes_into_a_record(r.rmw) {
+        if r.rmw.is_some_and(|t| self.goes_into_a_record(t, None)) {
             return;
         }
         let asked = r.asked.last().copied();
@@ -465,20 +465,21 @@ impl Client {
             self.link.hurry_renew(self.now);
             return;
         }
-        let vouched = !rules.promises || self.goes_into_a_record(r.rmw);
-        if !vouched && self.promises(&s.view().members, Nanos::ZERO) < s.promises_needed() {
+        let vouched = !rules.promises || self.promises(&s.view().members, Nanos::ZERO) >= s.promises_needed();
+        let read = if let Got::Data(d) = &got { Some((r.offset, &d[..])) } else { None };
+        if !vouched && !r.rmw.is_some_and(|t| self.goes_into_a_record(t, read)) {
             mark!("client.promises-missing");
             return self.ask_promises(id, Nanos::ZERO, fx);
         }
-        self.part_read(id, got, fx);
+        self.part_read(id, got, vouched, fx);
     }
-    fn part_read(&mut self, id: u64, got: Got, fx: &mut Effects) {
+    fn part_read(&mut self, id: u64, got: Got, vouched: bool, fx: &mut Effects) {
         let Some(r) = self.reads.remove(&id) else { return };
         if let Some(f) = self.files.get_mut(&r.ino) {
             f.stalled_reads.remove(&id);
         }
         match (got, r.rmw) {
-            (Got::Data(data), Some(token)) => return self.rmw_read(token, r.offset, data, fx),
+            (Got::Data(data), Some(token)) => return self.rmw_read(token, r.offset, data, vouched, fx),
             (Got::Data(data), None) => {
                 let data = self.with_dirty(&r, data);
                 let epoch = self.held_epoch(r.ino);

@@ -206,7 +206,8 @@ impl Client {
             }
             _ => return false,
         };
-        if parts.len() > free || parts.is_empty() {
+        // What was tried before has its slot.
+        if (tried.is_none() && parts.len() > free) || parts.is_empty() {
             return false;
         }
         if let Some(f) = self.files.get_mut(&ino) {

@@ -53,6 +53,8 @@ struct Last {
     attempt: u32,
     /// It may have happened.
     open: bool,
+    /// It has not happened, and never will: its sharer may have gone on, so a late message of it hears the same.
+    said: Option<ShareSaid>,
 }
 /// So many slots are remembered; then those of the oldest sessions are forgotten.
 const LASTS: usize = 1 << 16;
@@ -79,21 +81,31 @@ impl Stewardship {
     fn judge(&mut self, m: &ShareMsg, may: bool) -> Option<ShareSaid> {
         let key = (m.op.session, m.op.slot);
         let last = self.lasts.get(&key).copied();
-        let new = Last { seq: m.op.seq, attempt: m.attempt, open: false };
+        if last.is_none()
+            && self.lasts.len() >= LASTS
+            && let Some(((session, _), _)) = self.lasts.pop_first()
+        {
+            self.forgotten = self.forgotten.max(session);
+        }
         let answer = match last {
-            Some(l) if l.seq > m.op.seq => return (!may).then_some(ShareSaid::Over),
+            // Its sharer has gone on since.
+            Some(l) if l.seq > m.op.seq => return Some(ShareSaid::Over),
+            Some(l) if l.seq == m.op.seq && l.said.is_some() => return l.said,
             Some(l) if l.seq == m.op.seq && l.open => return (!may).then_some(ShareSaid::Over),
             Some(l) if l.seq == m.op.seq && l.attempt >= m.attempt => return Some(ShareSaid::Refused),
             None if m.op.session <= self.forgotten => ShareSaid::Over,
             _ => ShareSaid::Refused,
         };
-        self.lasts.insert(key, Last { open: answer == ShareSaid::Over, ..new });
-        if self.lasts.len() > LASTS
-            && let Some(((session, _), _)) = self.lasts.pop_first()
-        {
-            self.forgotten = self.forgotten.max(session);
-        }
+        let open = answer == ShareSaid::Over;
+        self.lasts.insert(key, Last { seq: m.op.seq, attempt: m.attempt, open, said: None });
         (!may).then_some(answer)
+    }
+    /// Nothing of this operation is under way; of another one of its slot something may be.
+    fn free_slot(&mut self, op: OpId, ticket: u64) {
+        let key = (op.session, op.slot);
+        if self.slots.get(&key) == Some(&ticket) {
+            self.slots.remove(&key);
+        }
     }
     /// It ends without an answer: has it certainly not happened here, now or before?
     fn not_here(&self, a: &Asked) -> bool {
@@ -103,6 +115,7 @@ impl Stewardship {
     fn answered(&mut self, op: OpId, what: ShareSaid) {
         if let Some(l) = self.lasts.get_mut(&(op.session, op.slot)).filter(|l| l.seq == op.seq) {
             l.open |= what != ShareSaid::Refused;
+            l.said = Some(what).filter(|w| matches!(w, ShareSaid::Differs { .. } | ShareSaid::Failed(_)));
         }
     }
 }
@@ -278,10 +291,7 @@ impl Client {
     pub(crate) fn answer_sharers(&mut self, fx: &mut Effects) {
         for (ticket, result) in self.finished() {
             let Some(a) = self.stewardship.asks.remove(&ticket) else { continue };
-            let key = (a.op.session, a.op.slot);
-            if self.stewardship.slots.get(&key) == Some(&ticket) {
-                self.stewardship.slots.remove(&key);
-            }
+            self.stewardship.free_slot(a.op, ticket);
             let end = self.files.get(&a.ino).map_or(0, |f| f.end());
             let not_here = self.stewardship.not_here(&a);
             let written = |at| a.placed.map_or(ShareSaid::Over, |placed| ShareSaid::Written { at, end, placed });
@@ -327,7 +337,7 @@ impl Client {
         mark!("steward.outdated");
         self.ops.remove(&ticket);
         if let Some(a) = self.stewardship.asks.remove(&ticket) {
-            self.stewardship.slots.remove(&(a.op.session, a.op.slot));
+            self.stewardship.free_slot(a.op, ticket);
         }
     }
 }
@@ -363,6 +373,10 @@ mod tests {
         assert_eq!(s.judge(&ask(0, 1, 3), false), Some(ShareSaid::Over), "it may have happened");
         assert_eq!(s.judge(&ask(0, 1, 3), true), None, "and is looked up");
         assert_eq!(s.judge(&ask(0, 2, 0), false), Some(ShareSaid::Refused), "the next one");
+        assert_eq!(s.judge(&ask(0, 1, 3), true), Some(ShareSaid::Over), "its sharer has gone on");
+        assert_eq!(s.judge(&ask(0, 3, 0), true), None);
+        s.answered(ask(0, 3, 0).op, ShareSaid::Differs { at: 4 });
+        assert_eq!(s.judge(&ask(0, 3, 0), true), Some(ShareSaid::Differs { at: 4 }), "whatever stands there now");
         assert_eq!(s.judge(&ask(0, 1, 4), false), Some(ShareSaid::Over), "long past");
         s.forgotten = SessionId(7);
         assert_eq!(s.judge(&ask(1, 1, 0), false), Some(ShareSaid::Over), "nobody knows");

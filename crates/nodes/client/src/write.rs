@@ -168,8 +168,8 @@ impl Client {
         true
     }
 
-    /// A block that a partial write needs has been read.
-    pub(crate) fn rmw_read(&mut self, id: u64, offset: u32, block: Bytes, fx: &mut Effects) {
+    /// A block that a partial write needs has been read. `vouched`: promises say that it is the newest.
+    pub(crate) fn rmw_read(&mut self, id: u64, offset: u32, block: Bytes, vouched: bool, fx: &mut Effects) {
         let Some(t) = self.tokens.get_mut(&id) else { return };
         let (ino, index) = (t.ino, t.index);
         if t.rmw.as_ref().is_some_and(|r| r.expected.is_some()) {
@@ -191,7 +191,7 @@ impl Client {
             c.locked.retain(|l| l.2 != id);
         }
         self.dirty.insert(ino);
-        if r.edge && r.zero_already() {
+        if r.edge && vouched && r.zero_already() {
             return self.nothing_to_write(id);
         }
         let end = r.offset + r.data.len() as u32;
@@ -213,9 +213,7 @@ impl Client {
         }
         self.dirty.insert(ino);
         let at = (r.offset - first) as usize;
-        let there = &found[at..at + r.data.len()];
-        let differs = there.iter().zip(r.expected.iter().flatten()).position(|(a, b)| a != b);
-        if let Some(n) = differs.filter(|_| rules.compared_first) {
+        if let Some(n) = r.differs(first, found).filter(|_| rules.compared_first) {
             mark!("client.compared-and-differs");
             f.in_flight = f.in_flight.saturating_sub(1);
             self.tokens.remove(&id);
@@ -338,9 +336,9 @@ impl Client {
         self.dirty.insert(t.ino);
         self.op_part_done(t.ticket, Some(why));
     }
-    /// Partial writes that were still reading go back to the queue, all or those that [`Rmw::tells`].
+    /// Partial writes that were still reading go back to the queue, all or those that compare.
     pub(crate) fn requeue_rmw(&mut self, ino: InodeId, all: bool) {
-        let partial = |t: &Token| t.ino == ino && t.rmw.as_ref().is_some_and(|r| all || r.tells());
+        let partial = |t: &Token| t.ino == ino && t.rmw.as_ref().is_some_and(|r| all || r.expected.is_some());
         let ids: Vec<u64> = self.tokens.iter().filter(|(_, t)| partial(t)).map(|(id, _)| *id).collect();
         for id in ids.into_iter().rev() {
             let Some(t) = self.tokens.remove(&id) else { continue };
@@ -373,17 +371,27 @@ impl Client {
         }
     }
     /// Does what is read for a partial write go into a record, and nowhere else? Then it takes no promises: where the lease
-    /// is over and others have written since, one of the members has been fenced and refuses the record.
-    pub(crate) fn goes_into_a_record(&self, token: Option<u64>) -> bool {
-        let rmw = token.and_then(|id| self.tokens.get(&id)).and_then(|t| t.rmw.as_ref());
-        rmw.is_some_and(|r| !r.tells())
+    /// is over and others have written since, one of the members has been fenced and refuses the record. Where promises are
+    /// not to be had, zeros are written even where there may be some, and what stands as expected goes on.
+    pub(crate) fn goes_into_a_record(&self, token: u64, read: Option<(u32, &[u8])>) -> bool {
+        let Some(t) = self.tokens.get(&token) else { return false };
+        let Some(r) = &t.rmw else { return false };
+        match &r.expected {
+            None => !r.edge || self.without_promises(t.ino),
+            Some(_) => {
+                let differs = read.is_none_or(|(first, found)| r.differs(first, found).is_some());
+                !differs && self.without_promises(t.ino)
+            }
+        }
     }
 }
 
 impl Rmw {
-    /// It may end without a record, because of what was read.
-    fn tells(&self) -> bool {
-        self.edge || self.expected.is_some()
+    /// Place of the first byte that is not as expected, from the first that is compared; `found` stands at `first` in the chunk.
+    fn differs(&self, first: u32, found: &[u8]) -> Option<usize> {
+        let at = (self.offset - first) as usize;
+        let there = found.get(at..at + self.data.len())?;
+        there.iter().zip(self.expected.iter().flatten()).position(|(a, b)| a != b)
     }
     /// The part to be zeroed reads as zeros.
     fn zero_already(&self) -> bool {

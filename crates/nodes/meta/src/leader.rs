@@ -29,8 +29,8 @@ pub(crate) struct Attached {
 pub(crate) struct Held {
     pub kind: LeaseKind,
     pub epoch: LeaseEpoch,
-    /// It was taken from this session, and nobody held one since.
-    pub continued: bool,
+    /// Nobody else has held the file since this epoch, under which this session did.
+    pub unbroken: LeaseEpoch,
     /// The lease of the same session whose place it took.
     pub replaces: LeaseEpoch,
     /// For a steward: whose operations it carries out.
@@ -41,7 +41,7 @@ pub(crate) struct Held {
 impl Held {
     pub fn new(kind: LeaseKind, epoch: LeaseEpoch) -> Held {
         let (replaces, share) = (LeaseEpoch::NONE, LeaseEpoch::NONE);
-        Held { kind, epoch, continued: false, replaces, share, recalled: None }
+        Held { kind, epoch, unbroken: epoch, replaces, share, recalled: None }
     }
 }
 
@@ -114,8 +114,8 @@ pub(crate) struct FileLease {
     pub shown: BTreeMap<SessionId, Nanos>,
     /// Chunks to be taken over before the next grant.
     pub suspects: BTreeSet<ChunkId>,
-    /// The writer that was deposed last, while nobody else was granted anything since.
-    pub last_writer: Option<SessionId>,
+    /// The writer that was deposed last, while nobody else was granted anything since, and since when nobody was.
+    pub last_writer: Option<(SessionId, LeaseEpoch)>,
     /// Questions about the file that wait for its writer.
     pub stats: Vec<crate::propose::PendingRead>,
     /// Sessions that have to forget the file's attributes before this one may write it.

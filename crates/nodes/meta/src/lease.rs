@@ -190,12 +190,14 @@ impl MetaServer {
             f.queue.pop_front();
             // Nobody but this session held the file since: what it was granted for reading goes on.
             let before = f.holders.get(&w.session);
-            let (replaces, went_on) = before.map_or((LeaseEpoch::NONE, false), |h| (h.epoch, h.continued));
-            let continued = f.last_writer.take() == Some(w.session) || went_on;
+            let replaces = before.map_or(LeaseEpoch::NONE, |h| h.epoch);
+            let went_on = before.map(|h| h.unbroken);
+            let deposed = f.last_writer.take().filter(|(s, _)| *s == w.session).map(|(_, since)| since);
+            let unbroken = deposed.or(went_on).unwrap_or(epoch);
             if before.is_some() {
                 mark!("lease.upgraded");
             }
-            f.holders.insert(w.session, Held { continued, replaces, share, ..Held::new(w.want, epoch) });
+            f.holders.insert(w.session, Held { unbroken, replaces, share, ..Held::new(w.want, epoch) });
             self.share_granted(ino, w.session, epoch);
             if let Some(g) = self.grant_message(ino, w.session, w.want, epoch) {
                 grants.push(g);
@@ -317,7 +319,7 @@ impl MetaServer {
         let chunks = self.state.all_chunks(ino).take(GRANT_CHUNKS);
         let chunks = chunks.filter_map(|(index, chunk, _)| self.chunk_grant(index, chunk)).collect();
         let held = l.files.get(&ino).and_then(|f| f.holders.get(&session));
-        let (continued, replaces) = held.map_or((false, LeaseEpoch::NONE), |h| (h.continued, h.replaces));
+        let (unbroken, replaces) = held.map_or((epoch, LeaseEpoch::NONE), |h| (h.unbroken, h.replaces));
         let share = held.map_or(LeaseEpoch::NONE, |h| h.share);
         Some(Grant {
             session,
@@ -329,7 +331,7 @@ impl MetaServer {
             layout,
             chunks,
             losses: self.state.losses(ino).map(told).collect(),
-            continued,
+            unbroken,
             replaces,
             zero,
             share,
@@ -454,13 +456,13 @@ impl MetaServer {
         let now = self.now;
         let Some(l) = &mut self.leader else { return };
         let fence = l.mint();
-        let Some(Held { kind, epoch, .. }) = l.file(ino).holders.remove(&session) else { return };
+        let Some(Held { kind, epoch, unbroken, .. }) = l.file(ino).holders.remove(&session) else { return };
         l.take_lease(ino, session, epoch, fence, (now, now));
         self.share_over(ino, session, epoch, Ended::Taken);
         self.may_show(ino, session);
         let Some(l) = &mut self.leader else { return };
         if kind == LeaseKind::Write {
-            l.file(ino).last_writer = Some(session);
+            l.file(ino).last_writer = Some((session, unbroken));
             for (_, c, _) in self.state.all_chunks(ino) {
                 l.lasts.remove(&c);
             }
@@ -481,7 +483,8 @@ impl MetaServer {
             mark!("lease.end-not-proposed");
             return; // asked again
         }
-        self.share_over(ino, session, epoch, Ended::Returned);
+        // It issues nothing more, but what it has issued may stand in front of servers still.
+        self.share_over(ino, session, epoch, Ended::Fenced);
         let Some(l) = &mut self.leader else { return };
         let f = l.file(ino);
         f.deposed.retain(|d| d.session != session || d.epoch > epoch);

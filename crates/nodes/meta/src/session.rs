@@ -310,7 +310,7 @@ impl MetaServer {
             if open {
                 f.suspects.extend(self.state.all_chunks(*ino).map(|(_, c, _)| c));
             }
-            if f.last_writer == Some(session) {
+            if f.last_writer.is_some_and(|(s, _)| s == session) {
                 f.last_writer = None;
             }
             l.dirty.insert(*ino);

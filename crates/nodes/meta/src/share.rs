@@ -63,7 +63,7 @@ pub(crate) enum Ended {
     Returned,
     /// It was taken from it, which will hear of it or lose its chunks.
     Taken,
-    /// With its session.
+    /// With its session; or its holder says that it issues nothing more.
     Fenced,
 }
 
@@ -300,7 +300,7 @@ impl MetaServer {
         }
         f.stewarded.iter_mut().filter(|s| over(s)).for_each(|s| s.taken = true);
         if how == Ended::Fenced {
-            // Only its chunks can tell that it writes no more, and perhaps nobody else waits for the file.
+            // Only its chunks can tell that nothing of it comes any more, and perhaps nobody else waits for the file.
             f.suspects.extend(self.state.all_chunks(ino).map(|(_, c, _)| c));
             l.dirty.insert(ino);
         }

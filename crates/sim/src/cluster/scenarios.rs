@@ -276,6 +276,7 @@ pub const FINDS: &[(&str, &str)] = &[
     ("retries_known", "shared-then-unanswered"),
     ("retries_known", "shared-appends"),
     ("ops_follow_records", "shared-on-one-member"),
+    ("chains_named", "grant-that-never-came"),
     ("compared_first", "compared-by-two"),
     ("compared_first", "compared-alone"),
     ("retries_known", "compared-then-unanswered"),

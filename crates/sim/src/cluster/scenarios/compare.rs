@@ -25,6 +25,11 @@ pub fn all() -> Vec<(&'static str, &'static str, Script)> {
             "it has been written and the answer is lost; somebody else writes over it, and then the steward dies",
             then_unanswered as Script,
         ),
+        (
+            "compared-and-asked-twice",
+            "something differs; when the message comes once more, late, what was expected stands there",
+            asked_twice as Script,
+        ),
     ]
 }
 
@@ -131,5 +136,32 @@ fn then_unanswered(mutant: Option<&str>) -> Result<(), String> {
     dies(&mut c, steward);
     is("it had been written", &c.stage.wait(index)?, &AppAnswer::Done)?;
     same("what was written after it", c.stage.read(b, 0, 1)?, y)?;
+    c.stage.finish()
+}
+
+/// Who was told that something differs may have acted on it.
+fn asked_twice(mutant: Option<&str>) -> Result<(), String> {
+    let mut c = cast(mutant)?;
+    let (a, b) = (c.clients[0], c.clients[1]);
+    c.stage.write(a, 0, 1)?;
+    let steward = in_turns(&mut c, &[a, b])?;
+    let (x, y) = (c.stage.value(), c.stage.value());
+    let answer = c.hold(move |_, to, m| to == a && answers(m));
+    let index = compare(&mut c, a, 1, x, y)?;
+    c.stage.run_for(20 * MS);
+    let ask = c.hold(move |from, _, m| from == a && asks(m));
+    c.stage.run_for(600 * MS);
+    c.stage.world.remove_rule(answer);
+    c.stage.world.release(true, |_, to, _| to == a);
+    match c.stage.wait(index)? {
+        AppAnswer::Differs(_) => {}
+        other => return Err(format!("something else stands there: {other:?}")),
+    }
+    let write = c.stage.begin(b, AppOp::Write { file: 0, block: 1, values: vec![x], buffered: false })?;
+    is("what was expected", &c.stage.wait(write)?, &AppAnswer::Done)?;
+    c.stage.world.remove_rule(ask);
+    c.deliver("the message, once more", a, steward)?;
+    c.stage.run_for(300 * MS);
+    same("what was written since", c.stage.read(b, 0, 1)?, x)?;
     c.stage.finish()
 }

@@ -60,6 +60,11 @@ pub fn all() -> Vec<(&'static str, &'static str, Script)> {
             one_dead_client as Script,
         ),
         (
+            "grant-that-never-came",
+            "a write is set aside, others write, the next grant is lost, and the one after it goes on from the lost one",
+            grant_never_came as Script,
+        ),
+        (
             "part-of-a-block-under-an-old-lease",
             "a holder of before a change of the leader writes part of a block after others were fenced, and gives the lease back",
             part_of_a_block as Script,
@@ -388,5 +393,35 @@ fn part_of_a_block(mutant: Option<&str>) -> Result<(), String> {
     if !matches!(c.stage.answer(flush), Some(AppAnswer::Done)) || unsettled.get() > 0 {
         return Err(format!("{:?}", c.stage.answer(flush)));
     }
+    c.stage.finish()
+}
+
+/// What is under way when a lease is taken goes on only under one that nobody else's came before.
+fn grant_never_came(mutant: Option<&str>) -> Result<(), String> {
+    let mut c = cast(mutant)?;
+    let (holder, other) = (c.clients[0], c.clients[1]);
+    c.settled_write(holder, 0)?;
+    let write = c.hold(move |from, _, m| from == holder && matches!(m, Msg::Write(_)));
+    let recall = c.hold(|_, _, m| matches!(m, Msg::FromMds(FromMds::Recall { .. })));
+    let (index, value) = c.stage.begin_write(holder, 0, 0)?;
+    let granted = c.stage.rule_count(move |m| m.to == holder && matches!(m.msg, Msg::FromMds(FromMds::Grant(_))));
+    let grant = c.hold(move |_, to, m| to == holder && matches!(m, Msg::FromMds(FromMds::Grant(_))));
+    c.stage.write(other, 0, 0)?;
+    let newer = c.stage.write(other, 0, 0)?;
+    c.stage.world.remove_rule(recall);
+    c.stage.run_for(S);
+    if granted.get() == 0 {
+        return Err("the holder is granted nothing anew: the script does not do what it says".into());
+    }
+    [write, grant].into_iter().for_each(|r| c.stage.world.remove_rule(r));
+    c.stage.world.release(false, |_, _, _| true);
+    let leader = c.leader()?;
+    c.stage.world.reset(holder, leader);
+    let seen = match c.stage.wait(index)? {
+        AppAnswer::Done => value,
+        AppAnswer::Failed(_) => newer,
+        other => return Err(format!("a write that was set aside: {other:?}")),
+    };
+    same("after all that", c.stage.read(other, 0, 0)?, seen)?;
     c.stage.finish()
 }
