@@ -174,6 +174,7 @@ impl Superblock {
             && raw.generation.get() < NUMBERS_END
             && raw.replay_record.get() >= 1
             && raw.life.get() < u32::MAX
+            && raw.replay_life.get() <= raw.life.get()
             && raw.replay_record.get() <= raw.covered.get() + 1
             && raw.bitmap_len.get() as usize <= geometry.bitmap_used(geometry.max_segments);
         if !sane {
