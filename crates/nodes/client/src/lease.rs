@@ -533,13 +533,16 @@ impl Client {
 
     /// Under this lease no promise counts any more.
     pub(crate) fn without_promises(&self, ino: InodeId) -> bool {
-        let lease = self.files.get(&ino).and_then(|f| f.lease.as_ref());
-        self.link.fence_seen > self.link.settled && lease.is_some_and(|l| l.epoch.term() < self.link.term)
+        self.link.fences_unsettled() && self.files.get(&ino).is_some_and(|f| self.link.of_an_earlier_term(f))
     }
     /// A leader cannot settle fences of earlier terms with a session that holds leases from then: they are given back, and
     /// taken anew where they are needed. What waits for promises under them waits in vain.
     pub(crate) fn renew_old_leases(&mut self) {
-        let old: Vec<InodeId> = self.files.keys().copied().filter(|ino| self.without_promises(*ino)).collect();
+        if !self.link.fences_unsettled() {
+            return; // as nearly always, however many files there are
+        }
+        let old = self.files.iter().filter(|(_, f)| self.link.of_an_earlier_term(f));
+        let old: Vec<InodeId> = old.map(|(ino, _)| *ino).collect();
         for ino in old {
             self.requeue_rmw(ino, false);
             self.file(ino).recalled = true;

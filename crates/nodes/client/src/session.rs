@@ -1,6 +1,7 @@
 //! The session with the metadata group: finding the leader, attaching, renewing, calls exactly once.
 
 use crate::calls::For;
+use crate::file::File;
 use crate::{Client, ClientAnswer, ClientConfig};
 use host::node::Effects;
 use marks::mark;
@@ -112,6 +113,14 @@ impl Link {
     }
     fn leader(&self) -> NodeId {
         NodeId::Mds(self.mds[self.current % self.mds.len()])
+    }
+    /// A promise named a fence that is not settled with this session.
+    pub fn fences_unsettled(&self) -> bool {
+        self.fence_seen > self.settled
+    }
+    /// The file's lease is one that a leader of an earlier term gave.
+    pub fn of_an_earlier_term(&self, f: &File) -> bool {
+        f.lease.as_ref().is_some_and(|l| l.epoch.term() < self.term)
     }
     fn give_up_leader(&mut self) {
         self.attached = false;
