@@ -241,11 +241,10 @@ impl Client {
             return Next::Ends(Err(ClientError::Meta(MetaError::Invalid)));
         };
         let size = f.end().max(f.taken_end);
-        if end > size && f.checked < since {
-            self.map(ino, 0, false, fx);
-            return Next::Wait;
-        }
         if end > size {
+            if !self.end_confirmed(ino, since, fx) {
+                return Next::Wait;
+            }
             mark!("client.compared-past-the-end");
             return Next::Ends(Ok(ClientAnswer::Differs(size.saturating_sub(offset))));
         }
@@ -256,6 +255,15 @@ impl Client {
         let file_end = Some(0); // it never moves the end
         self.add_piece(ino, Piece { expected: Some(expected), file_end, op, ..piece });
         Next::Taken
+    }
+    /// Has the group said where the file ends since then? If not, it is asked: what lies behind the end no server's promise
+    /// vouches for (R3).
+    fn end_confirmed(&mut self, ino: InodeId, since: Nanos, fx: &mut Effects) -> bool {
+        let confirmed = self.files.get(&ino).is_some_and(|f| f.checked >= since);
+        if !confirmed {
+            self.map(ino, 0, false, fx);
+        }
+        confirmed
     }
     /// Queues a piece, for which its operation waits.
     fn add_piece(&mut self, ino: InodeId, piece: Piece) {
@@ -279,12 +287,12 @@ impl Client {
         self.write_out(ino);
         let Some(f) = self.files.get(&ino) else { return Next::Wait };
         let size = f.end().max(f.taken_end);
-        if keep_size && end > size && f.checked < since {
-            self.map(ino, 0, false, fx);
+        let busy = !f.pieces.is_empty() || f.in_flight > 0 || f.writing_out > 0;
+        if keep_size && end > size && !self.end_confirmed(ino, since, fx) {
             return Next::Wait;
         }
         let grow = !keep_size && end > size;
-        if grow && (!f.pieces.is_empty() || f.in_flight > 0 || f.writing_out > 0) {
+        if grow && busy {
             return Next::Wait; // the group is told where the file ends when nothing past that is under way
         }
         let n = self.add_zeros(ino, ticket, since, offset, end.min(size), discard);
