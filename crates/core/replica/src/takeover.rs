@@ -88,8 +88,8 @@ const OUTSIDE: CopyId = CopyId(u32::MAX);
 pub trait Servers {
     /// Known to be dead (by certificate, or by long silence): not waited for.
     fn dead(&self, cs: CsId) -> bool;
-    /// Servers that could take a new copy, best first.
-    fn candidates(&self) -> Vec<CsId>;
+    /// Up to `n` servers that take a new copy of a chunk with copies on `members`, none of these.
+    fn choose(&self, n: usize, members: &[CsId]) -> Vec<CsId>;
     /// Every holder of the file has said that it is gone, or its session has run out.
     fn holders_gone(&self) -> bool;
 }
@@ -527,13 +527,14 @@ impl Takeover {
             }
             let missing = self.min - self.answers.len();
             let unclean = self.unclean.keys().copied().filter(|cs| !servers.dead(*cs));
-            let outside = servers.candidates().into_iter().filter(|cs| self.view.on(*cs).is_none());
             let silent = silent.iter().filter(|_| !self.rules.silent_not_replaced);
             let silent = silent.map(|m| Target { cs: m.cs, supersedes: m.copy });
             let mut list: Vec<Target> =
                 silent.chain(unclean.map(|cs| Target { cs, supersedes: copy_on(cs) })).collect();
-            list.extend(outside.map(|cs| Target { cs, supersedes: OUTSIDE }));
             list.truncate(missing);
+            let members: Vec<CsId> = self.view.members.iter().map(|m| m.cs).collect();
+            let outside = servers.choose(missing - list.len(), &members);
+            list.extend(outside.into_iter().map(|cs| Target { cs, supersedes: OUTSIDE }));
             if list.len() < missing {
                 mark!("takeover.too-few-servers");
                 return vec![];

@@ -14,39 +14,6 @@ use types::{ChunkId, CsId, NodeId};
 use wire::DataCtl;
 use wire::meta::ViewWish;
 
-/// Up to `n` living servers for a new chunk, the emptier ones first, rotated by `seed`; none of `without`. Servers on
-/// hosts that have none yet come before second ones on the same host.
-pub(crate) fn place(m: &MetaServer, n: usize, without: &[CsId], seed: u64) -> Vec<CsId> {
-    let now = m.now;
-    let mut v: Vec<(u64, CsId, &str)> = m
-        .servers
-        .iter()
-        .filter(|(cs, s)| s.known && !s.dead(now) && s.trouble.is_empty() && !without.contains(cs))
-        .filter(|(_, s)| s.space.capacity.saturating_sub(s.space.allocated) > s.space.capacity / 20)
-        .map(|(cs, s)| (s.space.allocated * 16 / s.space.capacity.max(1), *cs, s.host.as_str()))
-        .collect();
-    if v.is_empty() {
-        return vec![];
-    }
-    v.sort_unstable();
-    let len = v.len();
-    v.rotate_left((seed % len as u64) as usize);
-    let mut hosts: Vec<&str> = vec![];
-    let mut first = vec![];
-    let mut second = vec![];
-    for (_, cs, host) in v {
-        if hosts.contains(&host) {
-            second.push(cs);
-        } else {
-            hosts.push(host);
-            first.push(cs);
-        }
-    }
-    first.extend(second);
-    first.truncate(n);
-    first
-}
-
 impl MetaServer {
     /// Messages about joins that the leader drives.
     pub(crate) fn join_message(&mut self, cs: CsId, d: DataCtl, fx: &mut Effects) {
@@ -221,12 +188,6 @@ impl MetaServer {
         for c in take.into_iter().take(TAKEOVERS_MAX) {
             start_takeover(self, c);
         }
-    }
-
-    /// Where a further copy is made: preferably where one stood that has left, because that one lacks little.
-    fn place_joiner(&self, chunk: ChunkId, members: &[CsId]) -> Option<CsId> {
-        let places = place(self, self.servers.len(), members, chunk.0);
-        places.iter().copied().find(|cs| self.state.remnant(*cs, chunk)).or(places.first().copied())
     }
 }
 

@@ -2,6 +2,8 @@
 //! sessions. It is built anew in every term, from what sessions and servers say when they attach and register (L6).
 
 use crate::limits::{DEAD_AFTER_RESET, RECALL_MOST, RECALL_STUCK, SERVER_SILENT};
+use crate::placing::Placing;
+use placement::Domain;
 use replica::sequencer::Sequencer;
 use replica::takeover::{Servers, Takeover};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -373,19 +375,17 @@ impl Leader {
 
 /// The servers as a takeover of one file sees them.
 pub(crate) struct ServersFor<'a> {
-    pub servers: &'a BTreeMap<CsId, Server>,
-    pub now: Nanos,
+    pub placing: Placing<'a>,
+    pub domain: Domain,
+    pub seed: u64,
     pub holders_gone: bool,
 }
 impl Servers for ServersFor<'_> {
     fn dead(&self, cs: CsId) -> bool {
-        self.servers.get(&cs).is_none_or(|s| s.dead(self.now))
+        self.placing.servers.get(&cs).is_none_or(|s| s.dead(self.placing.now))
     }
-    fn candidates(&self) -> Vec<CsId> {
-        let mut v: Vec<_> =
-            self.servers.iter().filter(|(_, s)| s.known && !s.dead(self.now) && s.trouble.is_empty()).collect();
-        v.sort_by_key(|(cs, s)| (s.space.allocated.saturating_mul(1000) / s.space.capacity.max(1), **cs));
-        v.into_iter().map(|(cs, _)| *cs).collect()
+    fn choose(&self, n: usize, members: &[CsId]) -> Vec<CsId> {
+        self.placing.choose(n, self.domain, members, self.seed)
     }
     fn holders_gone(&self) -> bool {
         self.holders_gone

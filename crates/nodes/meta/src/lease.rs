@@ -8,6 +8,7 @@ use crate::{MetaServer, joins, takeovers};
 use host::node::Effects;
 use marks::mark;
 use meta_state::{Command, EndSource};
+use placement::Domain;
 use types::{ChunkId, CsId, InodeId, LeaseEpoch, Nanos, Seq, SessionId};
 use wire::meta::{ChunkGrant, ChunkLoss, FileEnd, Grant};
 use wire::names::{MetaOp, MetaOutcome};
@@ -18,8 +19,8 @@ pub(crate) fn place_for(m: &MetaServer, op: &MetaOp) -> Option<Vec<CsId>> {
     match op {
         MetaOp::Create { parent, body: None, layout, .. } => {
             let layout = layout.or_else(|| m.state.inode(*parent).map(|i| i.layout))?;
-            let seed = m.next_proposal;
-            let v = joins::place(m, usize::from(layout.norm), &[], seed);
+            let (domain, seed) = (Domain::from_layout(layout.domain), m.next_proposal);
+            let v = m.placing().choose(usize::from(layout.norm), domain, &[], seed);
             (v.len() >= usize::from(layout.min)).then_some(v)
         }
         _ => None,

@@ -18,6 +18,7 @@ mod limits;
 mod maps;
 mod names;
 mod openers;
+mod placing;
 mod propose;
 mod server;
 mod session;
@@ -69,6 +70,7 @@ pub struct MetaServer {
     leader: Option<Leader>,
     leader_hint: Option<MdsId>,
     servers: BTreeMap<CsId, Server>,
+    places: placing::Places,
     pending: BTreeMap<u64, Then>,
     next_proposal: u64,
     reads: BTreeMap<u64, Vec<PendingRead>>,
@@ -102,6 +104,7 @@ impl MetaServer {
             leader: None,
             leader_hint: None,
             servers: BTreeMap::new(),
+            places: placing::Places::default(),
             pending: BTreeMap::new(),
             next_proposal: 1,
             reads: BTreeMap::new(),

@@ -1,10 +1,11 @@
 //! Where the chunks of a file are: what the holder of its lease asks for beyond the grant, and gets made (protocol section 4).
 
+use crate::MetaServer;
 use crate::limits::MAP_CHUNKS;
 use crate::propose::Then;
-use crate::{MetaServer, joins};
 use host::node::Effects;
 use meta_state::{AllocError, Command, Outcome};
+use placement::Domain;
 use types::{InodeId, LeaseEpoch, Seq, SessionId};
 use wire::meta::ChunkGrant;
 use wire::names::MetaError;
@@ -43,7 +44,8 @@ impl MetaServer {
         let Some(layout) = self.state.inode(a.ino).map(|i| i.layout) else { return };
         let mut chunks = vec![];
         for i in missing {
-            let v = joins::place(self, usize::from(layout.norm), &[], a.ino.0.wrapping_add(u64::from(i)));
+            let (domain, seed) = (Domain::from_layout(layout.domain), a.ino.0.rotate_left(32) ^ u64::from(i));
+            let v = self.placing().choose(usize::from(layout.norm), domain, &[], seed);
             chunks.push((i, v));
         }
         // A new leader learns within moments which servers there are; till then the asker asks again.

@@ -44,6 +44,7 @@ impl MetaServer {
                 s.host = host.clone();
                 s.space = space;
                 s.steward = steward;
+                self.places.changed();
                 fx.address.push((NodeId::Cs(cs), addr.clone()));
                 let (time, capacity) = (self.wall(), space.capacity);
                 let cmd = Command::RegisterCs { cs, incarnation, boot, lost_memory, addr, host, capacity, time };

@@ -3,6 +3,7 @@
 use crate::MetaServer;
 use crate::leader::{Later, Running, ServersFor};
 use crate::limits::TAKEOVERS_MAX;
+use crate::placing::Placing;
 use crate::propose::Then;
 use host::node::Effects;
 use marks::mark;
@@ -119,7 +120,8 @@ impl MetaServer {
         }
     }
     fn step(&mut self, chunk: ChunkId, fx: &mut Effects) {
-        let now = self.now;
+        let (now, domain) = (self.now, self.domain_of(chunk));
+        let placing = Placing { servers: &self.servers, places: &self.places, now };
         let Some(l) = &mut self.leader else { return };
         let Some(r) = l.takeovers.get_mut(&chunk) else { return };
         if self.state.chunk(chunk).is_none() {
@@ -133,7 +135,7 @@ impl MetaServer {
             return;
         }
         let holders_gone = l.files.get(&r.ino).is_none_or(|f| f.holders.is_empty() && f.deposed.is_empty());
-        let s = ServersFor { servers: &self.servers, now, holders_gone };
+        let s = ServersFor { placing, domain, seed: r.takeover.epoch().0, holders_gone };
         let actions = r.takeover.step(now, &s);
         self.turn_takeover(chunk, actions, fx);
     }
