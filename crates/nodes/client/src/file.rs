@@ -241,6 +241,8 @@ pub(crate) struct File {
     pub losses: Vec<ChunkLoss>,
     /// Somebody else writes it for all.
     pub shared: Option<Shared>,
+    /// The share whose steward carried something out for nobody.
+    pub refused: LeaseEpoch,
     /// What went there and is not answered.
     pub parts: Vec<Part>,
     /// It was at least so long, by the last word of whoever writes it.
@@ -302,6 +304,7 @@ impl File {
             failed: None,
             losses: vec![],
             shared: None,
+            refused: LeaseEpoch::NONE,
             parts: vec![],
             known_end: 0,
             alone: false,

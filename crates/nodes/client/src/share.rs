@@ -23,6 +23,8 @@ const AGAIN: Nanos = Nanos::from_millis(500);
 const SILENT: Nanos = Nanos::from_secs(2);
 /// Longest range that is compared and written: what is expected and what is written go into one message.
 const COMPARE_MAX: u32 = 256 << 10;
+/// A share whose steward carries nothing out, perhaps because it is about to give the file back, is tried again after this.
+const PAUSE: Nanos = Nanos::from_millis(10);
 /// With so many records of earlier leases a file is flushed, so that they can be forgotten.
 const BEFORE_MAX: usize = 64;
 /// Longest read in one piece.
@@ -36,6 +38,8 @@ pub(crate) struct Shared {
     pub begun: Begun,
     /// When it answered last, or was named.
     pub heard: Nanos,
+    /// Nothing is asked before.
+    pub from: Nanos,
     /// It refuses what it is asked: the share is over when the rest is answered.
     pub over: bool,
 }
@@ -134,7 +138,8 @@ impl Client {
         let f = self.file(ino);
         f.layout = layout;
         let begun = Begun { truncate_gen: attr.truncate_gen, chunks };
-        f.shared = Some(Shared { epoch: share, steward, begun, heard: now, over: false });
+        let from = if f.refused == share { now + PAUSE } else { now };
+        f.shared = Some(Shared { epoch: share, steward, begun, heard: from, from, over: false });
         f.known_end = attr.size;
         self.unplan_reads(ino);
         mark!("client.shares");
@@ -142,6 +147,11 @@ impl Client {
 
     /// Does what a shared file allows.
     pub(crate) fn forward(&mut self, ino: InodeId, fx: &mut Effects) {
+        let from = self.files.get(&ino).and_then(|f| f.shared).map_or(Nanos::ZERO, |s| s.from);
+        if self.now < from {
+            self.wake = self.wake.min(from);
+            return;
+        }
         if self.files.get(&ino).and_then(|f| f.shared).is_some_and(|s| s.over) {
             if self.files.get(&ino).is_some_and(|f| f.parts.is_empty()) {
                 self.give_up_steward(ino, false);
@@ -313,11 +323,15 @@ impl Client {
         s.heard = now;
         self.dirty.insert(m.ino);
         match said {
-            ShareSaid::Over => return self.give_up_steward(m.ino, false),
+            ShareSaid::Over => {
+                f.refused = m.share;
+                return self.give_up_steward(m.ino, false);
+            }
             ShareSaid::Alone => return self.give_up_steward(m.ino, true),
             ShareSaid::Refused => {
                 mark!("client.share-refused");
                 s.over = true;
+                f.refused = m.share;
                 let part = f.parts.remove(i);
                 return self.put_back(m.ino, Part { sent: Nanos::ZERO, ..part });
             }
