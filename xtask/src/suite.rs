@@ -8,7 +8,7 @@ use std::path::Path;
 
 /// Names of the steps, in order.
 pub const STEPS: [&str; 6] = ["setup", "workspace-tests", "seeds", "damage", "images", "mutants"];
-const SEEDS: &str = "500";
+const SEEDS: &str = "1000";
 const DAMAGE: &str = "50";
 const IMAGES: &str = "5000";
 
