@@ -159,6 +159,7 @@ pub const NAMES: &[&str] = &[
     "takeover.pull-failed",
     "takeover.replaced",
     "takeover.replacement-failed",
+    "takeover.seals",
     "takeover.too-few-servers",
     "takeover.uncommitted-replacement",
     "takeover.view-changed",

@@ -43,6 +43,8 @@ marks::switches! {
     somebody_stays,
     /// Members that are silent while somebody has a tail leave the view before the merge.
     silent_leave_tails,
+    /// Members that are silent while nobody has a tail stay in the view, and rank below those that answered.
+    silent_outranked,
     /// What a merge brought stays as tail until the next holder's `stable` passes it.
     merged_stay_tail,
     /// A merge enters a copy whole, in one record, or not at all.

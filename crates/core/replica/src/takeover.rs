@@ -81,6 +81,18 @@ struct Target {
     supersedes: CopyId,
 }
 
+/// What a takeover under `to` did to members that ended at (`was`, `last`): since then they end at (`to`, `last`), and
+/// nothing else about them has changed. A member that was silent then and ends at (`was`, `last`) has all that they have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Seal {
+    /// Their written epoch before.
+    pub was: LeaseEpoch,
+    /// Their written epoch since.
+    pub to: LeaseEpoch,
+    /// Their newest record, before and since.
+    pub last: Seq,
+}
+
 /// A server outside the view: whatever it holds is older than the copy minted for it, and nobody counts on it.
 const OUTSIDE: CopyId = CopyId(u32::MAX);
 
@@ -116,6 +128,8 @@ pub struct Takeover {
     rest: Vec<(Target, Member)>,
     /// Members whose drop somebody asked for.
     accused: Vec<Member>,
+    /// What the takeover before this one did, if it left a silent member.
+    sealed: Option<Seal>,
     /// A copy has to be made anew, and holders that were shut out have not said that they are gone.
     held_up: bool,
 }
@@ -150,6 +164,7 @@ impl Takeover {
             clearing: None,
             rest: Vec::new(),
             accused: Vec::new(),
+            sealed: None,
             held_up: false,
         }
     }
@@ -161,6 +176,21 @@ impl Takeover {
     /// Otherwise the next holder would accuse them again, and nothing would ever come of it.
     pub fn accusing(self, accused: Vec<Member>) -> Takeover {
         Takeover { accused, ..self }
+    }
+    /// What the takeover before this one left behind.
+    pub fn after(self, sealed: Option<Seal>) -> Takeover {
+        Takeover { sealed, ..self }
+    }
+    /// What is to be remembered of this one when it is done: something if it left a silent member.
+    pub fn seal(&self) -> Option<Seal> {
+        let w = self.answers.values().max_by_key(|r| self.rank(r.written, r.last))?;
+        let before = self.sealed.filter(|s| (s.to, s.last) == (w.written, w.last));
+        let was = before.map_or(w.written, |s| s.was);
+        (self.leaves_silent()).then_some(Seal { was, to: self.epoch, last: w.last })
+    }
+    /// Does it leave a member in the view that did not answer?
+    fn leaves_silent(&self) -> bool {
+        self.rules.silent_outranked && !self.view.members.iter().all(|m| self.answered(m.cs))
     }
     /// Has this server's copy answered, clean?
     pub fn answered(&self, cs: CsId) -> bool {
@@ -406,9 +436,15 @@ impl Takeover {
     /// stays as it is. None: there are none, or they had their time. Otherwise what to send, while they are waited for.
     fn clear_equals(&mut self, now: Nanos) -> Option<Vec<Action>> {
         let best = self.answers.values().map(|r| (r.written, r.last)).max()?;
-        let equal = |r: &CopyReport| r.unclean && !r.absent && !r.joining && !r.damaged && (r.written, r.last) == best;
-        let of = |m: &&Member| self.unclean.get(&m.cs).is_some_and(|r| r.copy == m.copy && equal(r));
-        let equals: Vec<Member> = self.view.members.iter().filter(of).copied().collect();
+        // Where the others stood before they were sealed is as good as where they stand.
+        let before = self.sealed.filter(|s| (s.to, s.last) == best).map(|s| (s.was, s.last));
+        let stands = |r: &CopyReport| (r.written, r.last) == best || Some((r.written, r.last)) == before;
+        let equal = |r: &CopyReport| r.unclean && !r.absent && !r.joining && !r.damaged && stands(r);
+        let of = |m: &Member| {
+            let r = self.unclean.get(&m.cs).filter(|r| r.copy == m.copy && equal(r))?;
+            Some((*m, r.written, r.last))
+        };
+        let equals: Vec<(Member, LeaseEpoch, Seq)> = self.view.members.iter().filter_map(of).collect();
         let (since, sent) = self.clearing.unwrap_or((now, Nanos::ZERO));
         if equals.is_empty() || now.since(since) >= CLEAR_TIMEOUT {
             return None;
@@ -417,9 +453,11 @@ impl Takeover {
             return Some(vec![]);
         }
         self.clearing = Some((since, now));
-        let (chunk, epoch, against, (written, last)) = (self.chunk, self.epoch, self.against, best);
-        let clear =
-            |m: &Member| Action::Send(m.cs, MdsToCs::Clear { chunk, epoch, copy: m.copy, against, written, last });
+        let (chunk, epoch, against) = (self.chunk, self.epoch, self.against);
+        let clear = |(m, written, last): &(Member, LeaseEpoch, Seq)| {
+            let (written, last) = (*written, *last);
+            Action::Send(m.cs, MdsToCs::Clear { chunk, epoch, copy: m.copy, against, written, last })
+        };
         Some(equals.iter().map(clear).collect())
     }
 
@@ -448,7 +486,13 @@ impl Takeover {
         let tails = self.answers.values().any(|r| !r.tail.is_empty());
         let best = self.rank(written, last);
         let equal = self.answers.values().all(|r| self.rank(r.written, r.last) == best && !r.joining);
-        if !tails && equal {
+        // A silent member may have a record of the old holder that nobody here has. It must not win later, when others have
+        // read what is here: those that answered get a written epoch above all it can have.
+        let seals = self.leaves_silent();
+        if seals {
+            mark!("takeover.seals");
+        }
+        if !tails && equal && !seals {
             mark!("takeover.all-equal");
             return self.finish();
         }

@@ -5,7 +5,7 @@ use crate::limits::{DEAD_AFTER_RESET, RECALL_MOST, RECALL_STUCK, SERVER_SILENT};
 use crate::placing::Placing;
 use placement::Domain;
 use replica::sequencer::Sequencer;
-use replica::takeover::{Servers, Takeover};
+use replica::takeover::{Seal, Servers, Takeover};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use types::{ChunkId, CsId, Incarnation, InodeId, LeaseEpoch, Member, Nanos, Seq, SessionId, Term};
 use wire::LeaseKind;
@@ -253,6 +253,9 @@ pub(crate) struct Leader {
     pub takeovers: BTreeMap<ChunkId, Running>,
     pub takeover_queue: VecDeque<ChunkId>,
     pub takeovers_later: BTreeMap<ChunkId, Later>,
+    /// What the last takeover of a chunk did, if it left a silent member; at most
+    /// [`SEALS_MAX`](crate::limits::SEALS_MAX).
+    pub seals: BTreeMap<ChunkId, Seal>,
     pub joins: BTreeMap<ChunkId, GroupJoin>,
     /// View changes proposed and not applied, per chunk.
     pub changing: BTreeSet<ChunkId>,
@@ -299,6 +302,7 @@ impl Leader {
             takeovers: BTreeMap::new(),
             takeover_queue: VecDeque::new(),
             takeovers_later: BTreeMap::new(),
+            seals: BTreeMap::new(),
             joins: BTreeMap::new(),
             changing: BTreeSet::new(),
             accused: BTreeMap::new(),

@@ -39,6 +39,8 @@ pub const ACCUSED: Nanos = Nanos::from_millis(2_000);
 pub const AGAIN: Nanos = Nanos::from_millis(300);
 /// Takeovers under way at once.
 pub const TAKEOVERS_MAX: usize = 64;
+/// Chunks of which is remembered how a takeover without a silent member changed the others.
+pub const SEALS_MAX: usize = 100_000;
 /// Joins under way at once.
 pub const JOINS_MAX: usize = 32;
 /// Chunks that a grant brings along; the rest come by Map.

@@ -2,7 +2,7 @@
 
 use crate::MetaServer;
 use crate::leader::{Later, Running, ServersFor};
-use crate::limits::TAKEOVERS_MAX;
+use crate::limits::{SEALS_MAX, TAKEOVERS_MAX};
 use crate::placing::Placing;
 use crate::propose::Then;
 use host::node::Effects;
@@ -53,6 +53,11 @@ impl MetaServer {
                 }
                 Action::Done { last, winner } => {
                     if let Some(r) = l.takeovers.remove(&chunk) {
+                        l.seals.remove(&chunk);
+                        // Without what is remembered here a copy is filled again that lacks nothing, and that is all.
+                        if let Some(s) = r.takeover.seal().filter(|_| l.seals.len() < SEALS_MAX) {
+                            l.seals.insert(chunk, s);
+                        }
                         // Who took part is clean, whatever its server said of the copy that stood there before.
                         let stay = !self.cfg.rules.doubts_end;
                         l.doubtful.retain(|(cs, c)| stay || *c != chunk || !r.takeover.answered(*cs));
@@ -129,6 +134,7 @@ impl MetaServer {
             // Cut off meanwhile: nobody has a copy of it any more.
             let ino = r.ino;
             l.takeovers.remove(&chunk);
+            l.seals.remove(&chunk);
             l.unwanted.retain(|(c, _)| *c != chunk);
             l.doubtful.retain(|(_, c)| *c != chunk);
             l.dirty.insert(ino);
@@ -168,7 +174,7 @@ fn begin(m: &mut MetaServer, chunk: ChunkId, restarts: u32) {
     };
     let takeover = Takeover::new(rules, chunk, epoch, usize::from(rec.min), view, CopyId(rec.initial), against, now);
     let accused = l.unwanted.iter().filter(|(c, _)| *c == chunk).map(|(_, m)| *m).collect();
-    let takeover = takeover.accusing(accused);
+    let takeover = takeover.accusing(accused).after(l.seals.get(&chunk).copied());
     l.takeovers.insert(chunk, Running { takeover, ino: rec.ino, restarts });
     m.next_sweep = m.next_sweep.min(now);
 }

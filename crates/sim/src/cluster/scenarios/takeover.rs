@@ -20,6 +20,11 @@ pub fn all() -> Vec<(&'static str, &'static str, Script)> {
             silent_member_ahead as Script,
         ),
         (
+            "silent-member-returns",
+            "a dead writer's record on a silent member stays what readers have not seen when the member is back",
+            silent_member_returns as Script,
+        ),
+        (
             "tail-on-one-member",
             "a dead writer's last record is on one member: the merge brings it to all or to none",
             tail_on_one_member as Script,
@@ -98,6 +103,29 @@ fn silent_member_ahead(mutant: Option<&str>) -> Result<(), String> {
     let new = c.stage.write(writer, 0, 0)?;
     let seen = c.stage.read(writer, 0, 0)?;
     same("after the first write of the next holder", seen, new)?;
+    c.stage.finish()
+}
+
+/// Those who answered the fence have no tail, so the silent member stays. If it could still win, its record would appear
+/// behind the back of somebody who has read what was there before, and knows the writer to be dead.
+fn silent_member_returns(mutant: Option<&str>) -> Result<(), String> {
+    let mut c = cast(mutant)?;
+    let (writer, reader) = (c.clients[0], c.clients[1]);
+    let old = c.settled_write(writer, 0)?;
+    let [silent, b, d] = c.three()?;
+    let rule = c.lose_writes(writer, &[b, d]);
+    c.stage.begin_write(writer, 0, 1)?;
+    c.stage.run_for(5 * MS);
+    let others = [c.mds.clone(), vec![b, d, reader]].concat();
+    c.cut_off(silent, &others);
+    c.kill(&[writer]);
+    c.stage.world.remove_rule(rule);
+    let seen = c.stage.read(reader, 0, 0)?;
+    same("without the silent member", seen, old)?;
+    c.mend_off(silent, &others);
+    c.stage.run_for(20 * S);
+    let seen = c.stage.read(reader, 0, 0)?;
+    same("when the silent member is back", seen, old)?;
     c.stage.finish()
 }
 
