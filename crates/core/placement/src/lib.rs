@@ -68,7 +68,11 @@ impl Table {
                 taken.push(i);
             }
         }
-        taken[known..].iter().map(|i| self.server(*i).cs).collect()
+        let mut chosen: Vec<CsId> = taken[known..].iter().map(|i| self.server(*i).cs).collect();
+        // The first copy has more to do than the others; which domain is taken first follows from sizes and names.
+        let first = draw.below(chosen.len().max(1) as u64) as usize;
+        chosen.rotate_left(first);
+        chosen
     }
     /// Do all these stand in domains of their own? Who is not in the table does.
     pub fn apart(&self, domain: Domain, members: &[CsId]) -> bool {

@@ -32,7 +32,7 @@ impl Server {
         u128::from(self.used) * u128::from(other.capacity) < u128::from(other.used) * u128::from(self.capacity)
     }
     fn weight(&self) -> u64 {
-        self.capacity / UNIT
+        self.capacity.div_ceil(UNIT)
     }
 }
 

@@ -376,7 +376,7 @@ impl Takeover {
                 self.send_replaces(&targets, heir, now)
             }
             Phase::Converge { winner, last, ranges, waiting } => {
-                if now.since(self.since) > MERGE_TIMEOUT {
+                if now.since(self.since) > MERGE_TIMEOUT || waiting.iter().any(|cs| servers.dead(*cs)) {
                     return self.restart("a copy did not answer the merge");
                 }
                 self.send_converge(winner, last, &ranges, &waiting, now)
@@ -432,13 +432,15 @@ impl Takeover {
         out
     }
 
-    /// Members that lost their memory and end where the best clean one does lack nothing: they become clean, and the view
-    /// stays as it is. None: there are none, or they had their time. Otherwise what to send, while they are waited for.
+    /// Members that lost their memory and end where the best clean one does, or beyond, lack nothing: they become clean, and
+    /// the view stays as it is. None: there are none, or they had their time. Otherwise what to send, while they are waited for.
     fn clear_equals(&mut self, now: Nanos) -> Option<Vec<Action>> {
         let best = self.answers.values().map(|r| (r.written, r.last)).max()?;
-        // Where the others stood before they were sealed is as good as where they stand.
+        // Where the others stood before they were sealed is as good as where they stand. And whoever outranks a clean member
+        // lacks nothing either: nothing was acknowledged since without that member.
         let before = self.sealed.filter(|s| (s.to, s.last) == best).map(|s| (s.was, s.last));
-        let stands = |r: &CopyReport| (r.written, r.last) == best || Some((r.written, r.last)) == before;
+        let outranks = |at| at >= best && (at == best || self.rules.silent_outranked);
+        let stands = |r: &CopyReport| outranks((r.written, r.last)) || Some((r.written, r.last)) == before;
         let equal = |r: &CopyReport| r.unclean && !r.absent && !r.joining && !r.damaged && stands(r);
         let of = |m: &Member| {
             let r = self.unclean.get(&m.cs).filter(|r| r.copy == m.copy && equal(r))?;
@@ -464,12 +466,14 @@ impl Takeover {
     /// Enough clean copies answered: drop who must go, then merge.
     fn choose(&mut self, now: Nanos) -> Vec<Action> {
         let tails = self.answers.values().any(|r| !r.tail.is_empty()) && self.rules.silent_leave_tails;
+        // Where the next takeover may do without everybody who takes part in this one, who is silent now must not be asked then.
+        let apart = 2 * self.min <= self.view.members.len() && self.rules.silent_outranked;
         let drop: Vec<Member> = self
             .view
             .members
             .iter()
             .filter(|m| !self.answered(m.cs))
-            .filter(|m| self.unclean.contains_key(&m.cs) || tails || self.accused.contains(m))
+            .filter(|m| self.unclean.contains_key(&m.cs) || tails || apart || self.accused.contains(m))
             .copied()
             .collect();
         if drop.is_empty() && self.view.joiner.is_none() {

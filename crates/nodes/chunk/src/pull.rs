@@ -221,6 +221,10 @@ impl Pull {
         if matches!(self.purpose, Purpose::Converge { .. }) || self.tries > TRIES {
             return Err("its sources do not answer");
         }
+        if self.phase == Phase::List {
+            // The content comes from the next one, so what is known of the content has to come from there too.
+            self.phase = Phase::State;
+        }
         Ok(())
     }
     /// The current source cannot tell what changed: another one may. False: none can, so everything is fetched.

@@ -389,7 +389,7 @@ impl Servers for ServersFor<'_> {
         self.placing.servers.get(&cs).is_none_or(|s| s.dead(self.placing.now))
     }
     fn choose(&self, n: usize, members: &[CsId]) -> Vec<CsId> {
-        self.placing.choose(n, self.domain, members, self.seed)
+        self.placing.choose_even_full(n, self.domain, members, self.seed)
     }
     fn holders_gone(&self) -> bool {
         self.holders_gone

@@ -39,7 +39,7 @@ pub const ACCUSED: Nanos = Nanos::from_millis(2_000);
 pub const AGAIN: Nanos = Nanos::from_millis(300);
 /// Takeovers under way at once.
 pub const TAKEOVERS_MAX: usize = 64;
-/// Chunks of which is remembered how a takeover without a silent member changed the others.
+/// Chunks of which is remembered what a takeover did to the members that answered, when one was silent.
 pub const SEALS_MAX: usize = 100_000;
 /// Joins under way at once.
 pub const JOINS_MAX: usize = 32;

@@ -34,6 +34,16 @@ impl Placing<'_> {
     pub fn choose(&self, n: usize, domain: Domain, members: &[CsId], seed: u64) -> Vec<CsId> {
         self.with(|t| t.choose(n, domain, members, |cs| self.open(cs), seed))
     }
+    /// As [`Self::choose`], for what cannot wait until there is more room: the last twentieth of a disk will do.
+    pub fn choose_even_full(&self, n: usize, domain: Domain, members: &[CsId], seed: u64) -> Vec<CsId> {
+        let mut all = self.choose(n, domain, members, seed);
+        if all.len() < n {
+            let taken = [members, all.as_slice()].concat();
+            let runs = |cs: CsId| self.servers.get(&cs).is_some_and(|s| s.known && !s.dead(self.now));
+            all.extend(self.with(|t| t.choose(n - all.len(), domain, &taken, runs, seed)));
+        }
+        all
+    }
     /// It takes copies.
     fn open(&self, cs: CsId) -> bool {
         self.servers.get(&cs).is_some_and(|s| {
@@ -70,9 +80,15 @@ impl MetaServer {
     /// Where a further copy is made: preferably where one stood that has left, because that one lacks little.
     pub(crate) fn place_joiner(&self, chunk: ChunkId, members: &[CsId]) -> Option<CsId> {
         let (p, domain) = (self.placing(), self.domain_of(chunk));
+        // Chunks that ask in one turn are not to meet at one server.
+        let chosen = p.choose(1, domain, members, chunk.0.rotate_left(32) ^ self.next_proposal).first().copied();
         let apart = |cs: CsId| p.with(|t| t.apart(domain, &[members, &[cs]].concat()));
         let left = self.servers.keys().copied().filter(|cs| !members.contains(cs) && p.open(*cs));
-        let left = left.filter(|cs| self.state.remnant(*cs, chunk)).find(|cs| apart(*cs));
-        left.or_else(|| p.choose(1, domain, members, self.next_proposal).first().copied())
+        let mut left = left.filter(|cs| self.state.remnant(*cs, chunk));
+        if chosen.is_some_and(apart) {
+            left.find(|cs| apart(*cs)).or(chosen)
+        } else {
+            left.next().or(chosen)
+        }
     }
 }

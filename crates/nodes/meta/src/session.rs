@@ -356,7 +356,8 @@ impl MetaServer {
             if !member {
                 continue;
             }
-            if r.session == session && r.file_end > 0 && !r.unclean {
+            // Of a copy that is not plain the takeover decides whether its newest record counts at all, and tells the end.
+            if r.session == session && r.file_end > 0 && plain {
                 ends.push(FileEnd {
                     ino: rec.ino,
                     epoch: r.written,

@@ -2,6 +2,7 @@
 
 use crate::MetaServer;
 use marks::mark;
+use std::collections::BTreeSet;
 use types::{ChunkId, CsId};
 
 impl MetaServer {
@@ -21,8 +22,10 @@ impl MetaServer {
         let Some(l) = &self.leader else { return };
         let member = |c: &ChunkId| self.state.chunk(*c).is_some_and(|r| r.view.members.iter().any(|m| m.cs == cs));
         let of_cs = l.doubtful.range((cs, ChunkId(0))..).take_while(|(s, _)| *s == cs).map(|(_, c)| *c);
+        // Those that went on without it have another written epoch since.
+        let sealed = l.seals.keys().copied();
         // A takeover under way asks it too, or looks again when it ends.
-        let due: Vec<ChunkId> = of_cs.filter(|c| !l.taking(*c) && member(c)).collect();
+        let due: BTreeSet<ChunkId> = of_cs.chain(sealed).filter(|c| !l.taking(*c) && member(c)).collect();
         due.into_iter().for_each(|c| self.suspect(c));
     }
 

@@ -54,9 +54,14 @@ impl MetaServer {
                 Action::Done { last, winner } => {
                     if let Some(r) = l.takeovers.remove(&chunk) {
                         l.seals.remove(&chunk);
-                        // Without what is remembered here a copy is filled again that lacks nothing, and that is all.
-                        if let Some(s) = r.takeover.seal().filter(|_| l.seals.len() < SEALS_MAX) {
-                            l.seals.insert(chunk, s);
+                        if let Some(s) = r.takeover.seal() {
+                            if l.seals.len() >= SEALS_MAX {
+                                l.seals.retain(|c, _| self.state.chunk(*c).is_some());
+                            }
+                            // Without what is remembered here a copy is filled again that lacks nothing, and that is all.
+                            if l.seals.len() < SEALS_MAX {
+                                l.seals.insert(chunk, s);
+                            }
                         }
                         // Who took part is clean, whatever its server said of the copy that stood there before.
                         let stay = !self.cfg.rules.doubts_end;

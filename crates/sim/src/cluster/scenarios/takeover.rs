@@ -1,7 +1,8 @@
 //! Scenarios about what one holder leaves behind and the next one finds: fences, merges, late messages, new leaders.
 
 use super::cast::{Cast, cast, same};
-use crate::actor::{AppOp, SlotId};
+use crate::actor::{AppAnswer, AppOp, ByteOp, SlotId};
+use crate::disks::Tear;
 use crate::kept::Script;
 use crate::world::{MS, S, Verdict};
 use wire::{CsToMds, DataCtl, FromMds, MdsToCs, Msg, ToMds};
@@ -23,6 +24,16 @@ pub fn all() -> Vec<(&'static str, &'static str, Script)> {
             "silent-member-returns",
             "a dead writer's record on a silent member stays what readers have not seen when the member is back",
             silent_member_returns as Script,
+        ),
+        (
+            "silent-end-returns",
+            "the record of a dead writer on a silent member lies behind the end of the file",
+            silent_end_returns as Script,
+        ),
+        (
+            "silent-member-alone-remembers",
+            "those who went on without a silent member lose power, and it comes back with a record that nobody has seen",
+            silent_member_alone_remembers as Script,
         ),
         (
             "tail-on-one-member",
@@ -106,26 +117,71 @@ fn silent_member_ahead(mutant: Option<&str>) -> Result<(), String> {
     c.stage.finish()
 }
 
-/// Those who answered the fence have no tail, so the silent member stays. If it could still win, its record would appear
-/// behind the back of somebody who has read what was there before, and knows the writer to be dead.
-fn silent_member_returns(mutant: Option<&str>) -> Result<(), String> {
+/// A record of a dead writer is on one member only, which nobody hears of from then on, and a reader has seen what the
+/// others have.
+struct Left {
+    c: Cast,
+    reader: SlotId,
+    old: u64,
+    members: [SlotId; 3],
+    cut: Vec<SlotId>,
+}
+fn left_on_a_silent_member(mutant: Option<&str>, block: u32) -> Result<Left, String> {
     let mut c = cast(mutant)?;
     let (writer, reader) = (c.clients[0], c.clients[1]);
     let old = c.settled_write(writer, 0)?;
-    let [silent, b, d] = c.three()?;
+    c.stage.flush(writer, 0)?;
+    let members = c.three()?;
+    let [silent, b, d] = members;
     let rule = c.lose_writes(writer, &[b, d]);
-    c.stage.begin_write(writer, 0, 1)?;
+    c.stage.begin_write(writer, 0, block)?;
     c.stage.run_for(5 * MS);
-    let others = [c.mds.clone(), vec![b, d, reader]].concat();
-    c.cut_off(silent, &others);
+    let cut = [c.mds.clone(), vec![b, d, reader]].concat();
+    c.cut_off(silent, &cut);
     c.kill(&[writer]);
     c.stage.world.remove_rule(rule);
     let seen = c.stage.read(reader, 0, 0)?;
     same("without the silent member", seen, old)?;
-    c.mend_off(silent, &others);
+    Ok(Left { c, reader, old, members, cut })
+}
+
+/// Those who answered the fence have no tail, so the silent member stays. If it could still win, its record would appear
+/// behind the back of somebody who has read what was there before, and knows the writer to be dead.
+fn silent_member_returns(mutant: Option<&str>) -> Result<(), String> {
+    let Left { mut c, reader, old, members, cut } = left_on_a_silent_member(mutant, 0)?;
+    c.mend_off(members[0], &cut);
     c.stage.run_for(20 * S);
     let seen = c.stage.read(reader, 0, 0)?;
     same("when the silent member is back", seen, old)?;
+    c.stage.finish()
+}
+
+/// The same with a record behind the end of the file: the end must not grow by bytes that nobody has.
+fn silent_end_returns(mutant: Option<&str>) -> Result<(), String> {
+    let Left { mut c, reader, members, cut, .. } = left_on_a_silent_member(mutant, 1)?;
+    c.mend_off(members[0], &cut);
+    c.stage.run_for(20 * S);
+    let read = ByteOp::Read { at: 0, length: 3 * 4096 };
+    match c.stage.bytes(reader, 0, read)? {
+        AppAnswer::Bytes(b) if b.len() == 4096 => c.stage.finish(),
+        AppAnswer::Bytes(b) => Err(format!("the file has {} bytes, of which 4096 were ever written", b.len())),
+        other => Err(format!("{other:?}")),
+    }
+}
+
+/// … and those who went on lose power before it is back: they lack nothing that was acknowledged, and are not made anew from
+/// it.
+fn silent_member_alone_remembers(mutant: Option<&str>) -> Result<(), String> {
+    let Left { mut c, reader, old, members, cut } = left_on_a_silent_member(mutant, 0)?;
+    let [silent, b, d] = members;
+    let hosts = [b, d].map(|s| c.stage.world.slot(s).host);
+    c.stage.power_off(&hosts, Tear::None);
+    c.stage.run_for(S);
+    c.mend_off(silent, &cut);
+    hosts.into_iter().for_each(|h| c.stage.world.power_on(h));
+    c.stage.run_for(20 * S);
+    let seen = c.stage.read(reader, 0, 0)?;
+    same("when all are back", seen, old)?;
     c.stage.finish()
 }
 
