@@ -218,6 +218,7 @@ pub const FINDS: &[(&str, &str)] = &[
     ("somebody_stays", "all-silent-and-one-remembers"),
     ("silent_leave_tails", "silent-member-with-the-same-number"),
     ("silent_outranked", "silent-member-returns"),
+    ("silent_outranked", "silent-end-returns"),
     ("silent_outranked", "silent-member-alone-remembers"),
     ("merged_stay_tail", "no-lease-between-two-attempts"),
     ("merge_in_one_record", "case-13-merge-in-parts"),

@@ -150,7 +150,8 @@ fn left_on_a_silent_member(mutant: Option<&str>, block: u32) -> Result<Left, Str
 fn silent_member_returns(mutant: Option<&str>) -> Result<(), String> {
     let Left { mut c, reader, old, members, cut } = left_on_a_silent_member(mutant, 0)?;
     c.mend_off(members[0], &cut);
-    c.stage.run_for(20 * S);
+    // When the writer's session has run out every server is asked what it left behind.
+    c.stage.run_for(60 * S);
     let seen = c.stage.read(reader, 0, 0)?;
     same("when the silent member is back", seen, old)?;
     c.stage.finish()
@@ -160,7 +161,8 @@ fn silent_member_returns(mutant: Option<&str>) -> Result<(), String> {
 fn silent_end_returns(mutant: Option<&str>) -> Result<(), String> {
     let Left { mut c, reader, members, cut, .. } = left_on_a_silent_member(mutant, 1)?;
     c.mend_off(members[0], &cut);
-    c.stage.run_for(20 * S);
+    // When the writer's session has run out every server is asked what it left behind.
+    c.stage.run_for(60 * S);
     let read = ByteOp::Read { at: 0, length: 3 * 4096 };
     match c.stage.bytes(reader, 0, read)? {
         AppAnswer::Bytes(b) if b.len() == 4096 => c.stage.finish(),
