@@ -204,6 +204,7 @@ fn a_placement_that_breaks_the_rule_is_seen() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "choices look at no clock; this test measures them")]
 fn a_choice_among_ten_thousand_servers_is_quick() {
     let sites: Vec<[String; 4]> =
         (0..1000).map(|h| [h / 500, h / 100, h / 20, h].map(|n: u32| n.to_string())).collect();

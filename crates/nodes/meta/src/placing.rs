@@ -85,10 +85,6 @@ impl MetaServer {
         let apart = |cs: CsId| p.with(|t| t.apart(domain, &[members, &[cs]].concat()));
         let left = self.servers.keys().copied().filter(|cs| !members.contains(cs) && p.open(*cs));
         let mut left = left.filter(|cs| self.state.remnant(*cs, chunk));
-        if chosen.is_some_and(apart) {
-            left.find(|cs| apart(*cs)).or(chosen)
-        } else {
-            left.next().or(chosen)
-        }
+        if chosen.is_some_and(apart) { left.find(|cs| apart(*cs)).or(chosen) } else { left.next().or(chosen) }
     }
 }
