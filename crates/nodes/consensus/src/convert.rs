@@ -72,7 +72,7 @@ fn is_id(x: u64) -> bool {
     x != 0 && u32::try_from(x).is_ok()
 }
 
-fn change_to_pb(c: &RaftConfChange) -> Result<pb::ConfChangeV2, &'static str> {
+pub(crate) fn change_to_pb(c: &RaftConfChange) -> Result<pb::ConfChangeV2, &'static str> {
     let transition = match c.transition {
         0 => ConfChangeTransition::Auto,
         1 => ConfChangeTransition::Implicit,

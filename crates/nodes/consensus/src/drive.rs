@@ -4,6 +4,7 @@ use crate::convert;
 use crate::effects::{
     Apply, ConsensusError, Entry, MessageError, NotLeader, Out, Refused, Role, SnapshotError, StateSnapshot,
 };
+use crate::group::Group;
 use crate::open::{OpenOptions, to_file};
 use crate::ram::{Kept, RamLog};
 use bytes::Bytes;
@@ -42,7 +43,7 @@ pub struct Consensus {
     seed: u64,
     election: u32,
     keep_entries: u64,
-    node: RawNode<RamLog>,
+    pub(crate) node: RawNode<RamLog>,
     log: Log,
     waiting: VecDeque<Waiting>,
     ticket: u64,
@@ -111,7 +112,7 @@ impl Consensus {
     }
 
     /// The library draws its election timeouts from the thread's generator; this replaces every one it may have drawn.
-    fn set_timeout(&mut self) {
+    pub(crate) fn set_timeout(&mut self) {
         let mut z = self.seed ^ convert::id(self.me).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         for x in [self.node.raft.term, 0x5851_f42d_4c95_7f2d] {
             z = (z ^ x).wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -123,6 +124,10 @@ impl Consensus {
         self.node.raft.set_randomized_election_timeout(t as usize);
     }
 
+    /// The members as of the last entry handed out.
+    pub(crate) fn newest_conf(&self) -> &RaftConf {
+        &self.groups.last().expect("the group of the snapshot is always known").1
+    }
     fn dead(&self) -> bool {
         self.fatal.is_some() || self.stopping
     }
@@ -214,14 +219,18 @@ impl Consensus {
         }
         let result = self.node.step(m);
         self.set_timeout();
-        result.or_else(|e| refuse(&e.to_string()))
+        match result {
+            // The late answer of somebody who is no member any more, or not yet for this one.
+            Ok(()) | Err(raft::Error::StepPeerNotFound) => Ok(()),
+            Err(e) => refuse(&e.to_string()),
+        }
     }
 
-    fn not_leader(&self) -> Refused {
+    pub(crate) fn not_leader(&self) -> Refused {
         let leader = (self.node.raft.leader_id != 0).then(|| convert::mds(self.node.raft.leader_id));
         Refused::NotLeader(NotLeader { leader: leader.filter(|l| *l != self.me) })
     }
-    fn leads(&self) -> bool {
+    pub(crate) fn leads(&self) -> bool {
         !self.dead() && self.node.raft.state == StateRole::Leader
     }
 
@@ -350,6 +359,8 @@ impl Consensus {
         out.disk.append(&mut self.out.disk);
         out.apply.append(&mut self.out.apply);
         out.reads.append(&mut self.out.reads);
+        out.group = self.out.group.take().or(out.group.take());
+        out.snapshot_wanted |= self.node.raft.raft_log.store().wanted.take();
         out.snapshot = self.out.snapshot.take().or(out.snapshot.take());
         out.fatal = self.out.fatal.take().or(out.fatal.take());
         out.checked = self.out.checked.take().or(out.checked.take());
@@ -488,6 +499,7 @@ impl Consensus {
             let kept = Kept { index: meta.index, term: meta.term, conf: conf.clone(), data: s.data.clone() };
             append.restart = Some(to_file(&kept, false));
             install = Some(StateSnapshot { index: kept.index, term: kept.term, data: kept.data.clone() });
+            self.out.group = Some((kept.index, Group::of(&conf)));
             self.groups = vec![(kept.index, conf)];
             self.node.mut_store().restart(kept);
             self.installing += 1;
@@ -518,7 +530,16 @@ impl Consensus {
             if let Some(c) = &change {
                 // A change that no longer fits is an entry without effect, at every member alike.
                 if let Ok(conf) = self.node.apply_conf_change(c) {
-                    self.groups.push((e.index, convert::conf(&conf)));
+                    let conf = convert::conf(&conf);
+                    let group = Group::of(&conf);
+                    if self.leads() && !group.voters.contains(&self.me) && !group.outgoing.contains(&self.me) {
+                        // Led to its own end, as whoever led when it was proposed may have died. The library does not
+                        // expect a leader that is no voter.
+                        let term = self.node.raft.term;
+                        self.node.raft.become_follower(term, 0);
+                    }
+                    self.out.group = Some((e.index, group));
+                    self.groups.push((e.index, conf));
                 }
             }
             let data = if change.is_some() { Bytes::new() } else { e.data };

@@ -1,5 +1,6 @@
 //! What comes out of the consensus, and why it refuses.
 
+use crate::group::Group;
 use bytes::Bytes;
 use host::disk::{DiskOp, Tag};
 use raft_log::{Damage, LogError};
@@ -65,6 +66,10 @@ pub struct Out {
     pub reads: Vec<(u64, u64)>,
     /// The new role, when it changed.
     pub role: Option<Role>,
+    /// The members and the index from which they are, when they changed.
+    pub group: Option<(u64, Group)>,
+    /// A member needs a snapshot that is newer than the present one: only a newer one names it.
+    pub snapshot_wanted: bool,
     /// How [`crate::Consensus::snapshot`] ended: its index, or why the snapshot was given up.
     pub snapshot: Option<Result<u64, String>>,
     /// The member does nothing any more; the process reports this and ends.
@@ -102,6 +107,13 @@ pub enum Refused {
     Size(usize),
     /// Not a voter of the group.
     Stranger(MdsId),
+    /// A group without voters, or with more than are allowed.
+    Voters {
+        /// How many there would be.
+        asked: usize,
+        /// How many are allowed.
+        most: usize,
+    },
 }
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -109,6 +121,9 @@ impl fmt::Display for Refused {
             Refused::NotLeader(n) => n.fmt(f),
             Refused::Busy => write!(f, "the group cannot take more at the moment; try again"),
             Refused::Size(n) => write!(f, "a command must have between 1 and {n} bytes; split it"),
+            Refused::Voters { asked, most } => {
+                write!(f, "a group has 1 to {most} voting metadata servers, and this one would have {asked}")
+            }
             Refused::Stranger(m) => write!(f, "MDS {m} is no voter of this group; choose one that is"),
         }
     }

@@ -10,6 +10,7 @@
 mod convert;
 mod drive;
 mod effects;
+mod group;
 mod open;
 mod ram;
 
@@ -17,5 +18,6 @@ pub use drive::Consensus;
 pub use effects::{
     Apply, ConsensusError, Entry, MessageError, NotLeader, Out, Refused, Role, SnapshotError, StateSnapshot,
 };
+pub use group::{Group, Part};
 pub use open::{Config, OpenOptions, Recovered, format, open};
 pub use raft_log::{Damage, Identity};

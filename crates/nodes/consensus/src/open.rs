@@ -14,7 +14,7 @@ use wire::raft::RaftConf;
 /// Index and term of the snapshot that every member of a new group begins with.
 const BIRTH: (u64, u64) = (1, 1);
 /// Most voters of a group: each one more costs a flush more on the way to a commit.
-const VOTERS_MAX: usize = 7;
+pub(crate) const VOTERS_MAX: usize = 7;
 
 /// What a new member is made with.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -23,7 +23,7 @@ pub struct Config {
     pub cluster: ClusterId,
     /// This member.
     pub me: MdsId,
-    /// All voters, this member included; the same list at every member.
+    /// The voters with which the group was born: the same list at every member, also at those that come later.
     pub voters: Vec<MdsId>,
     /// Bytes of a log segment; see [`raft_log::SEGMENT_DEFAULT`].
     pub segment_bytes: u64,
@@ -94,7 +94,9 @@ fn from_file(s: &Snapshot) -> Result<(Kept, bool), &'static str> {
     Ok((Kept { index: s.index, term: s.term, conf: m.conf, data: s.data.clone() }, m.birth))
 }
 
-/// Makes the folder of a new member. All members of a group begin with the same snapshot: index 1, empty, the voters.
+/// Makes the folder of a new member. All members of a group begin with the same snapshot: index 1, empty, the voters of its
+/// birth. One that is not among these learns from the leader, by the log or a snapshot, and decides nothing before the group
+/// made it a voter.
 ///
 /// Errors: the list of voters is impossible, the folder is not empty, the disk refuses.
 pub fn format(folder: &mut dyn Folder, config: &Config) -> Result<(), ConsensusError> {
@@ -102,11 +104,8 @@ pub fn format(folder: &mut dyn Folder, config: &Config) -> Result<(), ConsensusE
     voters.sort_unstable();
     let conf = RaftConf { voters, ..RaftConf::default() };
     convert::check_conf(&conf).map_err(|what| ConsensusError::Config(what.into()))?;
-    if conf.voters.len() > VOTERS_MAX || !config.voters.contains(&config.me) {
-        return Err(ConsensusError::Config(format!(
-            "a group has at most {VOTERS_MAX} voters and MDS {} must be one of them",
-            config.me
-        )));
+    if conf.voters.len() > VOTERS_MAX || convert::id(config.me) == 0 {
+        return Err(ConsensusError::Config(format!("a group has at most {VOTERS_MAX} voters, and none is called 0")));
     }
     let (index, term) = BIRTH;
     let hard = HardState { term, vote: 0, commit: index };
@@ -140,6 +139,7 @@ pub fn open(folder: &mut dyn Folder, options: &OpenOptions) -> Result<(Consensus
         entries: Default::default(),
         bytes: 0,
         snapshot: kept.clone(),
+        wanted: Default::default(),
     };
     (ram.hard.term, ram.hard.vote, ram.hard.commit) = (rec.hard.term, rec.hard.vote, rec.hard.commit);
     let entries: Result<Vec<_>, _> =

@@ -4,6 +4,7 @@ use crate::convert;
 use bytes::Bytes;
 use raft::eraftpb::{self as pb, ConfState, HardState};
 use raft::{Error, GetEntriesContext, RaftState, Storage, StorageError};
+use std::cell::Cell;
 use std::collections::VecDeque;
 use wire::raft::RaftConf;
 
@@ -29,6 +30,8 @@ pub(crate) struct RamLog {
     /// Bytes of the entries' data.
     pub bytes: u64,
     pub snapshot: Kept,
+    /// Somebody had to have a newer snapshot: the library asks through a shared reference.
+    pub wanted: Cell<bool>,
 }
 
 impl RamLog {
@@ -117,8 +120,12 @@ impl Storage for RamLog {
     fn last_index(&self) -> raft::Result<u64> {
         Ok(self.last())
     }
-    fn snapshot(&self, request_index: u64, _: u64) -> raft::Result<pb::Snapshot> {
-        if self.snapshot.index < request_index {
+    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<pb::Snapshot> {
+        // A member takes only a snapshot that names it; of one that joined later it would never say anything.
+        let conf = &self.snapshot.conf;
+        let named = [&conf.voters, &conf.learners, &conf.voters_outgoing].iter().any(|list| list.contains(&to));
+        if self.snapshot.index < request_index || !named {
+            self.wanted.set(true);
             return Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable));
         }
         let s = &self.snapshot;

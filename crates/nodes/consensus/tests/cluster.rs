@@ -1,7 +1,7 @@
 //! Whole groups in one deterministic loop: lost, repeated and reordered messages, power cuts, restarts, slow disks.
 
 use bytes::Bytes;
-use consensus::{Apply, Config, Consensus, OpenOptions, Out, Refused, Role, format, open};
+use consensus::{Apply, Config, Consensus, Group, OpenOptions, Out, Part, Refused, Role, format, open};
 use host::disk::{DiskOp, Tag};
 use host::memory::MemoryDisk;
 use std::collections::BTreeMap;
@@ -42,9 +42,11 @@ struct Weather {
     repeat: u64,
     crashes: bool,
     snapshots: bool,
+    /// Members come, go and change their part.
+    changes: bool,
 }
-const CALM: Weather = Weather { lose: 0, repeat: 0, crashes: false, snapshots: true };
-const STORM: Weather = Weather { lose: 12, repeat: 8, crashes: true, snapshots: true };
+const CALM: Weather = Weather { lose: 0, repeat: 0, crashes: false, snapshots: true, changes: false };
+const STORM: Weather = Weather { lose: 12, repeat: 8, crashes: true, snapshots: true, changes: false };
 
 struct World {
     rng: Rng,
@@ -63,13 +65,20 @@ struct World {
     installs: u64,
     trace: u64,
     cut_off: Option<usize>,
+    /// Groups by the index from which they hold, as anybody saw them.
+    groups: BTreeMap<u64, Group>,
+    changes: u64,
 }
 
 impl World {
     fn new(seed: u64, n: u32) -> World {
+        World::with_spares(seed, n, 0)
+    }
+    /// `n` founders, and folders of `spares` that nobody has asked into the group.
+    fn with_spares(seed: u64, n: u32, spares: u32) -> World {
         let voters: Vec<MdsId> = (1..=n).map(MdsId).collect();
         let mut nodes = Vec::new();
-        for me in &voters {
+        for me in &(1..=n + spares).map(MdsId).collect::<Vec<_>>() {
             let disk = MemoryDisk::new();
             let config = Config { cluster: CLUSTER, me: *me, voters: voters.clone(), segment_bytes: 64 << 10 };
             format(&mut disk.clone(), &config).unwrap();
@@ -89,6 +98,8 @@ impl World {
             installs: 0,
             trace: 0,
             cut_off: None,
+            groups: BTreeMap::new(),
+            changes: 0,
         };
         for i in 0..w.nodes.len() {
             w.start(i);
@@ -138,6 +149,7 @@ impl World {
         self.trace =
             mix(self.trace, format!("{i}{:?}{:?}{:?}{:?}", out.messages, out.apply, out.reads, out.role).as_bytes());
         node.flying.append(&mut out.disk);
+        let (group, wanted) = (out.group.take(), out.snapshot_wanted);
         for a in out.apply {
             match a {
                 Apply::Entry(e) => {
@@ -157,6 +169,11 @@ impl World {
                 }
             }
         }
+        if let Some((at, g)) = group {
+            self.changes += 1;
+            let known = self.groups.entry(at).or_insert_with(|| g.clone());
+            assert!(*known == g, "from {at} on member {} sees {g:?} and another one {known:?}", i + 1);
+        }
         if let Some(Role { leading: true, ready, term, leader }) = out.role {
             let me = MdsId(i as u32 + 1);
             assert_eq!(leader, Some(me));
@@ -174,6 +191,9 @@ impl World {
                 assert!(index >= floor, "a read at {index} would miss {floor}");
                 self.reads_done += 1;
             }
+        }
+        if wanted {
+            self.snapshot(i);
         }
         for (to, m) in out.messages {
             // Every message survives its encoding.
@@ -273,13 +293,40 @@ impl World {
         } else if dice == 14 && weather.crashes && self.rng.below(20) == 0 {
             let _ = core.transfer(MdsId(1 + self.rng.below(3) as u32));
         } else if dice == 15 && weather.snapshots && n.index > n.snapshot_at + 40 {
-            let mut state = n.hash.to_le_bytes().to_vec();
-            state.resize(5000, 1);
-            if core.snapshot(n.index, Bytes::from(state)).is_ok() {
-                n.snapshot_at = n.index;
+            self.snapshot(i);
+        } else if dice == 16 && weather.changes && core.role().ready && self.rng.below(4) == 0 {
+            // Any group of up to five is as good as another.
+            let all = self.nodes.len() as u64;
+            let mut parts = Vec::new();
+            let voters = 1 + self.rng.below(5) as usize;
+            for _ in 0..voters + self.rng.below(3) as usize {
+                let who = MdsId(1 + self.rng.below(all) as u32);
+                if parts.iter().all(|p: &Part| !matches!(p, Part::Voter(m) | Part::Learner(m) if *m == who)) {
+                    parts.push(if parts.len() < voters { Part::Voter(who) } else { Part::Learner(who) });
+                }
             }
+            let core = self.nodes[i].core.as_mut().unwrap();
+            let named = |m: MdsId| parts.iter().any(|p| matches!(p, Part::Voter(n) | Part::Learner(n) if *n == m));
+            let g = core.group();
+            let gone: Vec<Part> = g.voters.iter().chain(&g.learners).filter(|m| !named(**m)).map(|m| Part::Gone(*m)).collect();
+            parts.extend(gone);
+            let _ = core.change(&parts);
+        } else if dice == 17 && weather.changes && core.role().ready {
+            core.leave_joint();
         }
         self.poll(i, weather);
+    }
+    fn snapshot(&mut self, i: usize) {
+        let n = &mut self.nodes[i];
+        let Some(core) = n.core.as_mut() else { return };
+        let mut state = n.hash.to_le_bytes().to_vec();
+        state.resize(5000, 1);
+        if core.snapshot(n.index, Bytes::from(state)).is_ok() {
+            n.snapshot_at = n.index;
+        }
+    }
+    fn leader(&self) -> Option<usize> {
+        self.nodes.iter().position(|n| n.core.as_ref().is_some_and(|c| c.role().ready))
     }
     fn run(&mut self, steps: u64, weather: Weather) {
         for _ in 0..steps {
@@ -296,7 +343,9 @@ impl World {
         self.cut_off = None;
         let before = self.applied_anywhere();
         self.run(1500, CALM);
-        let low = self.nodes.iter().map(|n| n.index).min().unwrap();
+        let group = self.nodes[self.leader().expect("somebody leads")].core.as_ref().unwrap().group();
+        let inside = |(i, n): (usize, &Node)| group.has(MdsId(i as u32 + 1)).then_some(n.index);
+        let low = self.nodes.iter().enumerate().filter_map(inside).min().unwrap();
         assert!(low > before, "the group makes progress in good weather: {low} after {before}");
     }
 }
@@ -407,4 +456,67 @@ fn an_orderly_stop_keeps_all_and_is_noticed() {
     w.start(1);
     w.run(200, CALM);
     assert!(w.nodes[1].index > applied);
+}
+
+#[test]
+fn members_come_and_go_in_any_weather() {
+    let (mut changes, mut applied, mut joined) = (0, 0, 0);
+    for seed in 100..112 {
+        let mut w = World::with_spares(seed, 3, 3);
+        w.run(8000, Weather { changes: true, ..STORM });
+        w.settle();
+        changes += w.groups.len();
+        applied += w.applied_anywhere();
+        joined += w.nodes[3..].iter().filter(|n| n.index > 1).count();
+    }
+    println!("changes {changes} applied {applied} joined {joined}");
+    assert!(changes > 100 && applied > 1000 && joined > 20);
+}
+
+#[test]
+fn a_newcomer_counts_when_it_has_caught_up_and_not_before() {
+    let mut w = World::with_spares(11, 1, 2);
+    // One of them never runs.
+    w.nodes[2].core = None;
+    w.run(1500, CALM);
+    let behind = w.nodes[0].index;
+    let core = w.nodes[0].core.as_mut().unwrap();
+    core.change(&[Part::Learner(MdsId(2)), Part::Learner(MdsId(3))]).unwrap();
+    assert_eq!(core.change(&[Part::Gone(MdsId(2))]), Err(Refused::Busy), "one change at a time");
+    w.run(600, CALM);
+    let core = w.nodes[0].core.as_ref().unwrap();
+    let group = core.group();
+    assert_eq!((group.voters.len(), group.learners.len(), group.outgoing.len()), (1, 2, 0));
+    assert!(group.decides(|m| m == MdsId(1)) && !group.decides(|m| m != MdsId(1)));
+    // The log below was dropped long ago: it came as a snapshot that names the newcomer.
+    assert!(w.installs >= 1 && w.nodes[1].index > behind, "{} behind {behind}", w.nodes[1].index);
+    assert!(core.matched(MdsId(2)).unwrap() > behind && core.matched(MdsId(3)) == Some(0));
+    let core = w.nodes[0].core.as_mut().unwrap();
+    core.change(&[Part::Voter(MdsId(2)), Part::Gone(MdsId(3))]).unwrap();
+    w.run(200, CALM);
+    assert_eq!(w.nodes[1].core.as_ref().unwrap().group().voters, [MdsId(1), MdsId(2)]);
+    // Both are needed now, and the newcomer begins where it was after a power cut.
+    w.crash(0);
+    w.run(400, CALM);
+    assert!(!w.nodes[1].core.as_ref().unwrap().role().ready);
+    w.crash(1);
+    w.start(1);
+    w.start(0);
+    let before = w.applied_anywhere();
+    w.run(400, CALM);
+    assert!(w.nodes[1].index > before && w.nodes[1].core.as_ref().unwrap().group().voters.len() == 2);
+}
+
+#[test]
+fn a_group_without_voters_is_refused() {
+    let mut w = World::new(12, 3);
+    w.run(400, CALM);
+    let leader = w.leader().unwrap();
+    let core = w.nodes[leader].core.as_mut().unwrap();
+    let all = [1, 2, 3].map(|i| Part::Gone(MdsId(i)));
+    assert!(matches!(core.change(&all), Err(Refused::Voters { asked: 0, .. })));
+    let crowd: Vec<Part> = (4..9).map(|i| Part::Voter(MdsId(i))).collect();
+    assert!(matches!(core.change(&crowd), Err(Refused::Voters { asked: 8, .. })));
+    let other = (leader + 1) % 3;
+    assert!(matches!(w.nodes[other].core.as_mut().unwrap().change(&all[..1]), Err(Refused::NotLeader(_))));
 }
