@@ -94,6 +94,7 @@ kinds! {
     Msg::Care(Care::State { .. }) => "State (care)",
     Msg::Care(Care::Differs { .. }) => "Differs (care)",
     Msg::Care(Care::News { .. }) => "News (care)",
+    Msg::Care(Care::Left) => "Left (care)",
     Msg::Care(Care::Outvoted { .. }) => "Outvoted (care)",
     Msg::Care(Care::Inspect { .. }) => "Inspect (care)",
     Msg::Care(Care::Inspected { .. }) => "Inspected (care)",

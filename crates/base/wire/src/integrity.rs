@@ -215,6 +215,8 @@ pub enum Care {
         /// What it has come to.
         look: ChunkLook,
     },
+    /// MDS → MDS: you are no member of the group any more.
+    Left,
 }
 
 /// Answer to [`Care::Mend`].

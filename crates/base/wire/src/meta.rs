@@ -4,7 +4,7 @@ use crate::names::{Attr, MetaError, MetaOp, MetaOutcome};
 use crate::share::Sharing;
 use serde::{Deserialize, Serialize};
 use types::{
-    ChunkId, CsId, Incarnation, InodeId, Layout, LeaseEpoch, MdsId, Member, Nanos, Seq, SessionId, Term, View, ViewVer,
+    ChunkId, CsId, Incarnation, InodeId, Layout, LeaseEpoch, MdsId, Member, Nanos, NodeId, Seq, SessionId, Term, View, ViewVer,
 };
 
 /// So long a front end may show what its kernel keeps after the sending of the last question that a leader answered.
@@ -350,8 +350,8 @@ pub enum FromMds {
         settled: LeaseEpoch,
         /// Leases that it does not hold (any more).
         gone: Vec<HeldLease>,
-        /// Where chunk servers are.
-        servers: Vec<(CsId, String)>,
+        /// Where servers are, and all metadata servers.
+        servers: Vec<(NodeId, String)>,
         /// The request's.
         stamp: u64,
     },
@@ -361,8 +361,8 @@ pub enum FromMds {
         term: Term,
         /// Fences up to here are settled with this session.
         settled: LeaseEpoch,
-        /// Where chunk servers are, when that changed.
-        servers: Vec<(CsId, String)>,
+        /// Where servers are, and all metadata servers.
+        servers: Vec<(NodeId, String)>,
         /// The request's.
         stamp: u64,
     },

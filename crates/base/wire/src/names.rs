@@ -444,6 +444,19 @@ pub enum MetaOp {
         /// Number of the wait.
         number: u64,
     },
+    /// A metadata server asks for an id, once, when its folder is made; it is told everything as soon as it runs, and decides
+    /// when it has caught up. Outcome: Mds.
+    NewMds {
+        /// Drawn by the asker: the same nonce gets the same id.
+        nonce: u64,
+        /// Where its peers find it.
+        addr: String,
+    },
+    /// A metadata server is to leave the group, for ever. Outcome: Done.
+    RmMds {
+        /// Which.
+        mds: types::MdsId,
+    },
 }
 
 impl MetaOp {
@@ -565,6 +578,17 @@ pub enum MetaOutcome {
     Cs(types::CsId, types::ClusterId),
     /// What came of asking for a lock.
     Lock(LockAnswer),
+    /// What a new metadata server has to know.
+    Mds {
+        /// Its id.
+        id: types::MdsId,
+        /// The cluster's.
+        cluster: types::ClusterId,
+        /// The voters with which the group was born.
+        born: Vec<types::MdsId>,
+        /// All of the group, with the addresses that peers use.
+        group: Vec<(types::MdsId, String)>,
+    },
 }
 
 /// Why an operation was refused.
@@ -608,6 +632,12 @@ pub enum MetaError {
     Unzeroed,
     /// There are 4,096 locks on the file.
     LocksFull,
+    /// There is no such metadata server.
+    NoMds,
+    /// Too few of the metadata servers that would be left are running and up to date.
+    Quorum,
+    /// There are seven metadata servers, with those that are leaving.
+    MdsFull,
 }
 impl core::error::Error for MetaError {}
 impl core::fmt::Display for MetaError {
@@ -634,6 +664,9 @@ impl core::fmt::Display for MetaError {
             }
             MetaError::Unzeroed => "the file was cut and has to be zeroed past its end before it grows",
             MetaError::LocksFull => "too many locks on one file (4,096)",
+            MetaError::NoMds => "no such metadata server",
+            MetaError::Quorum => "too few of the metadata servers that would be left are running and up to date",
+            MetaError::MdsFull => "a group has at most seven metadata servers, those that are leaving included",
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::data::{CopyReport, OpDone, RangeRec};
 use serde::{Deserialize, Serialize};
-use types::{BootVerifier, ChunkId, CopyId, CsId, Incarnation, LeaseEpoch, MdsId, Member, Seq, SessionId, Term};
+use types::{BootVerifier, ChunkId, CopyId, CsId, Incarnation, LeaseEpoch, MdsId, Member, NodeId, Seq, SessionId, Term};
 
 /// How full a chunk server is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -156,8 +156,8 @@ pub enum MdsToCs {
         low_water: SessionId,
         /// Absent initial copies of chunks up to here are lost, not empty.
         absent_mark: ChunkId,
-        /// Where chunk servers are.
-        servers: Vec<(CsId, String)>,
+        /// Where servers are, and all metadata servers.
+        servers: Vec<(NodeId, String)>,
     },
     /// Ask that one.
     NotLeader {
@@ -179,8 +179,8 @@ pub enum MdsToCs {
         term: Term,
         /// Sessions below are refused.
         low_water: SessionId,
-        /// Where chunk servers are.
-        servers: Vec<(CsId, String)>,
+        /// Where servers are, and all metadata servers.
+        servers: Vec<(NodeId, String)>,
     },
     /// This id was dropped or never given out: the server must not serve.
     Unknown {

@@ -19,6 +19,10 @@ pub struct MdsReport {
     pub leader: bool,
     /// It was heard of lately.
     pub alive: bool,
+    /// It decides with others; otherwise it follows, until it is needed.
+    pub voter: bool,
+    /// It is to leave the group.
+    pub leaving: bool,
 }
 /// One chunk server.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

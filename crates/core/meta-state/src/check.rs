@@ -3,6 +3,7 @@
 use crate::chunks::Chunks;
 use crate::events;
 use crate::kv::Kv;
+use crate::members;
 use crate::namespace;
 use crate::router::State;
 use crate::sessions;
@@ -24,6 +25,7 @@ impl<K: Kv> State<K> {
         self.chunks.check(&self.kv)?;
         self.sessions.check(&self.kv)?;
         self.locks.check(&self.kv)?;
+        members::check(&self.kv)?;
         let owners = self.locks().held().map(|(i, _, h)| (i, h.owner));
         for (ino, owner) in owners.chain(self.locks().waits().map(|(i, _, w)| (i, w.lock.owner))) {
             if sessions::get(&self.kv, owner.session).is_none_or(|s| s.block.is_some()) {

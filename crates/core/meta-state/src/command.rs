@@ -235,6 +235,13 @@ pub enum Command {
         /// One more than the lease that was taken.
         epoch: LeaseEpoch,
     },
+    /// A metadata server that is to leave is no member of the log's group any more. Outcome: Done.
+    MdsLeft {
+        /// Which.
+        mds: MdsId,
+        /// When.
+        time: i64,
+    },
 }
 
 /// Number of [`Command::Batch`] in the format.
@@ -273,6 +280,7 @@ impl Command {
             | Command::RegisterCs { time, .. }
             | Command::Loss { time, .. }
             | Command::SetEnds { time, .. }
+            | Command::MdsLeft { time, .. }
             | Command::Event { time, .. } => Some(*time),
             Command::Batch(list) => {
                 list.iter().filter_map(|c| if matches!(c, Command::Batch(_)) { None } else { c.time() }).max()

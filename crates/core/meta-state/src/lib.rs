@@ -12,6 +12,7 @@ mod command;
 mod events;
 pub mod kv;
 mod locks;
+mod members;
 mod namespace;
 mod outcome;
 mod query;
@@ -27,6 +28,7 @@ pub use command::{COMMAND_VERSION, Command, CommandError, EndSource, ViewChange}
 pub use events::{EVENT_TEXT_MAX, EVENTS_MAX, Event};
 pub use kv::{Kv, MemoryKv};
 pub use locks::{LOCKS_MAX, LockRules, Table as LockTable, Ticket, Wait};
+pub use members::{MDS_MAX, Member as MdsMember};
 pub use namespace::{FILE_MAX, LINK_MAX, NAME_RULES, NAMES_MAX, NORM_MAX, ROOT, TARGET_MAX, layout_error};
 pub use outcome::{AllocError, Outcome, Refused, RegisterResult, SessionRefusal, ViewRefusal, ViewResult};
 pub use query::{Counts, INFO_CHUNKS_MAX, InodeView};

@@ -5,12 +5,13 @@ use crate::command::EndSource;
 use crate::events::{self, Event};
 use crate::kv::Kv;
 use crate::locks::Table as LockTable;
+use crate::members::{self, Member};
 use crate::namespace::{self, Inode};
 use crate::router::State;
 use crate::sessions::{self, Admission, Block, Session};
 use crate::settings::{self, Cluster};
 use crate::table;
-use types::{ChunkId, CopyId, CsId, Incarnation, InodeId, Layout, LeaseEpoch, OpId, SessionId};
+use types::{ChunkId, CopyId, CsId, Incarnation, InodeId, Layout, LeaseEpoch, MdsId, OpId, SessionId};
 use wire::meta::FileEnd;
 use wire::names::{Attr, MetaError, MetaOp, MetaOutcome};
 
@@ -60,6 +61,18 @@ pub struct Counts {
 }
 
 impl<K: Kv> State<K> {
+    /// The metadata servers, by id.
+    pub fn members(&self) -> impl Iterator<Item = (MdsId, Member)> + use<'_, K> {
+        members::all(&self.kv)
+    }
+    /// One of them.
+    pub fn member(&self, id: MdsId) -> Option<Member> {
+        members::get(&self.kv, id)
+    }
+    /// Was it one once, and is none any more? Ids are never given again.
+    pub fn member_left(&self, id: MdsId) -> bool {
+        id < members::next(&self.kv) && members::get(&self.kv, id).is_none()
+    }
     /// Answers an operation that changes nothing. One that does is Invalid here.
     pub fn query(&self, op: &MetaOp) -> Result<MetaOutcome, MetaError> {
         if let Some(answer) = self.locks.query(op) {

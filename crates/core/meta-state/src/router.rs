@@ -5,6 +5,7 @@ use crate::command::{Command, EndSource};
 use crate::events;
 use crate::kv::{Kv, MemoryKv};
 use crate::locks::{LockRules, Locks, Ticket};
+use crate::members;
 use crate::namespace::{self, Asked, FILE_MAX, Namespace, Stored, layout_error};
 use crate::outcome::{AllocError, Outcome, Refused, RegisterResult};
 use crate::sessions::{self, Admission, Sessions};
@@ -62,6 +63,7 @@ impl<K: Kv> State<K> {
     pub fn open(kv: K) -> Result<State<K>, RowError> {
         crate::snapshot::check_tables(&kv)?;
         settings::open(&kv)?;
+        members::open(&kv)?;
         events::open(&kv)?;
         let names = Namespace::open(&kv)?;
         let chunks = Chunks::open(&kv)?;
@@ -133,6 +135,7 @@ impl<K: Kv> State<K> {
                 }
                 let c = Cluster { id: *cluster, name: name.clone(), mds: mds.clone(), founded: *time };
                 settings::found(kv, &c);
+                members::found(kv, mds);
                 self.names.found(kv, *layout, *time);
                 Outcome::Done
             }
@@ -202,6 +205,13 @@ impl<K: Kv> State<K> {
                 chunks::tombstone_gone(kv, *cs, *chunk, *copy);
                 Outcome::Done
             }
+            Command::MdsLeft { mds, time } => {
+                if members::get(kv, *mds).is_some_and(|m| m.leaving) {
+                    members::gone(kv, *mds);
+                    events::append(kv, *time, &format!("metadata server {mds} has left the group"));
+                }
+                Outcome::Done
+            }
             Command::Event { time, text } => {
                 events::append(kv, *time, text);
                 Outcome::Done
@@ -265,6 +275,16 @@ impl<K: Kv> State<K> {
             let cs = chunks::new_server(&mut self.kv, *nonce).ok_or(MetaError::NoSpace)?;
             return Ok(MetaOutcome::Cs(cs, cluster.id));
         }
+        match r.op {
+            MetaOp::NewMds { nonce, addr } => return self.new_mds(*nonce, addr, r.time),
+            MetaOp::RmMds { mds } => {
+                members::remove(&mut self.kv, *mds)?;
+                let text = format!("metadata server {mds} is to leave the group");
+                events::append(&mut self.kv, r.time, &text);
+                return Ok(MetaOutcome::Done);
+            }
+            _ => {}
+        }
         if let MetaOp::Lock { ino, .. } | MetaOp::Unlock { ino, .. } | MetaOp::Unwait { ino, .. } = r.op {
             namespace::live(&self.kv, *ino).ok_or(MetaError::NotFound)?;
             return self.locks.apply(&mut self.kv, r.op, r.id.session);
@@ -291,6 +311,18 @@ impl<K: Kv> State<K> {
             gone.push(dir);
         }
         Ok(done.outcome)
+    }
+
+    fn new_mds(&mut self, nonce: u64, addr: &str, time: i64) -> Result<MetaOutcome, MetaError> {
+        let cluster = settings::cluster(&self.kv).ok_or(MetaError::Invalid)?;
+        let before = members::next(&self.kv);
+        let id = members::add(&mut self.kv, nonce, addr)?;
+        if id == before {
+            events::append(&mut self.kv, time, &format!("metadata server {id} at {addr} is to join the group"));
+        }
+        let born = cluster.mds.iter().map(|(id, _)| *id).collect();
+        let group = members::all(&self.kv).map(|(id, m)| (id, m.addr)).collect();
+        Ok(MetaOutcome::Mds { id, cluster: cluster.id, born, group })
     }
 
     /// An inode has no name any more: it is kept for those who may have it open and live.

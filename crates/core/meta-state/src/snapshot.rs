@@ -182,7 +182,7 @@ fn row(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
 /// Every row stands in a table that this version knows, and the counters can be read. Rows of the other tables are read
 /// by the modules they belong to.
 pub(crate) fn check_tables<K: Kv>(kv: &K) -> Result<(), RowError> {
-    const KNOWN: [u8; 16] = [
+    const KNOWN: [u8; 17] = [
         SYSTEM,
         table::INODE,
         table::DIRENT,
@@ -199,6 +199,7 @@ pub(crate) fn check_tables<K: Kv>(kv: &K) -> Result<(), RowError> {
         table::LOSS,
         table::NONCE,
         table::LOCK,
+        table::MDS,
     ];
     // From table to table, not from row to row.
     let mut from = Some(Vec::new());
@@ -219,7 +220,7 @@ pub(crate) fn check_tables<K: Kv>(kv: &K) -> Result<(), RowError> {
             Some(system::APPLIED) => {
                 table::decode::<Applied>(&k, &v)?;
             }
-            Some(system::NEXT_INODE..=system::FEATURES) => {
+            Some(system::NEXT_INODE..=system::NEXT_MDS) => {
                 let c = table::decode::<Counter>(&k, &v)?;
                 if c.0 == 0 && what != Some(system::LOW_WATER) {
                     return Err(RowError::new(&k, "counter at zero"));

@@ -41,6 +41,8 @@ pub const LOSS: u8 = 16;
 pub const NONCE: u8 = 17;
 /// Locks of programs on a file: [ino][family u8].
 pub const LOCK: u8 = 18;
+/// Metadata server: [mds u32].
+pub const MDS: u8 = 19;
 
 /// Rows of [`SYSTEM`].
 pub mod system {
@@ -62,6 +64,8 @@ pub mod system {
     pub const NEXT_EVENT: u8 = 8;
     /// Feature level.
     pub const FEATURES: u8 = 9;
+    /// Next metadata server id.
+    pub const NEXT_MDS: u8 = 10;
 }
 
 /// Ids of 64 bits hold 12 bits of shard above 52 bits of counter; this group is shard 0.

@@ -6,7 +6,7 @@ use crate::server::{ChunkServer, ServerThen};
 use crate::takeover::Clear;
 use host::node::Effects;
 use replica::member::store_marks;
-use types::{ChunkId, CopyId, CsId, LeaseEpoch, MdsId, Nanos, NodeId, SessionId, Term};
+use types::{ChunkId, CopyId, LeaseEpoch, MdsId, Nanos, NodeId, SessionId, Term};
 use wire::{CsToMds, MdsToCs, Msg};
 
 /// Between heartbeats, and between attempts to register.
@@ -22,6 +22,9 @@ const PART: usize = 4096;
 #[derive(Debug)]
 pub(crate) struct Group {
     mds: Vec<MdsId>,
+    known: Vec<(MdsId, String)>,
+    /// Nobody has asked since they are others.
+    news: bool,
     lost_memory: bool,
     /// The highest term heard of; older leaders are not listened to.
     pub term: Term,
@@ -51,6 +54,8 @@ impl Group {
     pub fn new(cfg: &ChunkConfig, lost_memory: bool) -> Group {
         Group {
             mds: cfg.mds.clone(),
+            known: Vec::new(),
+            news: false,
             lost_memory,
             term: Term(0),
             leader: None,
@@ -173,10 +178,24 @@ impl ChunkServer {
             self.send_part(now, fx);
         }
     }
-    fn addresses(&mut self, servers: Vec<(CsId, String)>, fx: &mut Effects) {
-        let me = self.cfg.cs;
-        let others = servers.into_iter().filter(|(cs, a)| *cs != me && !a.is_empty());
-        fx.address.extend(others.map(|(cs, a)| (NodeId::Cs(cs), a)));
+    /// Where servers are. Metadata servers that came are asked from now on, those that left are not.
+    fn addresses(&mut self, servers: Vec<(NodeId, String)>, fx: &mut Effects) {
+        let me = NodeId::Cs(self.cfg.cs);
+        let mds: Vec<(MdsId, String)> = servers
+            .iter()
+            .filter_map(|(n, a)| if let NodeId::Mds(m) = n { Some((*m, a.clone())) } else { None })
+            .collect();
+        if !mds.is_empty() && mds != self.group.known {
+            self.group.mds = mds.iter().map(|m| m.0).collect();
+            self.group.known = mds;
+            self.group.news = true;
+        }
+        fx.address.extend(servers.into_iter().filter(|(n, a)| *n != me && !a.is_empty()));
+    }
+    /// All metadata servers with their addresses, once after the group has said that they are others than before. Whoever
+    /// starts this server again should know them.
+    pub fn new_metadata_servers(&mut self) -> Option<Vec<(MdsId, String)>> {
+        std::mem::take(&mut self.group.news).then(|| self.group.known.clone())
     }
     /// Stores marks and refused sessions. True if there is nothing to wait for.
     fn marks(

@@ -458,7 +458,7 @@ impl Client {
             }
             ClientOp::Death { node, incarnation } => {
                 self.ops.insert(ticket, Op { left: 1, kind: OpKind::Call, error: None });
-                for m in self.cfg.mds.clone() {
+                for m in self.link.mds.clone() {
                     let msg = wire::Msg::ToMds(wire::ToMds::Death { node, incarnation });
                     fx.send.push((NodeId::Mds(m), msg));
                 }

@@ -6,7 +6,7 @@ use crate::{Client, ClientAnswer, ClientConfig};
 use host::node::Effects;
 use marks::mark;
 use std::collections::{BTreeMap, VecDeque};
-use types::{CsId, LeaseEpoch, MdsId, Nanos, NodeId, SessionId, Term};
+use types::{LeaseEpoch, MdsId, Nanos, NodeId, SessionId, Term};
 use wire::meta::HeldLease;
 use wire::names::{MetaError, MetaOp, MetaOutcome};
 use wire::share::Sharing;
@@ -40,7 +40,7 @@ struct Slot {
 /// The link to the group.
 #[derive(Debug)]
 pub(crate) struct Link {
-    mds: Vec<MdsId>,
+    pub mds: Vec<MdsId>,
     current: usize,
     attached: bool,
     pub term: Term,
@@ -302,8 +302,20 @@ impl Client {
         }
     }
 
-    fn addresses(servers: Vec<(CsId, String)>, fx: &mut Effects) {
-        fx.address.extend(servers.into_iter().map(|(cs, a)| (NodeId::Cs(cs), a)));
+    /// Where servers are. Metadata servers that came are asked from now on, those that left are not.
+    fn addresses(&mut self, servers: Vec<(NodeId, String)>, fx: &mut Effects) {
+        let named = |n: &(NodeId, String)| if let NodeId::Mds(m) = n.0 { Some(m) } else { None };
+        let mds: Vec<MdsId> = servers.iter().filter_map(named).collect();
+        if !mds.is_empty() && mds != self.link.mds {
+            let now = self.link.mds[self.link.current % self.link.mds.len()];
+            let leads = mds.iter().position(|m| *m == now);
+            self.link.mds = mds;
+            match leads {
+                Some(i) => self.link.current = i,
+                None => self.link.give_up_leader(),
+            }
+        }
+        fx.address.extend(servers);
     }
 
     pub(crate) fn mds_says(&mut self, from: MdsId, m: FromMds, fx: &mut Effects) {
@@ -330,7 +342,7 @@ impl Client {
                 self.link.settled = self.link.settled.max(settled);
                 self.link.session_until = self.link.session_until.max(Nanos(stamp) + SESSION);
                 self.link.renew_due = self.now + RENEW;
-                Self::addresses(servers, fx);
+                self.addresses(servers, fx);
                 for h in gone {
                     self.gone(h.ino, h.epoch, fx);
                 }
@@ -346,7 +358,7 @@ impl Client {
                 if term == self.link.term && self.link.attached {
                     self.link.settled = self.link.settled.max(settled);
                     self.link.session_until = self.link.session_until.max(Nanos(stamp) + SESSION);
-                    Self::addresses(servers, fx);
+                    self.addresses(servers, fx);
                     self.renew_old_leases();
                     self.tick_reads(fx);
                 }

@@ -82,7 +82,7 @@ impl MetaServer {
     /// A message of another member.
     pub(crate) fn agreement_message(&mut self, from: MdsId, m: Care, fx: &mut Effects) {
         match m {
-            Care::State { index, digest } if self.cfg.peers.iter().any(|p| p.0 == from) => {
+            Care::State { index, digest } if self.is_peer(from) => {
                 self.agreement.note(from, index, digest);
                 self.compare_digests(index, fx);
             }
@@ -92,7 +92,7 @@ impl MetaServer {
             {
                 self.differs(index, fx);
             }
-            Care::News { text } if self.leader.is_some() && self.cfg.peers.iter().any(|p| p.0 == from) => {
+            Care::News { text } if self.leader.is_some() && self.is_peer(from) => {
                 self.event(text);
             }
             _ => {}
@@ -112,7 +112,7 @@ impl MetaServer {
             return; // compared when this server has come there itself
         }
         let Some(said) = self.agreement.at.get(&index) else { return };
-        match judge(said, self.cfg.peers.len()) {
+        match judge(said, self.consensus.group().voters.len()) {
             Verdict::Same => {}
             Verdict::Odd(digest, odd) => {
                 for m in odd {

@@ -4,7 +4,7 @@
 //! Rooms: [`propose`] carries commands to the log and their outcomes back; [`session`] attaches and fences; [`lease`]
 //! grants and recalls; [`maps`] says where chunks are; [`names`] prepares namespace operations; [`views`] changes views,
 //! [`joins`] and [`takeovers`] run what makes and ends copies; [`care`] hears of damage; [`agree`] compares the states of
-//! the members; [`upkeep`] looks after the log; [`suspects`] looks after chunks that nobody uses; [`server`] hears chunk
+//! the members, [`members`] adds and removes some; [`upkeep`] looks after the log; [`suspects`] looks after chunks that nobody uses; [`server`] hears chunk
 //! servers; [`status`] tells people. They share [`leader::Leader`], which exists only while this server leads.
 #![forbid(unsafe_code)]
 
@@ -16,6 +16,7 @@ mod leader;
 mod lease;
 mod limits;
 mod maps;
+mod members;
 mod names;
 mod openers;
 mod placing;
@@ -35,13 +36,14 @@ use consensus::Consensus;
 use host::disk::{DiskDone, Tag};
 use host::node::{Effects, Input, Node};
 use leader::{Leader, Server};
-use limits::TICK;
+use limits::{HAND_OVER, MDS_SILENT, TICK};
 use maps::MapAsk;
 use meta_state::{Command, State};
 use propose::{PendingRead, Then};
 use replica::rules::Rules;
 use std::collections::BTreeMap;
 use types::{CsId, MdsId, Nanos, NodeId, SessionId};
+use wire::integrity::Care;
 use wire::{Msg, ToMds};
 
 /// What a metadata server is told at its start.
@@ -82,10 +84,17 @@ pub struct MetaServer {
     next_tick: Nanos,
     next_sweep: Nanos,
     last_snapshot: u64,
+    /// A peer needs a newer snapshot than there is.
+    snapshot_wanted: bool,
     reports: care::Reports,
     agreement: agree::Agreement,
     upkeep: upkeep::Upkeep,
     peers_heard: BTreeMap<MdsId, Nanos>,
+    /// Where peers are, as last told to the loop.
+    members_told: BTreeMap<MdsId, String>,
+    next_members: Nanos,
+    /// It stops as soon as another one leads, at this time at the latest.
+    hand_over: Option<Nanos>,
     out: consensus::Out,
     log: Vec<String>,
     stopping: bool,
@@ -116,10 +125,14 @@ impl MetaServer {
             next_tick: now + TICK,
             next_sweep: now,
             last_snapshot,
+            snapshot_wanted: false,
             reports: care::Reports::new(),
             agreement: agree::Agreement::default(),
             upkeep: upkeep::Upkeep::new(now),
             peers_heard: BTreeMap::new(),
+            members_told: BTreeMap::new(),
+            next_members: now,
+            hand_over: None,
             out: consensus::Out::default(),
             log: Vec::new(),
             stopping: false,
@@ -137,8 +150,31 @@ impl MetaServer {
     /// Begins to stop in order; [`Self::stopped`] tells when the log is marked clean.
     pub fn stop(&mut self, now: Nanos, fx: &mut Effects) {
         self.now = self.now.max(now);
-        self.stopping = true;
-        self.consensus.stop();
+        if self.hand_over.is_none() && self.consensus.role().leading {
+            self.hand_over = self.next_leader().map(|_| self.now + HAND_OVER);
+        }
+        self.step_stop(fx);
+    }
+    /// Who should lead when this one stops: a voter that runs, the one with the longest log.
+    fn next_leader(&self) -> Option<MdsId> {
+        let heard = |m: &MdsId| self.peers_heard.get(m).is_some_and(|t| self.now.since(*t) < MDS_SILENT);
+        let voters = self.consensus.group().voters;
+        voters.into_iter().filter(heard).max_by_key(|m| self.consensus.matched(*m))
+    }
+    /// Stops, unless it still hands over its leadership.
+    fn step_stop(&mut self, fx: &mut Effects) {
+        if self.stopping {
+            return;
+        }
+        let hands_over = self.hand_over.is_some_and(|until| self.now < until) && self.consensus.role().leading;
+        if hands_over {
+            if let Some(next) = self.next_leader() {
+                let _ = self.consensus.transfer(next);
+            }
+        } else {
+            self.stopping = true;
+            self.consensus.stop();
+        }
         self.turn_consensus(fx);
     }
     /// The stop is complete.
@@ -168,6 +204,9 @@ impl MetaServer {
     fn message(&mut self, from: NodeId, msg: Msg, fx: &mut Effects) {
         match (from, msg) {
             (NodeId::Mds(m), Msg::Raft(r)) => {
+                if self.is_out(m, fx) {
+                    return;
+                }
                 self.peers_heard.insert(m, self.now);
                 if let Err(e) = self.consensus.step(m, *r) {
                     fx.log.push(e.to_string());
@@ -194,6 +233,7 @@ impl MetaServer {
                 }
                 self.server_message(cs, m, fx);
             }
+            (NodeId::Mds(from), Msg::Care(Care::Left)) => self.told_out(from, fx),
             (NodeId::Mds(from), Msg::Care(m)) => self.agreement_message(from, m, fx),
             (NodeId::Cs(cs), Msg::Care(m)) if self.leader.is_some() => self.care(cs, m, fx),
             (NodeId::Cs(cs), Msg::Data(d)) => self.join_message(cs, d, fx),
@@ -256,6 +296,7 @@ impl MetaServer {
         self.sweep_keepers(fx);
         self.ask_for_digests();
         self.reap();
+        self.sweep_members();
     }
 }
 
@@ -277,6 +318,10 @@ impl Node for MetaServer {
         self.time(fx);
         self.serve_dirty(fx);
         self.turn_consensus(fx);
+        if self.hand_over.is_some() {
+            self.step_stop(fx);
+        }
+        self.tell_addresses(fx);
         fx.log.append(&mut self.log);
     }
     fn deadline(&self) -> Nanos {

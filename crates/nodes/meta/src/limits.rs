@@ -37,6 +37,12 @@ pub const SERVER_SILENT: Nanos = Nanos::from_millis(2_000);
 pub const ACCUSED: Nanos = Nanos::from_millis(2_000);
 /// Messages to peers are repeated after this.
 pub const AGAIN: Nanos = Nanos::from_millis(300);
+/// A metadata server that was not heard of for so long is not counted on.
+pub const MDS_SILENT: Nanos = Nanos::from_millis(1_000);
+/// … and after so long another one stands in, where there is one to spare.
+pub const MDS_SWAP: Nanos = Nanos::from_secs(60);
+/// A leader that is to stop waits so long for another one to lead.
+pub const HAND_OVER: Nanos = Nanos::from_millis(1_500);
 /// Takeovers under way at once.
 pub const TAKEOVERS_MAX: usize = 64;
 /// Chunks of which is remembered what a takeover did to the members that answered, when one was silent.

@@ -100,6 +100,7 @@ fn named(op: &MetaOp) -> Vec<InodeId> {
         | MetaOp::Removexattr { ino, .. } => vec![*ino],
         // Nobody else can know a file without a name; the others tell nothing that attributes tell.
         MetaOp::Tmpfile { .. } | MetaOp::Forget { .. } | MetaOp::SetLayout { .. } | MetaOp::NewCs { .. } => vec![],
+        MetaOp::NewMds { .. } | MetaOp::RmMds { .. } => vec![],
         MetaOp::Lock { .. } | MetaOp::Unlock { .. } | MetaOp::Unwait { .. } => vec![],
         MetaOp::TestLock { .. } | MetaOp::Waiting { .. } => vec![],
         MetaOp::Lookup { .. }
@@ -165,6 +166,10 @@ impl MetaServer {
             return self.read(r);
         }
         let id = OpId { session: r.session, slot: r.slot, seq: r.seq };
+        if let Some(e) = self.members_refuse(&r.op).filter(|_| !self.state.answered(id)) {
+            let (client, op, want) = (r.client, r.op, r.want);
+            return self.answer_op(client, id, &op, want, Err(e), fx);
+        }
         if let Some((ino, epoch)) = bound(&r.op) {
             let held = self.held_by(r.session, ino, epoch);
             // What was applied is answered from memory, whatever is held now.

@@ -118,6 +118,7 @@ impl MetaServer {
             if let Some(e) = out.fatal.take() {
                 fx.fatal = Some(format!("metadata server {}: {e}", self.cfg.id));
             }
+            let (group, wanted) = (out.group.take(), std::mem::take(&mut out.snapshot_wanted));
             let checked = out.checked.take();
             let apply = std::mem::take(&mut out.apply);
             self.stopped |= std::mem::take(&mut out.stopped);
@@ -149,6 +150,10 @@ impl MetaServer {
                     },
                 }
             }
+            if let Some((_, group)) = group {
+                self.group_changed(&group);
+            }
+            self.snapshot_wanted |= wanted;
             if let Some(r) = role
                 && r.ready
                 && self.leader.is_none()
@@ -161,7 +166,8 @@ impl MetaServer {
             }
         }
         let applied = self.state.position().index;
-        if applied >= self.last_snapshot + SNAPSHOT_EVERY {
+        let wanted = std::mem::take(&mut self.snapshot_wanted) && applied > self.last_snapshot;
+        if wanted || applied >= self.last_snapshot + SNAPSHOT_EVERY {
             self.last_snapshot = applied;
             if let Err(e) = self.consensus.snapshot(applied, self.state.snapshot().into()) {
                 fx.log.push(format!("snapshot of the metadata at {applied}: {e}"));

@@ -197,8 +197,9 @@ impl MetaServer {
             self.depose_session(ino, session, fx);
         }
     }
-    pub(crate) fn addresses(&self) -> Vec<(CsId, String)> {
-        self.servers.iter().filter(|(_, s)| !s.addr.is_empty()).map(|(cs, s)| (*cs, s.addr.clone())).collect()
+    pub(crate) fn addresses(&self) -> Vec<(NodeId, String)> {
+        let cs = self.servers.iter().filter(|(_, s)| !s.addr.is_empty()).map(|(cs, s)| (NodeId::Cs(*cs), s.addr.clone()));
+        self.peers().into_iter().map(|(m, a)| (NodeId::Mds(m), a)).chain(cs).collect()
     }
 
     fn renew(&mut self, session: SessionId, ends: Vec<FileEnd>, stamp: u64, fx: &mut Effects) {

@@ -53,15 +53,17 @@ impl MetaServer {
         let root = s.inode(meta_state::ROOT).map(|i| i.layout).unwrap_or_default();
         let heard = |m| self.peers_heard.get(&m).is_some_and(|t| now.since(*t) < Nanos::from_secs(2));
         let leads = self.leader.is_some();
+        let group = self.consensus.group();
         let mds = self
-            .cfg
-            .peers
-            .iter()
+            .peers()
+            .into_iter()
             .map(|(id, addr)| MdsReport {
-                id: *id,
-                addr: addr.clone(),
-                leader: self.leader_hint == Some(*id),
-                alive: *id == self.cfg.id || heard(*id),
+                id,
+                addr,
+                leader: self.leader_hint == Some(id),
+                alive: id == self.cfg.id || heard(id),
+                voter: group.voters.contains(&id),
+                leaving: s.member(id).is_some_and(|m| m.leaving),
             })
             .collect();
         let cs = self

@@ -90,13 +90,14 @@ pub fn mdsd(a: &Daemon) -> Result<()> {
     let Some(own) = peers.iter().find(|p| p.0 == me).map(|p| p.1) else {
         bail!("{}: metadata server {} itself is not among the peers", repo::damaged(&path), desc.id);
     };
-    let found = Command::Init {
+    // Whoever came later finds a cluster that was founded by others.
+    let found = desc.born.is_empty().then(|| Command::Init {
         cluster,
         name: desc.cluster.clone(),
         layout: desc.layout,
         mds: peers.iter().map(|(m, a)| (*m, a.to_string())).collect(),
         time: desc.created,
-    };
+    });
     let life = incarnation()?;
     let cfg = MetaConfig {
         id: me,
@@ -104,7 +105,7 @@ pub fn mdsd(a: &Daemon) -> Result<()> {
         wall_base: link::wall_base(),
         nonce: life.0,
         rules: Rules::ALL,
-        found: Some(found),
+        found,
     };
     let node = MetaServer::new(cfg, log_core, state, host::clock::now());
     let hello = Hello::new(cluster, &desc.cluster, NodeId::Mds(me), life);
@@ -184,6 +185,11 @@ pub fn csd(a: &Daemon) -> Result<()> {
     eprintln!("chunk server {cs} of cluster `{}` listens at {listen}", desc.cluster);
     let hangup = HangupFlag::install().context("signal handlers")?;
     run(&mut looped, |looped| {
+        if let Some(known) = looped.node_mut().new_metadata_servers()
+            && let Err(e) = remember(dir, &known)
+        {
+            eprintln!("chunk server {cs}: where the metadata servers are is not written down: {e:#}");
+        }
         if !hangup.take() {
             return;
         }
@@ -226,6 +232,21 @@ fn steward(
         }
     })?;
     Ok((life, addr))
+}
+
+/// Writes down where the metadata servers are: this server finds them again when all that it was made with are gone.
+fn remember(dir: &Path, known: &[(MdsId, String)]) -> Result<()> {
+    let mut desc: CsRepo = repo::read(dir, "cs.json", "make-cs")?;
+    let mut mds = vec![];
+    for (m, a) in known {
+        let a: SocketAddr = a.parse().with_context(|| format!("address `{a}` of metadata server {m}"))?;
+        mds.push((m.0, SocketAddr::new(a.ip(), a.port().wrapping_sub(1)).to_string()));
+    }
+    if mds != desc.mds {
+        desc.mds = mds;
+        repo::write(dir, "cs.json", &desc)?;
+    }
+    Ok(())
 }
 
 /// What of a chunk server's description may change while it runs.

@@ -55,6 +55,8 @@ enum Command {
     MakeMds(make::MakeMds),
     /// Create the repository of a chunk server.
     MakeCs(make::MakeCs),
+    /// Take a metadata server out of the cluster.
+    RmMds(make::RmMds),
     /// Run a metadata server.
     Mdsd(daemon::Daemon),
     /// Run a chunk server.
@@ -87,6 +89,7 @@ fn main() -> ExitCode {
     let result = match args.command {
         Command::MakeMds(a) => make::make_mds(&at, a),
         Command::MakeCs(a) => make::make_cs(&at, a),
+        Command::RmMds(a) => make::rm_mds(&at, &a),
         Command::Mdsd(a) => daemon::mdsd(&a),
         Command::Csd(a) => daemon::csd(&a),
         Command::Dev(a) => dev::dev(a),

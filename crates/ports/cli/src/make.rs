@@ -11,15 +11,16 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use types::{ClusterId, CsId, Durability, Layout, MdsId};
-use wire::names::{MetaOp, MetaOutcome};
+use wire::names::{MetaError, MetaOp, MetaOutcome};
 
 /// Create the repository of a metadata server.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Example:\n  pstorage -c mycl make-mds -I -a 10.0.0.1 -r /var/lib/pstorage/mds --replicas 3:2\n  pstorage mdsd -r /var/lib/pstorage/mds"
+    after_help = "Example:\n  pstorage -c mycl make-mds -I -a 10.0.0.1 -r /var/lib/pstorage/mds --replicas 3:2\n  pstorage mdsd -r /var/lib/pstorage/mds\n  \
+                  pstorage -c mycl -b 10.0.0.1 make-mds -a 10.0.0.2 -r /var/lib/pstorage/mds    (a further one)"
 )]
 pub struct MakeMds {
-    /// Create the cluster: this is its first metadata server.
+    /// Create the cluster: this is its first metadata server. Without it the server joins the running cluster.
     #[arg(short = 'I', long = "init")]
     init: bool,
     /// Where it listens: this port (2510 unless given) for metadata servers, the next one for clients and chunk servers.
@@ -28,11 +29,11 @@ pub struct MakeMds {
     /// Its repository, an empty or new folder.
     #[arg(short = 'r', long = "repository", value_name = "DIR")]
     repository: PathBuf,
-    /// Copies of every chunk, and how many of them a write needs.
-    #[arg(long, value_name = "NORM[:MIN]", default_value = "1:1")]
+    /// With -I: copies of every chunk, and how many of them a write needs.
+    #[arg(long, value_name = "NORM[:MIN]", default_value = "1:1", requires = "init")]
     replicas: String,
-    /// What an answered write promises: `flush` = a later flush makes it durable, `sync` = it is durable.
-    #[arg(long, value_name = "flush|sync", default_value = "flush")]
+    /// With -I: what an answered write promises: `flush` = a later flush makes it durable, `sync` = it is durable.
+    #[arg(long, value_name = "flush|sync", default_value = "flush", requires = "init")]
     durability: String,
 }
 
@@ -99,6 +100,8 @@ pub struct NewMds<'a> {
     pub id: u32,
     /// All of the group with lower ports.
     pub peers: &'a [(u32, SocketAddr)],
+    /// The voters with which the group was born; empty: all of `peers`.
+    pub born: &'a [MdsId],
     /// Root layout.
     pub layout: Layout,
     /// Bytes of a log segment.
@@ -108,9 +111,14 @@ pub struct NewMds<'a> {
 /// Makes its repository.
 pub fn new_mds(dir: &Path, new: &NewMds<'_>) -> Result<()> {
     repo::create_folder(dir)?;
+    fill_mds(dir, new)
+}
+/// Makes its repository in the folder made by [`repo::create_folder`].
+fn fill_mds(dir: &Path, new: &NewMds<'_>) -> Result<()> {
     let _lock = FolderLock::take(dir)?;
     let disk = RealDisk::open(&repo::store_folder(dir), Options::default())?;
-    let voters = new.peers.iter().map(|p| MdsId(p.0)).collect();
+    let first: Vec<MdsId> = new.peers.iter().map(|p| MdsId(p.0)).collect();
+    let voters = if new.born.is_empty() { first } else { new.born.to_vec() };
     let config =
         consensus::Config { cluster: new.cluster, me: MdsId(new.id), voters, segment_bytes: new.segment_bytes };
     consensus::format(&mut disk.folder(), &config).with_context(|| format!("format `{}`", dir.display()))?;
@@ -121,6 +129,7 @@ pub fn new_mds(dir: &Path, new: &NewMds<'_>) -> Result<()> {
         cluster_id: format!("{:032x}", new.cluster.0),
         id: new.id,
         peers: new.peers.iter().map(|(i, a)| (*i, a.to_string())).collect(),
+        born: new.born.iter().map(|m| m.0).collect(),
         layout: new.layout,
         created,
     };
@@ -134,16 +143,13 @@ pub fn make_mds(at: &At, a: MakeMds) -> Result<()> {
         bail!("address `{}`: two consecutive ports are needed, the lower one from 1 to 65534", a.address);
     }
     if !a.init {
-        bail!(
-            "joining a running group is not supported by this version: create a cluster with -I, or try three metadata \
-             servers together with `pstorage dev`"
-        );
+        return join(at, name, address, &a.repository);
     }
     let replicas = parse_replicas(&a.replicas)?;
     let layout = layout(replicas, parse_durability(&a.durability)?);
     let cluster = ClusterId(host::random::nonzero_u128()?);
     let peers = [(1, address)];
-    new_mds(&a.repository, &NewMds { name, cluster, id: 1, peers: &peers, layout, segment_bytes: 64 << 20 })?;
+    new_mds(&a.repository, &NewMds { name, cluster, id: 1, peers: &peers, born: &[], layout, segment_bytes: LOG_SEGMENT })?;
     println!("Cluster `{name}` with metadata server 1 at {address} in {}.", a.repository.display());
     if replicas.0 == 1 {
         println!(
@@ -154,6 +160,112 @@ pub fn make_mds(at: &At, a: MakeMds) -> Result<()> {
         );
     }
     println!("Start it with\n  pstorage mdsd -r {}", a.repository.display());
+    Ok(())
+}
+
+/// Bytes of a log segment.
+const LOG_SEGMENT: u64 = 64 << 20;
+
+/// A further metadata server for a running cluster.
+fn join(at: &At, name: &str, address: SocketAddr, dir: &Path) -> Result<()> {
+    repo::create_folder(dir)?;
+    let made = || -> Result<MdsId> {
+        let mut link = Link::open(at, Duration::from_secs(10))?;
+        let nonce = host::random::nonzero_u64()?;
+        let (id, cluster, born, group) = match link.meta(MetaOp::NewMds { nonce, addr: address.to_string() })? {
+            Ok(MetaOutcome::Mds { id, cluster, born, group }) => (id, cluster, born, group),
+            Ok(other) => bail!("the cluster answered {other:?} instead of an id"),
+            Err(MetaError::Exists) => bail!(
+                "a metadata server of cluster `{name}` has address {address} already: name another one, or remove that one with \
+                 `pstorage -c {name} rm-mds ID` (its id is shown by `pstorage -c {name} status`)"
+            ),
+            Err(e) => bail!("the cluster takes no further metadata server: {e}"),
+        };
+        link.close()?;
+        let mut peers = vec![];
+        for (m, a) in &group {
+            peers.push((m.0, a.parse().with_context(|| format!("address `{a}` of metadata server {m}"))?));
+        }
+        let new = NewMds {
+            name,
+            cluster,
+            id: id.0,
+            peers: &peers,
+            born: &born,
+            layout: Layout::default(),
+            segment_bytes: LOG_SEGMENT,
+        };
+        fill_mds(dir, &new).with_context(|| {
+            format!("metadata server {id} is known to the cluster and cannot be made; forget it with `rm-mds {id}`")
+        })?;
+        Ok(id)
+    };
+    let id = match made() {
+        Ok(id) => id,
+        Err(e) => {
+            // Nothing of ours may stay behind: the next try finds an empty folder again.
+            let _ = std::fs::remove_dir_all(repo::store_folder(dir));
+            let _ = std::fs::remove_file(dir.join(host::lock::LOCK_NAME));
+            return Err(e);
+        }
+    };
+    println!("Metadata server {id} of cluster `{name}` at {address} in {}.", dir.display());
+    println!("It follows the others as soon as it runs, and decides with them when that makes their number odd.");
+    println!("Start it with\n  pstorage mdsd -r {}", dir.display());
+    Ok(())
+}
+
+/// Take a metadata server out of the cluster.
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  pstorage -c mycl rm-mds 2\n\nIts id is shown by `pstorage -c mycl status`. It leaves for \
+                        ever: its folder can be removed afterwards.")]
+pub struct RmMds {
+    /// Its id.
+    #[arg(value_name = "ID")]
+    id: u32,
+    /// Do not wait until it has left.
+    #[arg(long)]
+    no_wait: bool,
+}
+
+pub fn rm_mds(at: &At, a: &RmMds) -> Result<()> {
+    let name = at.name()?;
+    let mut link = Link::open(at, Duration::from_secs(10))?;
+    let who = MdsId(a.id);
+    match link.meta(MetaOp::RmMds { mds: who })? {
+        Ok(_) => {}
+        Err(MetaError::NoMds) => {
+            bail!("cluster `{name}` has no metadata server {who}; see `pstorage -c {name} status` for those it has")
+        }
+        Err(MetaError::Quorum) => {
+            let r = link.status()?;
+            let dead: Vec<String> =
+                r.mds.iter().filter(|m| !m.alive && m.id != who).map(|m| format!("{} ({})", m.id, m.addr)).collect();
+            if dead.is_empty() {
+                bail!(
+                    "metadata server {who} cannot leave: without it the cluster has none that decides. Make another one first with \
+                     `pstorage -c {name} make-mds -a ADDR -r DIR` and start it"
+                );
+            }
+            bail!(
+                "metadata server {who} cannot leave: without it those that run are no majority. Start {}, or remove what is \
+                 dead for good first",
+                dead.join(", ")
+            );
+        }
+        Err(e) => bail!("metadata server {who} cannot leave: {e}"),
+    }
+    let begun = std::time::Instant::now();
+    while !a.no_wait && link.status()?.mds.iter().any(|m| m.id == who) {
+        if begun.elapsed() > Duration::from_secs(30) {
+            bail!(
+                "metadata server {who} is to leave and has not left yet; it goes on by itself: see `pstorage -c {name} status`"
+            );
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    link.close()?;
+    println!("Metadata server {who} has left cluster `{name}`{}.", if a.no_wait { " or is about to" } else { "" });
     Ok(())
 }
 

@@ -21,8 +21,11 @@ pub struct MdsRepo {
     pub cluster_id: String,
     /// Who it is.
     pub id: u32,
-    /// All of the group: (id, address with the lower port).
+    /// All of the group when this was made: (id, address with the lower port).
     pub peers: Vec<(u32, String)>,
+    /// The voters with which the group was born, where it was there before this server; empty: all of `peers`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub born: Vec<u32>,
     /// Layout of the root, written into the log by the first leader.
     pub layout: Layout,
     /// When the cluster was made, ns since 1970.

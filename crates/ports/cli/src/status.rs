@@ -28,7 +28,8 @@ pub struct Verdict {
 /// Judges a report.
 pub fn judge(name: &str, r: &ClusterReport) -> Verdict {
     let dead_cs: Vec<String> = r.cs.iter().filter(|c| !c.alive).map(|c| format!("{} ({})", c.id, c.addr)).collect();
-    let dead_mds: Vec<String> = r.mds.iter().filter(|m| !m.alive).map(|m| format!("{} ({})", m.id, m.addr)).collect();
+    let dead_mds: Vec<String> =
+        r.mds.iter().filter(|m| !m.alive && !m.leaving).map(|m| format!("{} ({})", m.id, m.addr)).collect();
     let alive = r.cs.iter().filter(|c| c.alive).count();
     let mut next = vec![];
     let mut healthy = true;
@@ -75,10 +76,11 @@ pub fn judge(name: &str, r: &ClusterReport) -> Verdict {
     }
     if !dead_mds.is_empty() {
         healthy = false;
-        let left = r.mds.len() - dead_mds.len();
-        let spare = left.saturating_sub(r.mds.len() / 2 + 1);
+        let voters = r.mds.iter().filter(|m| m.voter).count();
+        let run = r.mds.iter().filter(|m| m.voter && m.alive).count();
+        let spare = run.saturating_sub(voters / 2 + 1);
         next.push(format!(
-            "start metadata servers {}; {}",
+            "start metadata servers {}, or have others made with `make-mds` and these removed with `rm-mds`; {}",
             dead_mds.join(", "),
             if spare == 0 { "one more failure stops the cluster" } else { "the others hold the majority" }
         ));
@@ -140,10 +142,13 @@ fn print(name: &str, r: &ClusterReport, v: &Verdict) {
     }
     println!("\n  MDS  address                state");
     for m in &r.mds {
-        let state = match (m.alive, m.leader) {
-            (true, true) => "leads",
-            (true, false) => "runs",
-            (false, _) => "does not answer",
+        let state = match (m.alive, m.leader, m.leaving, m.voter) {
+            (_, _, true, _) => "is to leave",
+            (true, true, ..) => "leads",
+            (true, false, _, true) => "runs",
+            (true, false, _, false) => "runs, to spare",
+            (false, _, _, true) => "does not answer",
+            (false, _, _, false) => "does not answer, not needed",
         };
         println!("  {:<4} {:<22} {state}", m.id.0, m.addr);
     }

@@ -170,7 +170,9 @@ impl Namespace {
             | MetaOp::Unwait { .. }
             | MetaOp::TestLock { .. }
             | MetaOp::Waiting { .. }
-            | MetaOp::NewCs { .. } => Err(MetaError::Invalid),
+            | MetaOp::NewCs { .. }
+            | MetaOp::NewMds { .. }
+            | MetaOp::RmMds { .. } => Err(MetaError::Invalid),
         }
     }
 

@@ -58,7 +58,9 @@ pub fn query<K: Kv>(kv: &K, op: &MetaOp) -> Result<MetaOutcome, MetaError> {
         | MetaOp::Unwait { .. }
         | MetaOp::TestLock { .. }
         | MetaOp::Waiting { .. }
-        | MetaOp::NewCs { .. } => Err(MetaError::Invalid),
+        | MetaOp::NewCs { .. }
+        | MetaOp::NewMds { .. }
+        | MetaOp::RmMds { .. } => Err(MetaError::Invalid),
     }
 }
 
