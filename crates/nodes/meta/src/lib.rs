@@ -93,6 +93,8 @@ pub struct MetaServer {
     /// Where peers are, as last told to the loop.
     members_told: BTreeMap<MdsId, String>,
     next_members: Nanos,
+    /// The log's group had this one in it.
+    was_member: bool,
     /// It stops as soon as another one leads, at this time at the latest.
     hand_over: Option<Nanos>,
     out: consensus::Out,
@@ -105,6 +107,7 @@ impl MetaServer {
     /// Starts from an opened log and the state of its snapshot.
     pub fn new(cfg: MetaConfig, consensus: Consensus, state: State, now: Nanos) -> MetaServer {
         let last_snapshot = state.position().index;
+        let was_member = consensus.group().has(cfg.id);
         MetaServer {
             cfg,
             now,
@@ -132,6 +135,7 @@ impl MetaServer {
             peers_heard: BTreeMap::new(),
             members_told: BTreeMap::new(),
             next_members: now,
+            was_member,
             hand_over: None,
             out: consensus::Out::default(),
             log: Vec::new(),

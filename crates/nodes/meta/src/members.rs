@@ -190,7 +190,14 @@ impl MetaServer {
         }
     }
     /// The group has changed: whoever came is told where to find, and people are told who decides.
-    pub(crate) fn group_changed(&mut self, group: &Group) {
+    pub(crate) fn group_changed(&mut self, group: &Group, fx: &mut Effects) {
+        // Once out it never comes back: ids are not given again.
+        let me = self.cfg.id;
+        let out = self.was_member && !group.has(me);
+        self.was_member |= group.has(me);
+        if out {
+            fx.fatal = Some(has_left(me));
+        }
         let list = |v: &[MdsId]| v.iter().map(|m| m.to_string()).collect::<Vec<_>>().join(", ");
         let mut text = format!("metadata servers that decide: {}", list(&group.voters));
         if !group.learners.is_empty() {
@@ -230,13 +237,16 @@ impl MetaServer {
     /// A peer says that this server is no member any more.
     pub(crate) fn told_out(&mut self, by: MdsId, fx: &mut Effects) {
         if self.is_peer(by) {
-            fx.fatal = Some(format!(
-                "metadata server {} has left the group of this cluster for ever. Its repository is not needed any more; a new \
-                 one is made with `make-mds`",
-                self.cfg.id
-            ));
+            fx.fatal = Some(has_left(self.cfg.id));
         }
     }
+}
+
+fn has_left(me: MdsId) -> String {
+    format!(
+        "metadata server {me} has left the group of this cluster for ever. Its repository is not needed any more; a new one is \
+         made with `make-mds`"
+    )
 }
 
 fn tell(parts: &[Part]) -> String {

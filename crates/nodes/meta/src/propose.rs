@@ -151,7 +151,7 @@ impl MetaServer {
                 }
             }
             if let Some((_, group)) = group {
-                self.group_changed(&group);
+                self.group_changed(&group, fx);
             }
             self.snapshot_wanted |= wanted;
             if let Some(r) = role
