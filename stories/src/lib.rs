@@ -23,6 +23,7 @@ pub mod kills;
 pub mod link;
 pub mod loopback;
 pub mod machines;
+pub mod members;
 pub mod memory;
 pub mod mounted;
 pub mod posix;

@@ -10,7 +10,7 @@ use stories::arguments::Arguments;
 use stories::forget::writer;
 use stories::forgetfs::{Forgetting, Loss, Options};
 use stories::{
-    apart, back, bench, databases, direct, forget, host, hosts, idle, kills, memory, mounted, posix, ready, registers,
+    apart, back, bench, databases, direct, forget, host, hosts, idle, kills, members, memory, mounted, posix, ready, registers,
     resume, rot, scrubcost, share, shared, small,
 };
 
@@ -24,7 +24,7 @@ usage: stories forgetfs MOUNTPOINT BACKING [--seed N] [--lose mixed|all] [--memo
        stories direct --dir FOLDER [--ops N] [--seed N]
          changes a file in FOLDER at random with O_DIRECT and compares it with a model
        stories ready|share|kills|forget|bench|mounted|posix|small|memory|databases|rot|back|resume|idle|scrubcost|shared|
-               registers [--dir FOLDER] [--seed N] [--rounds N] [--size MIB] [--seconds N] [--only PART]
+               members|registers [--dir FOLDER] [--seed N] [--rounds N] [--size MIB] [--seconds N] [--only PART]
                [--options MOUNT-OPTIONS] [--keep]
          plays a story with the program built beside this one; says its figures, fails beyond its limits";
 
@@ -40,6 +40,7 @@ fn main() -> ExitCode {
         Some("host-slow") => return inside(hosts::slow::serve(&args[1..])),
         Some("apart-holder") => return inside(apart::holder(&args[1..])),
         Some("apart-taker") => return inside(apart::taker(&args[1..])),
+        Some("members-names") => return inside(members::names(&args[1..])),
         Some("registers-player") => return inside(registers::player::player(&args[1..])),
         Some("shared-cells") => return inside(shared::cells::player(&args[1..])),
         Some("shared-folder") => return inside(shared::folder::crowd(&args[1..])),
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         Some(name @ "idle") => story(name, &args[1..], idle::run),
         Some(name @ "scrubcost") => story(name, &args[1..], scrubcost::run),
         Some(name @ "apart") => story(name, &args[1..], apart::run),
+        Some(name @ "members") => story(name, &args[1..], members::run),
         Some(name @ "shared") => story(name, &args[1..], shared::run),
         Some(name @ "registers") => story(name, &args[1..], registers::run),
         Some(name @ "kills") => story(name, &args[1..], kills::run),
