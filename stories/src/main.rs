@@ -10,8 +10,8 @@ use stories::arguments::Arguments;
 use stories::forget::writer;
 use stories::forgetfs::{Forgetting, Loss, Options};
 use stories::{
-    apart, back, bench, databases, direct, forget, host, hosts, idle, kills, members, memory, mounted, posix, ready, registers,
-    resume, rot, scrubcost, share, shared, small,
+    apart, back, bench, databases, direct, forget, host, hosts, idle, kills, members, memory, mounted, posix, ready,
+    registers, resume, rot, scrubcost, share, shared, small,
 };
 
 const USAGE: &str = "\

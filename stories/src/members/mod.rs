@@ -62,9 +62,12 @@ pub fn run(a: &Arguments) -> Result<String> {
     let mut g = Ground { hosts, cluster, exe, made, names, waits };
     let begun = Instant::now();
     let said = g.play(rounds);
+    if let Err(e) = &said {
+        eprintln!("{e:#}");
+    }
     // What the load met says more than what followed from it.
-    let worked = g.end_load(&enough);
-    let operations = said.and_then(|()| worked)?;
+    let operations = g.end_load(&enough)?;
+    said?;
     let worst = g.waits.iter().max_by_key(|w| w.1).cloned().context("nothing was measured")?;
     let Ground { mut hosts, cluster, .. } = g;
     cluster.unmount(&mut hosts, USER)?;
@@ -108,7 +111,11 @@ impl Ground {
             Ok(())
         })?;
         self.change("the second", |g| g.join(2, "mds"))?;
-        ensure!(self.voters()? == [1], "with two metadata servers {:?} decide: two are lost with either", self.voters()?);
+        ensure!(
+            self.voters()? == [1],
+            "with two metadata servers {:?} decide: two are lost with either",
+            self.voters()?
+        );
         self.change("from one to three", |g| g.join(3, "mds"))?;
         self.settle(3)?;
         self.refusals()?;
@@ -206,19 +213,30 @@ impl Ground {
         std::thread::sleep(Duration::from_secs(2));
         ensure!(self.voters()?.len() == 3, "one that never ran decides: {:?}", self.servers()?);
         let leader = self.ids("leader")?;
-        let (id, host, repo) = self.made.iter().find(|m| m.0 != never && !leader.contains(&m.0)).cloned().context("no follower")?;
+        let (id, host, repo) =
+            self.made.iter().find(|m| m.0 != never && !leader.contains(&m.0)).cloned().context("no follower")?;
         self.kill(host, &repo)?;
         std::thread::sleep(Duration::from_secs(2));
         let other = self.made.iter().find(|m| m.0 != never && m.0 != id).map(|m| m.0).context("no other one")?;
         let said = self.call(USER, &["rm-mds", &other.to_string()])?;
-        let names_it = said.err.contains(&format!("metadata server {other} cannot leave")) && said.err.contains(&format!("Start {id}"));
-        ensure!(!said.status.success() && names_it, "removing {other} while {id} is dead said: {} {}", said.out, said.err);
+        let names_it = said.err.contains(&format!("metadata server {other} cannot leave"))
+            && said.err.contains(&format!("Start {id}"));
+        ensure!(
+            !said.status.success() && names_it,
+            "removing {other} while {id} is dead said: {} {}",
+            said.out,
+            said.err
+        );
         self.start(host, &repo)?;
         self.says(USER, &["rm-mds", &never.to_string()])?;
         self.made.retain(|m| m.0 != never);
         self.settle(3)?;
         let said = self.call(USER, &["rm-mds", "99"])?;
-        ensure!(!said.status.success() && said.err.contains("has no metadata server 99"), "rm-mds 99 said: {}", said.err);
+        ensure!(
+            !said.status.success() && said.err.contains("has no metadata server 99"),
+            "rm-mds 99 said: {}",
+            said.err
+        );
         println!("held    refusals");
         Ok(())
     }
@@ -259,14 +277,17 @@ impl Ground {
     fn back_to_three(&mut self) -> Result<()> {
         for count in [4, 3] {
             let leader = *self.ids("leader")?.first().context("nobody leads")?;
-            let (id, host, repo) = self.made.iter().find(|m| (m.0 == leader) == (count == 4)).cloned().context("none is left")?;
+            let (id, host, repo) =
+                self.made.iter().find(|m| (m.0 == leader) == (count == 4)).cloned().context("none is left")?;
             self.change(&format!("from {} to {count}", count + 1), |g| {
                 g.says(USER, &["rm-mds", &id.to_string()])?;
                 g.made.retain(|m| m.0 != id);
                 g.settle(count)
             })?;
             let p = self.hosts.host(host).process(&repo).context("no such process")?;
-            wait_until("the end of a metadata server that has left", PATIENCE, || p.ended().is_ok_and(|e| e.is_some()))?;
+            wait_until("the end of a metadata server that has left", PATIENCE, || {
+                p.ended().is_ok_and(|e| e.is_some())
+            })?;
             let said = p.output()?;
             ensure!(said.contains("has left the group"), "metadata server {id} ended and said: {said}");
         }

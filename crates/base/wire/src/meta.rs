@@ -4,7 +4,8 @@ use crate::names::{Attr, MetaError, MetaOp, MetaOutcome};
 use crate::share::Sharing;
 use serde::{Deserialize, Serialize};
 use types::{
-    ChunkId, CsId, Incarnation, InodeId, Layout, LeaseEpoch, MdsId, Member, Nanos, NodeId, Seq, SessionId, Term, View, ViewVer,
+    ChunkId, CsId, Incarnation, InodeId, Layout, LeaseEpoch, MdsId, Member, Nanos, NodeId, Seq, SessionId, Term, View,
+    ViewVer,
 };
 
 /// So long a front end may show what its kernel keeps after the sending of the last question that a leader answered.

@@ -2,7 +2,9 @@
 
 use crate::data::{CopyReport, OpDone, RangeRec};
 use serde::{Deserialize, Serialize};
-use types::{BootVerifier, ChunkId, CopyId, CsId, Incarnation, LeaseEpoch, MdsId, Member, NodeId, Seq, SessionId, Term};
+use types::{
+    BootVerifier, ChunkId, CopyId, CsId, Incarnation, LeaseEpoch, MdsId, Member, NodeId, Seq, SessionId, Term,
+};
 
 /// How full a chunk server is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]

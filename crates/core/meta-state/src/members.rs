@@ -33,8 +33,7 @@ pub fn get<K: Kv>(kv: &K, id: MdsId) -> Option<Member> {
 }
 /// All of them, by id.
 pub fn all<K: Kv>(kv: &K) -> impl Iterator<Item = (MdsId, Member)> {
-    table::scan::<Member, K>(kv, &[MDS])
-        .map(|(k, m)| (MdsId(KeyReader::new(&k).u32().unwrap_or_default()), m))
+    table::scan::<Member, K>(kv, &[MDS]).map(|(k, m)| (MdsId(KeyReader::new(&k).u32().unwrap_or_default()), m))
 }
 /// The lowest id that was never given.
 pub fn next<K: Kv>(kv: &K) -> MdsId {

@@ -308,7 +308,8 @@ impl World {
             let core = self.nodes[i].core.as_mut().unwrap();
             let named = |m: MdsId| parts.iter().any(|p| matches!(p, Part::Voter(n) | Part::Learner(n) if *n == m));
             let g = core.group();
-            let gone: Vec<Part> = g.voters.iter().chain(&g.learners).filter(|m| !named(**m)).map(|m| Part::Gone(*m)).collect();
+            let gone: Vec<Part> =
+                g.voters.iter().chain(&g.learners).filter(|m| !named(**m)).map(|m| Part::Gone(*m)).collect();
             parts.extend(gone);
             let _ = core.change(&parts);
         } else if dice == 17 && weather.changes && core.role().ready {

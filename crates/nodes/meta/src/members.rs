@@ -63,7 +63,7 @@ impl Known<'_> {
                 voters.insert(s);
             }
         }
-        if voters.len() % 2 == 0 {
+        if voters.len().is_multiple_of(2) {
             voters.extend(spares.pop_first());
         }
         while spares.len() >= 2 {
@@ -89,7 +89,7 @@ impl Known<'_> {
         let mut parts: Vec<Part> = vec![];
         if g.voters.contains(&self.me) && !self.stays(self.me) {
             // A leader does not vote itself out: whoever leads next does.
-            let next = g.voters.iter().filter(|m| self.stays(**m) && (self.alive)(**m)).next_back();
+            let next = g.voters.iter().rfind(|m| self.stays(**m) && (self.alive)(**m));
             if let Some(next) = next {
                 return Step::HandOver(*next);
             }

@@ -198,7 +198,8 @@ impl MetaServer {
         }
     }
     pub(crate) fn addresses(&self) -> Vec<(NodeId, String)> {
-        let cs = self.servers.iter().filter(|(_, s)| !s.addr.is_empty()).map(|(cs, s)| (NodeId::Cs(*cs), s.addr.clone()));
+        let cs =
+            self.servers.iter().filter(|(_, s)| !s.addr.is_empty()).map(|(cs, s)| (NodeId::Cs(*cs), s.addr.clone()));
         self.peers().into_iter().map(|(m, a)| (NodeId::Mds(m), a)).chain(cs).collect()
     }
 

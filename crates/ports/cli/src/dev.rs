@@ -100,7 +100,8 @@ pub fn dev(a: Dev) -> Result<()> {
         let cluster = ClusterId(host::random::nonzero_u128()?);
         let layout = layout(replicas, parse_durability(&a.durability)?);
         for (id, _) in &mds {
-            let new = NewMds { name: &a.name, cluster, id: *id, peers: &mds, born: &[], layout, segment_bytes: LOG_SEGMENT };
+            let new =
+                NewMds { name: &a.name, cluster, id: *id, peers: &mds, born: &[], layout, segment_bytes: LOG_SEGMENT };
             make::new_mds(&dir.join(format!("mds{id}")), &new)?;
         }
     }

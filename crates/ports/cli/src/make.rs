@@ -149,7 +149,10 @@ pub fn make_mds(at: &At, a: MakeMds) -> Result<()> {
     let layout = layout(replicas, parse_durability(&a.durability)?);
     let cluster = ClusterId(host::random::nonzero_u128()?);
     let peers = [(1, address)];
-    new_mds(&a.repository, &NewMds { name, cluster, id: 1, peers: &peers, born: &[], layout, segment_bytes: LOG_SEGMENT })?;
+    new_mds(
+        &a.repository,
+        &NewMds { name, cluster, id: 1, peers: &peers, born: &[], layout, segment_bytes: LOG_SEGMENT },
+    )?;
     println!("Cluster `{name}` with metadata server 1 at {address} in {}.", a.repository.display());
     if replicas.0 == 1 {
         println!(
@@ -217,8 +220,10 @@ fn join(at: &At, name: &str, address: SocketAddr, dir: &Path) -> Result<()> {
 
 /// Take a metadata server out of the cluster.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  pstorage -c mycl rm-mds 2\n\nIts id is shown by `pstorage -c mycl status`. It leaves for \
-                        ever: its folder can be removed afterwards.")]
+#[command(
+    after_help = "Example:\n  pstorage -c mycl rm-mds 2\n\nIts id is shown by `pstorage -c mycl status`. It leaves for \
+                        ever: its folder can be removed afterwards."
+)]
 pub struct RmMds {
     /// Its id.
     #[arg(value_name = "ID")]
