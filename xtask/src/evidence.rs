@@ -27,7 +27,8 @@ struct Line {
 }
 
 /// Tables by name. The limits that a line promises are kept by its command: it fails when they are missed.
-const TABLES: &[(&str, &[Line])] = &[("bytes", BYTES), ("mount", MOUNT), ("survive", SURVIVE), ("hosts", HOSTS)];
+const TABLES: &[(&str, &[Line])] =
+    &[("bytes", BYTES), ("mount", MOUNT), ("survive", SURVIVE), ("hosts", HOSTS), ("members", MEMBERS)];
 
 const HOSTS: &[Line] = &[
     Line {
@@ -272,6 +273,16 @@ const SURVIVE: &[Line] = &[
         minutes: 60.0,
     },
 ];
+
+/// Members come and go.
+const MEMBERS: &[Line] = &[Line {
+    id: "metadata",
+    what: "one, three, five and three metadata servers under load, two of five killed and replaced ten times: no error, names wait \
+           at most 2 s for each change",
+    cargo: &["run", "--release", "-p", "stories", "--", "members", "--rounds", "10"],
+    figure: Figure::After("members:"),
+    minutes: 60.0,
+}];
 
 const BYTES: &[Line] = &[
     Line {
