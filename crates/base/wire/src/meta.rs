@@ -378,6 +378,8 @@ pub enum FromMds {
     NotLeader {
         /// Who leads, as far as known.
         leader: Option<MdsId>,
+        /// All metadata servers that it knows.
+        mds: Vec<(MdsId, String)>,
     },
     /// A namespace operation is done.
     MetaOk {

@@ -165,6 +165,8 @@ pub enum MdsToCs {
     NotLeader {
         /// Who leads, as far as known.
         leader: Option<MdsId>,
+        /// All metadata servers that it knows.
+        mds: Vec<(MdsId, String)>,
     },
     /// This part of the inventory is reconciled; copies to forget come as Delete.
     InventoryOk {

@@ -242,7 +242,14 @@ impl ChunkServer {
                     self.marks(&blocked, low_water, absent_mark, ServerThen::Registered);
                 }
             }
-            MdsToCs::NotLeader { leader } => {
+            MdsToCs::NotLeader { leader, mds } => {
+                // It may be behind, so nobody is left out who was known.
+                for (m, addr) in mds {
+                    if !self.group.mds.contains(&m) {
+                        self.group.mds.push(m);
+                        fx.address.push((NodeId::Mds(m), addr));
+                    }
+                }
                 if self.group.leader == Some(sender) || self.group.leader.is_none() {
                     self.group.leader = None;
                     let named = leader.filter(|l| *l != sender && self.group.mds.contains(l));

@@ -257,7 +257,7 @@ fn registration_follows_one_redirection_per_attempt() {
     };
     let mds = |n| NodeId::Mds(MdsId(n));
     assert_eq!(turn(&mut n, ms(0), Input::Time), [mds(1), mds(2), mds(3)]);
-    let not = |l| Msg::MdsToCs(MdsToCs::NotLeader { leader: Some(MdsId(l)) });
+    let not = |l| Msg::MdsToCs(MdsToCs::NotLeader { leader: Some(MdsId(l)), mds: vec![] });
     assert_eq!(turn(&mut n, ms(1), Input::Message(mds(1), not(2))), [mds(2)]);
     assert_eq!(turn(&mut n, ms(2), Input::Message(mds(2), not(1))), [], "not round and round");
     let ok = |term, leader| {

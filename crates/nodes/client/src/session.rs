@@ -318,6 +318,16 @@ impl Client {
         fx.address.extend(servers);
     }
 
+    /// Metadata servers as one knows them that does not lead: it may be behind, so nobody is left out who was known.
+    fn further_servers(&mut self, mds: Vec<(MdsId, String)>, fx: &mut Effects) {
+        for (m, addr) in mds {
+            if !self.link.mds.contains(&m) {
+                self.link.mds.push(m);
+                fx.address.push((NodeId::Mds(m), addr));
+            }
+        }
+    }
+
     pub(crate) fn mds_says(&mut self, from: MdsId, m: FromMds, fx: &mut Effects) {
         let leader = self.link.leader() == NodeId::Mds(from);
         if leader {
@@ -369,7 +379,8 @@ impl Client {
                     self.end_session();
                 }
             }
-            FromMds::NotLeader { leader: hint } => {
+            FromMds::NotLeader { leader: hint, mds } => {
+                self.further_servers(mds, fx);
                 if leader {
                     self.link.attached = false;
                     self.link.attach_tries = 0;

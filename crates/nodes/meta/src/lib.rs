@@ -92,6 +92,8 @@ pub struct MetaServer {
     peers_heard: BTreeMap<MdsId, Nanos>,
     /// Where peers are, as last told to the loop.
     members_told: BTreeMap<MdsId, String>,
+    /// … and they may be elsewhere since.
+    members_touched: bool,
     next_members: Nanos,
     /// The log's group had this one in it.
     was_member: bool,
@@ -134,6 +136,7 @@ impl MetaServer {
             upkeep: upkeep::Upkeep::new(now),
             peers_heard: BTreeMap::new(),
             members_told: BTreeMap::new(),
+            members_touched: true,
             next_members: now,
             was_member,
             hand_over: None,
@@ -221,7 +224,7 @@ impl MetaServer {
             (NodeId::Client(c), Msg::ToMds(m)) => {
                 if self.leader.is_none() {
                     let leader = self.leader_hint.filter(|l| *l != self.cfg.id);
-                    fx.send.push((from, Msg::FromMds(wire::FromMds::NotLeader { leader })));
+                    fx.send.push((from, Msg::FromMds(wire::FromMds::NotLeader { leader, mds: self.peers() })));
                     return;
                 }
                 if let ToMds::Scrub { id } = m {
@@ -232,7 +235,7 @@ impl MetaServer {
             (NodeId::Cs(cs), Msg::CsToMds(m)) => {
                 if self.leader.is_none() {
                     let leader = self.leader_hint.filter(|l| *l != self.cfg.id);
-                    fx.send.push((from, Msg::MdsToCs(wire::MdsToCs::NotLeader { leader })));
+                    fx.send.push((from, Msg::MdsToCs(wire::MdsToCs::NotLeader { leader, mds: self.peers() })));
                     return;
                 }
                 self.server_message(cs, m, fx);

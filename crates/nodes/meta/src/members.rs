@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use types::{MdsId, Nanos, NodeId};
 use wire::Msg;
 use wire::integrity::Care;
-use wire::names::MetaError;
+use wire::names::{MetaError, MetaOp};
 
 /// Entries that a learner may lack when it becomes a voter: it has them before a commit would have to wait for it.
 const CAUGHT_UP: u64 = 256;
@@ -119,6 +119,16 @@ impl Known<'_> {
     }
 }
 
+/// May it change who the metadata servers are?
+pub(crate) fn touches(cmd: &Command) -> bool {
+    match cmd {
+        Command::Init { .. } | Command::MdsLeft { .. } => true,
+        Command::Op { op, .. } => matches!(op, MetaOp::NewMds { .. } | MetaOp::RmMds { .. }),
+        Command::Batch(list) => list.iter().any(touches),
+        _ => false,
+    }
+}
+
 /// The address for clients and chunk servers that belongs to the one for peers: the next port.
 pub(crate) fn for_clients(addr: &str) -> String {
     match addr.parse::<SocketAddr>() {
@@ -159,8 +169,8 @@ impl MetaServer {
     }
 
     /// What speaks against an operation on members, for the leader alone to know.
-    pub(crate) fn members_refuse(&self, op: &wire::names::MetaOp) -> Option<MetaError> {
-        let wire::names::MetaOp::RmMds { mds } = op else { return None };
+    pub(crate) fn members_refuse(&self, op: &MetaOp) -> Option<MetaError> {
+        let MetaOp::RmMds { mds } = op else { return None };
         let known = self.state.member(*mds).is_some();
         (known && !self.weighed(|k| k.can_leave(*mds))).then_some(MetaError::Quorum)
     }
@@ -213,6 +223,9 @@ impl MetaServer {
     }
     /// Where peers are, as far as the state knows.
     pub(crate) fn tell_addresses(&mut self, fx: &mut Effects) {
+        if !std::mem::take(&mut self.members_touched) {
+            return;
+        }
         let me = self.cfg.id;
         let rows: BTreeMap<MdsId, String> = self.state.members().map(|(m, r)| (m, r.addr)).collect();
         if rows == self.members_told {
@@ -224,6 +237,13 @@ impl MetaServer {
             }
         }
         self.members_told = rows;
+        // Whoever may have to find the next leader hears of it at once.
+        let Some(l) = &self.leader else { return };
+        let (term, servers) = (l.term, self.addresses());
+        for session in l.attached.keys() {
+            let m = wire::FromMds::RenewOk { term, settled: l.settled(*session), servers: servers.clone(), stamp: 0 };
+            self.send_session(*session, m, fx);
+        }
     }
     /// A member that was removed keeps asking for votes: it is told. True = it is none, and is not listened to.
     pub(crate) fn is_out(&self, m: MdsId, fx: &mut Effects) -> bool {

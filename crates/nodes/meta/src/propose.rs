@@ -142,6 +142,7 @@ impl MetaServer {
                             state.set_lock_rules(self.state.lock_rules());
                             self.state = state;
                             self.last_snapshot = s.index;
+                            self.members_touched = true;
                         }
                         Err(e) => {
                             let (id, index) = (self.cfg.id, s.index);
@@ -237,6 +238,7 @@ impl MetaServer {
             }
         };
         let outcome = self.state.apply(index, &cmd);
+        self.members_touched |= crate::members::touches(&cmd);
         for t in self.state.granted() {
             // Only a leader knows where the session is.
             self.send_session(t.session, FromMds::Locked { number: t.number }, fx);

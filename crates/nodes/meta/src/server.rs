@@ -72,7 +72,10 @@ impl MetaServer {
             CsToMds::Heartbeat { cs, incarnation, space, trouble, tails } if cs == from => {
                 if !self.current(cs, incarnation) {
                     // Not registered with this leader: it must say first who and where it is.
-                    fx.send.push((NodeId::Cs(cs), Msg::MdsToCs(MdsToCs::NotLeader { leader: Some(self.cfg.id) })));
+                    fx.send.push((
+                        NodeId::Cs(cs),
+                        Msg::MdsToCs(MdsToCs::NotLeader { leader: Some(self.cfg.id), mds: self.peers() }),
+                    ));
                     return;
                 }
                 let servers = self.addresses();

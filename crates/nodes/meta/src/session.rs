@@ -71,7 +71,10 @@ impl MetaServer {
             _ => {
                 // Not attached in this term: it must say first what it holds. A session that is over learns it there.
                 mark!("session.not-attached");
-                fx.send.push((NodeId::Client(c), Msg::FromMds(FromMds::NotLeader { leader: Some(me) })));
+                fx.send.push((
+                    NodeId::Client(c),
+                    Msg::FromMds(FromMds::NotLeader { leader: Some(me), mds: self.peers() }),
+                ));
                 return;
             }
         }
