@@ -19,7 +19,8 @@ pub type Answer = Result<ClientAnswer, ClientError>;
 
 /// A connection to a cluster.
 pub struct Link {
-    inner: Loop<Client>,
+    /// None: something else drives it from now on.
+    inner: Option<Loop<Client>>,
     next: u64,
     done: BTreeMap<u64, Answer>,
     outstanding: usize,
@@ -27,6 +28,8 @@ pub struct Link {
     stop: Option<SignalFlag>,
     /// A signal has stopped the command: what is done now is done to end it.
     ending: bool,
+    /// It has said goodbye.
+    left: bool,
     pub cluster: ClusterId,
     /// This connection, as the cluster knows it.
     pub me: Incarnation,
@@ -88,17 +91,18 @@ impl Link {
         let inner = Loop::new(node, config).map_err(|e| anyhow::anyhow!("{e}"))?;
         let cluster = group.cluster;
         let mut link = Link {
-            inner,
+            inner: Some(inner),
             next: 1,
             done: BTreeMap::new(),
             outstanding: 0,
             patience,
             stop: None,
             ending: false,
+            left: false,
             cluster,
             me,
         };
-        while !link.inner.node().attached() {
+        while !link.attached() {
             if begun.elapsed() > patience {
                 bail!(
                     "cluster `{name}` answers but has no leader (a majority of its metadata servers must run); \
@@ -130,10 +134,11 @@ impl Link {
         let ticket = self.next;
         self.next += 1;
         self.outstanding += 1;
-        let now = self.inner.now();
+        let inner = self.driven();
+        let now = inner.now();
         let mut fx = Effects::default();
-        self.inner.node_mut().submit(now, ticket, op, &mut fx);
-        self.inner.apply(fx);
+        inner.node_mut().submit(now, ticket, op, &mut fx);
+        inner.apply(fx);
         ticket
     }
     /// One turn of the loop, at most this long.
@@ -141,8 +146,9 @@ impl Link {
         if self.stopped() {
             bail!("interrupted");
         }
-        self.inner.turn(Some(limit)).map_err(|e| anyhow::anyhow!("{e}"))?;
-        for (t, a) in self.inner.node_mut().finished() {
+        let inner = self.driven();
+        inner.turn(Some(limit)).map_err(|e| anyhow::anyhow!("{e}"))?;
+        for (t, a) in inner.node_mut().finished() {
             self.outstanding -= 1;
             self.done.insert(t, a);
         }
@@ -207,8 +213,14 @@ impl Link {
         }
     }
     /// The loop with the client, for whoever goes on turning it.
-    pub fn into_loop(self) -> Loop<Client> {
-        self.inner
+    pub fn into_loop(mut self) -> Loop<Client> {
+        self.inner.take().expect("nobody but this call takes it, and it ends the link")
+    }
+    fn driven(&mut self) -> &mut Loop<Client> {
+        self.inner.as_mut().expect("into_loop takes it, and nobody has the link after that")
+    }
+    fn attached(&self) -> bool {
+        self.inner.as_ref().is_some_and(|l| l.node().attached())
     }
     /// What the cluster says of itself.
     pub fn status(&mut self) -> Result<Box<ClusterReport>> {
@@ -219,12 +231,24 @@ impl Link {
     }
     /// Ends the session in order.
     pub fn close(mut self) -> Result<()> {
+        self.leave(Duration::from_secs(2))
+    }
+    fn leave(&mut self, most: Duration) -> Result<()> {
         self.ending = true;
+        self.left = true;
         let t = self.submit(ClientOp::Detach);
         let begun = Instant::now();
-        while !self.done.contains_key(&t) && begun.elapsed() < Duration::from_secs(2) {
+        while !self.done.contains_key(&t) && begun.elapsed() < most {
             self.turn(Duration::from_millis(100))?;
         }
         self.turn(Duration::ZERO) // the last message leaves with this turn
+    }
+}
+impl Drop for Link {
+    fn drop(&mut self) {
+        // A command that fails must not leave a session behind: others would wait for it at the next change of the leader.
+        if !self.left && self.attached() {
+            let _ = self.leave(Duration::from_millis(500));
+        }
     }
 }
