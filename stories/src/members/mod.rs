@@ -88,7 +88,7 @@ fn load(hosts: &mut Hosts, point: &Path, enough: &Path) -> Result<()> {
     let script = format!(
         "mkdir -p {p}/fio && while [ ! -e {e} ]; do fio --name=members --directory={p}/fio --size=32m --numjobs=2 \
          --rw=randwrite --bs=4k --time_based --runtime=6 --rate_iops=1500 --fsync=64 --verify=crc32c --verify_fatal=1 \
-         --do_verify=1 --group_reporting || exit 1; done",
+         --do_verify=1 --verify_state_save=0 --group_reporting || exit 1; done",
         p = point.display(),
         e = enough.display()
     );
