@@ -73,10 +73,11 @@ fn wrong_names_and_clusters() {
     y.call(&["-c", "x", "make-mds", "-I", "-a", "300.1.2.3", "-r", "m"]).refused(&["300.1.2.3"]);
     y.call(&["-c", "x", "make-mds", "-I", "-a", &format!("{a}:65535"), "-r", "m"]).refused(&["two consecutive ports"]);
     y.call(&["-c", "x", "make-mds", "-I", "-a", &a, "-r", "m", "--replicas", "2:3"]).refused(&["2:3", "as 3:2"]);
-    y.call(&["-c", "x", "make-mds", "-a", &a, "-r", "m"]).refused(&["not supported", "-I"]);
     y.call(&["-c", "nowhere", "status"]).refused(&["`nowhere` is not known", "-b ADDR"]);
     y.call(&["-c", "x", "-b", &a, "make-cs", "-r", "cs", "--journal", "7"]).refused(&["--journal 7", "at least"]);
     assert!(!y.at("m").exists(), "nothing was begun");
+    y.call(&["-c", "x", "make-mds", "-a", &a, "-r", "m"]).refused(&["`x` is not known", "-b ADDR"]);
+    assert!(everything(&y.at("m")).is_empty(), "failed attempts leave an empty folder");
 
     y.found("one", "mds-a", 0);
     y.make_cs("two", "cs", 0, 2).refused(&["belongs to cluster `one`, not `two`", "name the cluster"]);

@@ -49,6 +49,13 @@ pub fn found<K: Kv>(kv: &mut K, first: &[(MdsId, String)]) {
     table::set_counter(kv, system::NEXT_MDS, next);
 }
 
+/// In a cluster that was founded before metadata servers had rows: those with which it began.
+pub fn find_founders<K: Kv>(kv: &mut K, first: &[(MdsId, String)]) {
+    if all(kv).next().is_none() {
+        found(kv, first);
+    }
+}
+
 /// The id of the metadata server that asks with `nonce`, a new one for a new nonce.
 pub fn add<K: Kv>(kv: &mut K, nonce: u64, addr: &str) -> Result<MdsId, MetaError> {
     if nonce == 0 || addr.is_empty() || addr.len() > TEXT_MAX {

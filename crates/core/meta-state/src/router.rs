@@ -278,6 +278,8 @@ impl<K: Kv> State<K> {
         match r.op {
             MetaOp::NewMds { nonce, addr } => return self.new_mds(*nonce, addr, r.time),
             MetaOp::RmMds { mds } => {
+                let cluster = settings::cluster(&self.kv).ok_or(MetaError::Invalid)?;
+                members::find_founders(&mut self.kv, &cluster.mds);
                 members::remove(&mut self.kv, *mds)?;
                 let text = format!("metadata server {mds} is to leave the group");
                 events::append(&mut self.kv, r.time, &text);
@@ -315,6 +317,7 @@ impl<K: Kv> State<K> {
 
     fn new_mds(&mut self, nonce: u64, addr: &str, time: i64) -> Result<MetaOutcome, MetaError> {
         let cluster = settings::cluster(&self.kv).ok_or(MetaError::Invalid)?;
+        members::find_founders(&mut self.kv, &cluster.mds);
         let before = members::next(&self.kv);
         let id = members::add(&mut self.kv, nonce, addr)?;
         if id == before {

@@ -2,11 +2,11 @@
 
 mod world;
 
-use meta_state::{Command, State, ViewChange};
+use meta_state::{Command, Outcome, State, ViewChange};
 use std::path::Path;
 use types::{ChunkId, LeaseEpoch, Seq, Term, ViewVer};
 use wire::locks::{Family, Lock, LockKind, LockOwner, TO_END};
-use wire::names::MetaOp;
+use wire::names::{MetaOp, MetaOutcome};
 use world::{World, create, new, unlink};
 
 /// At least one row of every table.
@@ -94,13 +94,34 @@ fn locks_are_read_and_written_as_ever() {
     assert!(s.locks() == w.state.locks() && s.snapshot() == w.state.snapshot());
 }
 
+/// From before metadata servers had rows: the state is read, and whoever asks for another one finds the first ones there.
+#[test]
+fn founders_without_rows_are_found() {
+    for name in ["snapshot-v1-founders.bin", "snapshot-v1-founders-locks.bin"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+        let mut s = State::load(&std::fs::read(&path).unwrap()).expect("version 1 is read for ever");
+        s.check().unwrap();
+        assert_eq!(s.members().count(), 0);
+        let first = s.cluster().unwrap().mds;
+        let session = s.sessions().find(|(_, x)| x.block.is_none()).unwrap().0;
+        let op = MetaOp::NewMds { nonce: 5, addr: "127.0.0.9:1".into() };
+        let id = types::OpId { session, slot: 63, seq: 1 };
+        let index = s.position().index + 1;
+        let outcome = s.apply(index, &Command::Op { id, time: 20, op, place: None, keepers: vec![] });
+        let Outcome::Op { result: Ok(MetaOutcome::Mds { id, .. }), .. } = outcome else { panic!("{outcome:?}") };
+        assert!(first.iter().all(|(m, _)| *m < id), "ids are given once");
+        assert_eq!(s.members().count(), first.len() + 1);
+        s.check().unwrap();
+    }
+}
+
 #[test]
 fn the_golden_snapshot_covers_every_table() {
     use meta_state::Kv;
     let w = build();
     let mut tables: Vec<u8> = w.state.kv().range(&[], None).map(|(k, _)| k[0]).collect();
     tables.dedup();
-    assert_eq!(tables, [0, 1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 14, 15, 16, 17]);
+    assert_eq!(tables, [0, 1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 14, 15, 16, 17, 19]);
 }
 
 /// Commands stand in logs for as long as a version that wrote them is in use.
