@@ -27,8 +27,9 @@ const ENDS: usize = 1024;
 
 impl Client {
     pub(crate) fn file(&mut self, ino: InodeId) -> &mut File {
+        let deaf = if self.cfg.rules.deaf_to_older_grants { self.deaf } else { LeaseEpoch::NONE };
         let window = self.cfg.record_max;
-        self.files.entry(ino).or_insert_with(|| File::new(ino, window))
+        self.files.entry(ino).or_insert_with(|| File { deaf, ..File::new(ino, window) })
     }
 
     /// Does what this file allows by now, and notes whether time has to pass for it.
@@ -245,7 +246,8 @@ impl Client {
         }
         let bare = |f: &File| f.unflushed.is_empty() && f.owed.is_none() && f.failed.is_none() && f.taken.is_none();
         if self.files.get(&ino).is_some_and(bare) {
-            self.files.remove(&ino);
+            let file = self.files.remove(&ino);
+            self.deaf = self.deaf.max(file.map_or(LeaseEpoch::NONE, |f| f.deaf));
             self.attention.remove(&ino);
             self.unsynced.remove(&ino);
             self.ends.remove(&ino);
@@ -554,6 +556,7 @@ impl Client {
     /// All leases are gone with the session.
     pub(crate) fn session_lost(&mut self) {
         let inos: Vec<InodeId> = self.files.keys().copied().collect();
+        self.deaf = LeaseEpoch::NONE;
         for ino in inos {
             if let Some(f) = self.files.get_mut(&ino) {
                 f.asking = None;

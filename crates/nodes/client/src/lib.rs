@@ -136,6 +136,8 @@ pub struct Client {
     ends_told: InodeId,
     /// Files of which a flush may have something to do or to tell.
     unsynced: BTreeSet<InodeId>,
+    /// Highest epoch heard of for files that were forgotten since: a grant up to here may be one that was given back already.
+    deaf: LeaseEpoch,
     /// When what is dirty of a file has been so for long enough.
     ages: BTreeSet<(Nanos, InodeId)>,
     /// Dirty bytes, those on their way to the servers included.
@@ -211,6 +213,7 @@ impl Client {
             ends: BTreeSet::new(),
             ends_told: InodeId::NONE,
             unsynced: BTreeSet::new(),
+            deaf: LeaseEpoch::NONE,
             ages: BTreeSet::new(),
             buffered: 0,
             starved: BTreeSet::new(),

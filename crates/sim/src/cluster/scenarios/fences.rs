@@ -50,6 +50,11 @@ pub fn all() -> Vec<(&'static str, &'static str, Script)> {
             late_grant as Script,
         ),
         (
+            "grant-comes-twice",
+            "a grant arrives once more after the lease was given back and its file forgotten",
+            grant_twice as Script,
+        ),
+        (
             "case-14-writer-wakes-after-its-session",
             "a writer sleeps until its session is fenced; its chunk is idle, so no epoch was raised",
             writer_wakes as Script,
@@ -318,6 +323,31 @@ fn late_grant(mutant: Option<&str>) -> Result<(), String> {
     c.stage.read(other, 0, 20)?;
     c.stage.world.remove_rule(mute);
     c.stage.wait(write)?;
+    c.stage.finish()
+}
+
+/// Under the second one it would number records that others stand behind: servers would take them for what they have.
+fn grant_twice(mutant: Option<&str>) -> Result<(), String> {
+    let mut c = cast(mutant)?;
+    let (twice, other) = (c.clients[0], c.clients[1]);
+    c.settled_write(other, 0)?;
+    let granted = |m: &Msg| matches!(m, Msg::FromMds(FromMds::Grant(_) | FromMds::MetaOk { grant: Some(_), .. }));
+    let mut first = true;
+    let rule = c.stage.rule(move |m| {
+        let once = m.to == twice && granted(m.msg) && std::mem::replace(&mut first, false);
+        if once { Verdict::Double(S) } else { Verdict::Pass }
+    });
+    c.stage.write(twice, 0, 0)?;
+    for op in [AppOp::Flush { file: 0 }, AppOp::Close { file: 0 }] {
+        let done = c.stage.begin(twice, op)?;
+        c.stage.wait(done)?;
+    }
+    c.stage.read(other, 0, 0)?;
+    c.stage.run_for(2 * S);
+    c.stage.world.remove_rule(rule);
+    c.stage.write(twice, 0, 0)?;
+    c.stage.read(twice, 0, 0)?;
+    c.stage.read(other, 0, 0)?;
     c.stage.finish()
 }
 
