@@ -216,7 +216,9 @@ impl Ground {
         let (id, host, repo) =
             self.made.iter().find(|m| m.0 != never && !leader.contains(&m.0)).cloned().context("no follower")?;
         self.kill(host, &repo)?;
-        std::thread::sleep(Duration::from_secs(2));
+        wait_until("the leader to miss a dead metadata server", PATIENCE, || {
+            self.ids("alive").is_ok_and(|alive| !alive.contains(&id))
+        })?;
         let other = self.made.iter().find(|m| m.0 != never && m.0 != id).map(|m| m.0).context("no other one")?;
         let said = self.call(USER, &["rm-mds", &other.to_string()])?;
         let names_it = said.err.contains(&format!("metadata server {other} cannot leave"))

@@ -89,11 +89,9 @@ pub fn remove<K: Kv>(kv: &mut K, id: MdsId) -> Result<(), MetaError> {
     Ok(())
 }
 
-/// It has left the group.
-pub fn gone<K: Kv>(kv: &mut K, id: MdsId) {
-    if get(kv, id).is_some_and(|m| m.leaving) {
-        kv.delete(&key(id));
-    }
+/// It has left the group. False = it is none, or was never asked to leave.
+pub fn gone<K: Kv>(kv: &mut K, id: MdsId) -> bool {
+    get(kv, id).is_some_and(|m| m.leaving) && kv.delete(&key(id))
 }
 
 /// Reads every row of this module.

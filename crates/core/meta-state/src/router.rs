@@ -206,8 +206,7 @@ impl<K: Kv> State<K> {
                 Outcome::Done
             }
             Command::MdsLeft { mds, time } => {
-                if members::get(kv, *mds).is_some_and(|m| m.leaving) {
-                    members::gone(kv, *mds);
+                if members::gone(kv, *mds) {
                     events::append(kv, *time, &format!("metadata server {mds} has left the group"));
                 }
                 Outcome::Done
@@ -278,8 +277,7 @@ impl<K: Kv> State<K> {
         match r.op {
             MetaOp::NewMds { nonce, addr } => return self.new_mds(*nonce, addr, r.time),
             MetaOp::RmMds { mds } => {
-                let cluster = settings::cluster(&self.kv).ok_or(MetaError::Invalid)?;
-                members::find_founders(&mut self.kv, &cluster.mds);
+                self.with_founders()?;
                 members::remove(&mut self.kv, *mds)?;
                 let text = format!("metadata server {mds} is to leave the group");
                 events::append(&mut self.kv, r.time, &text);
@@ -315,9 +313,14 @@ impl<K: Kv> State<K> {
         Ok(done.outcome)
     }
 
-    fn new_mds(&mut self, nonce: u64, addr: &str, time: i64) -> Result<MetaOutcome, MetaError> {
+    /// The record of the cluster, whose first metadata servers have rows from now on.
+    fn with_founders(&mut self) -> Result<Cluster, MetaError> {
         let cluster = settings::cluster(&self.kv).ok_or(MetaError::Invalid)?;
         members::find_founders(&mut self.kv, &cluster.mds);
+        Ok(cluster)
+    }
+    fn new_mds(&mut self, nonce: u64, addr: &str, time: i64) -> Result<MetaOutcome, MetaError> {
+        let cluster = self.with_founders()?;
         let before = members::next(&self.kv);
         let id = members::add(&mut self.kv, nonce, addr)?;
         if id == before {

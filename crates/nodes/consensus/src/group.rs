@@ -85,7 +85,7 @@ impl Consensus {
         }
         let conf = self.newest_conf();
         if !conf.voters_outgoing.is_empty() {
-            // Whoever led when it began would have ended it; then it falls to the next one.
+            // Whoever led when it began would have ended it; then it falls to the next one, whatever parts it asks for.
             return self.propose_change(&RaftConfChange::default());
         }
         let mut voters = conf.voters.clone();
@@ -107,9 +107,5 @@ impl Consensus {
         let result = self.node.propose_conf_change(Vec::new(), change);
         self.set_timeout();
         result.map_err(|_| Refused::Busy)
-    }
-    /// Ends a joint phase that its leader did not live to end; true = there was one.
-    pub fn leave_joint(&mut self) -> bool {
-        !self.newest_conf().voters_outgoing.is_empty() && self.change(&[]).is_ok()
     }
 }

@@ -312,8 +312,8 @@ impl World {
                 g.voters.iter().chain(&g.learners).filter(|m| !named(**m)).map(|m| Part::Gone(*m)).collect();
             parts.extend(gone);
             let _ = core.change(&parts);
-        } else if dice == 17 && weather.changes && core.role().ready {
-            core.leave_joint();
+        } else if dice == 17 && weather.changes && core.role().ready && !core.group().outgoing.is_empty() {
+            let _ = core.change(&[]);
         }
         self.poll(i, weather);
     }

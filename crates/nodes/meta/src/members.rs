@@ -74,7 +74,7 @@ impl Known<'_> {
     }
     /// Could the group decide if these were its voters?
     fn works(&self, voters: &BTreeSet<MdsId>) -> bool {
-        2 * voters.iter().filter(|m| (self.alive)(**m)).count() > voters.len()
+        Group { voters: voters.iter().copied().collect(), ..Group::default() }.decides(self.alive)
     }
     /// What to do next.
     pub fn step(&self) -> Step {

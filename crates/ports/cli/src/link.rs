@@ -212,6 +212,14 @@ impl Link {
             Ok(other) => bail!("the cluster answered {other:?} to a namespace operation"),
         }
     }
+    /// Goes on turning for so long.
+    pub fn rest(&mut self, time: Duration) -> Result<()> {
+        let begun = Instant::now();
+        while begun.elapsed() < time {
+            self.turn(time.saturating_sub(begun.elapsed()))?;
+        }
+        Ok(())
+    }
     /// The loop with the client, for whoever goes on turning it.
     pub fn into_loop(mut self) -> Loop<Client> {
         self.inner.take().expect("nobody but this call takes it, and it ends the link")

@@ -267,7 +267,7 @@ pub fn rm_mds(at: &At, a: &RmMds) -> Result<()> {
                 "metadata server {who} is to leave and has not left yet; it goes on by itself: see `pstorage -c {name} status`"
             );
         }
-        std::thread::sleep(Duration::from_millis(50));
+        link.rest(Duration::from_millis(50))?;
     }
     link.close()?;
     println!("Metadata server {who} has left cluster `{name}`{}.", if a.no_wait { " or is about to" } else { "" });

@@ -123,10 +123,7 @@ fn follow(link: &mut Link, run: u64, bar: bool) -> Result<Box<ClusterReport>> {
         if whole {
             return Ok(report);
         }
-        let begun = std::time::Instant::now();
-        while begun.elapsed() < STEP {
-            link.turn(STEP.saturating_sub(begun.elapsed()))?;
-        }
+        link.rest(STEP)?;
     }
 }
 fn print(run: u64, whole: bool, i: &Integrity) {
