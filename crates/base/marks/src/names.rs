@@ -173,6 +173,7 @@ pub const NAMES: &[&str] = &[
     "views.change-refused",
     "views.cut-while-joining",
     "views.cut-while-taken-over",
+    "views.fences-first",
     "views.group-join-done",
     "views.join-of-idle-holder",
     "views.old-accusation",

@@ -93,6 +93,9 @@ marks::switches! {
     lease_floors,
     /// Holders who only read give back before a join of the group's own is committed.
     readers_leave_before_join,
+    /// A view grows, or a member is replaced, only when `min` members have answered the fence of every session that may
+    /// still read.
+    fences_heard_before_growth,
     /// A copy that took part in a takeover is not doubted any more.
     doubts_end,
     /// A loss names the takeover that found it, so two that end alike are two.

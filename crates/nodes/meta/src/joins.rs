@@ -65,8 +65,12 @@ impl MetaServer {
                     if j.committing || l.changing.contains(&chunk) {
                         return;
                     }
-                    j.committing = true;
+                    if !self.may_grow(chunk) {
+                        return; // it asks again
+                    }
                     let Some(ver) = self.state.chunk(chunk).map(|r| r.view.ver) else { return };
+                    let Some(j) = self.leader.as_mut().and_then(|l| l.joins.get_mut(&chunk)) else { return };
+                    j.committing = true;
                     return self.change(chunk, ver, ViewChange::JoinCommit(m));
                 }
                 ViewWish::Cancel(_) => return cancel_join(self, chunk),

@@ -7,7 +7,7 @@ use placement::Domain;
 use replica::sequencer::Sequencer;
 use replica::takeover::{Seal, Servers, Takeover};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use types::{ChunkId, CsId, Incarnation, InodeId, LeaseEpoch, Member, Nanos, Seq, SessionId, Term};
+use types::{ChunkId, CsId, Incarnation, InodeId, LeaseEpoch, Member, Nanos, Seq, SessionId, Term, View};
 use wire::LeaseKind;
 use wire::server::Space;
 
@@ -170,6 +170,8 @@ pub(crate) struct SessionFence {
     pub settling: bool,
     /// The process behind it was seen to be dead.
     pub dead: bool,
+    /// Until then a client that does not hear of the fence may hand out what servers tell it that have not either.
+    pub reads_until: Nanos,
     /// Chunks reported as not plain that have not been taken over since: how far their files go is not known.
     pub chunks: BTreeSet<ChunkId>,
 }
@@ -362,6 +364,15 @@ impl Leader {
             }
         }
         settled
+    }
+    /// May a further copy count in this view, beside or instead of others? Who is fenced and has not heard so may read on by
+    /// the word of members that have not either, and no later fence of a view that has other members need reach those. Once
+    /// `min` have answered the rest are too few for a read, of this view and of every larger one before it (L5).
+    pub fn may_grow(&self, view: &View, min: u8, now: Nanos) -> bool {
+        self.fences.values().filter(|f| f.committed && !f.dead && now < f.reads_until).all(|f| {
+            let heard = view.members.iter().filter(|m| f.answered.contains(&m.cs)).count();
+            heard >= usize::from(min)
+        })
     }
     /// This chunk is being taken over, or about to be.
     pub fn taking(&self, chunk: ChunkId) -> bool {

@@ -198,7 +198,7 @@ impl MetaServer {
         for (session, b) in self.state.blocked() {
             if !b.settled {
                 let epoch = l.mint();
-                l.fences.insert(session, crate::session::fence(epoch, true));
+                l.fences.insert(session, crate::session::fence(epoch, true, self.now));
             }
         }
         self.leader = Some(l);

@@ -23,10 +23,11 @@ pub(crate) struct Attaching {
     pub sharing: Sharing,
 }
 
-/// A fence that has not been answered by anybody.
-pub(crate) fn fence(epoch: LeaseEpoch, committed: bool) -> SessionFence {
+/// A fence that has not been answered by anybody, of a session that was heard of last at `heard`.
+pub(crate) fn fence(epoch: LeaseEpoch, committed: bool, heard: Nanos) -> SessionFence {
     SessionFence {
         epoch,
+        reads_until: heard + SESSION_KEPT,
         answered: BTreeSet::new(),
         sent: Nanos::ZERO,
         committed,
@@ -271,8 +272,8 @@ impl MetaServer {
         }
         l.leaving.remove(&session);
         let epoch = l.mint();
-        let dead = l.attached.get(&session).is_some_and(|a| a.dead);
-        l.fences.insert(session, SessionFence { dead, ..fence(epoch, false) });
+        let (dead, heard) = l.attached.get(&session).map_or((false, l.since), |a| (a.dead, a.heard));
+        l.fences.insert(session, SessionFence { dead, ..fence(epoch, false, heard) });
         if !self.propose(&Command::BlockSession { session, epoch, time }, Then::Blocked { session })
             && let Some(l) = &mut self.leader
         {

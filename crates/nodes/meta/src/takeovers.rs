@@ -134,7 +134,7 @@ impl MetaServer {
         let placing = Placing { servers: &self.servers, places: &self.places, now };
         let Some(l) = &mut self.leader else { return };
         let Some(r) = l.takeovers.get_mut(&chunk) else { return };
-        if self.state.chunk(chunk).is_none() {
+        let Some(rec) = self.state.chunk(chunk) else {
             mark!("views.cut-while-taken-over");
             // Cut off meanwhile: nobody has a copy of it any more.
             let ino = r.ino;
@@ -144,8 +144,12 @@ impl MetaServer {
             l.doubtful.retain(|(_, c)| *c != chunk);
             l.dirty.insert(ino);
             return;
-        }
-        let holders_gone = l.files.get(&r.ino).is_none_or(|f| f.holders.is_empty() && f.deposed.is_empty());
+        };
+        let ino = r.ino;
+        let gone = l.files.get(&ino).is_none_or(|f| f.holders.is_empty() && f.deposed.is_empty());
+        let heard = !self.cfg.rules.fences_heard_before_growth || l.may_grow(&rec.view, rec.min, now);
+        let holders_gone = gone && heard;
+        let Some(r) = l.takeovers.get_mut(&chunk) else { return };
         let s = ServersFor { placing, domain, seed: r.takeover.epoch().0, holders_gone };
         let actions = r.takeover.step(now, &s);
         self.turn_takeover(chunk, actions, fx);

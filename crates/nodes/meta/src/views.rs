@@ -39,7 +39,9 @@ impl MetaServer {
             return;
         }
         match wish {
-            ViewWish::Add(m) if view.joiner == Some(m) => self.change(chunk, ver, ViewChange::JoinCommit(m)),
+            ViewWish::Add(m) if view.joiner == Some(m) && self.may_grow(chunk) => {
+                self.change(chunk, ver, ViewChange::JoinCommit(m));
+            }
             ViewWish::Cancel(m) if view.joiner == Some(m) => self.change(chunk, ver, ViewChange::JoinCancel(m)),
             ViewWish::Drop(m, reason) if view.has(m) => {
                 self.accuse(chunk, m, reason, fx);
@@ -87,6 +89,18 @@ impl MetaServer {
             l.lasts.remove(&chunk);
             self.depose(ino, fx);
         }
+    }
+    /// May a further copy of this chunk count, for all that fenced sessions may still read?
+    pub(crate) fn may_grow(&self, chunk: ChunkId) -> bool {
+        if !self.cfg.rules.fences_heard_before_growth {
+            return true;
+        }
+        let (Some(l), Some(rec)) = (&self.leader, self.state.chunk(chunk)) else { return false };
+        let may = l.may_grow(&rec.view, rec.min, self.now);
+        if !may {
+            mark!("views.fences-first");
+        }
+        may
     }
     pub(crate) fn change(&mut self, chunk: ChunkId, ver: ViewVer, change: ViewChange) {
         if self.propose(&Command::ChangeView { chunk, ver, change }, Then::View { chunk })

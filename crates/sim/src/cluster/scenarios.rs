@@ -240,6 +240,7 @@ pub const FINDS: &[(&str, &str)] = &[
     ("silent_sessions_fenced", "case-15-one-dead-client"),
     ("lease_floors", "silent-member-ahead"),
     ("readers_leave_before_join", "case-11-join-behind-a-reader"),
+    ("fences_heard_before_growth", "fenced-before-it-runs-out"),
     ("doubts_end", "flush-and-a-dead-member"),
     ("losses_name_takeovers", "two-losses-that-end-alike"),
     ("queued_writes_wait", "write-queued-over-a-body"),

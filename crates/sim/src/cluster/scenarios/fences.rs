@@ -19,6 +19,11 @@ pub fn all() -> Vec<(&'static str, &'static str, Script)> {
             reader_outlives_its_session as Script,
         ),
         (
+            "fenced-before-it-runs-out",
+            "the same, and a new leader fences the session long before that: one of two members has not heard so",
+            fenced_before_it_runs_out as Script,
+        ),
+        (
             "case-05-merge-of-an-older-fence",
             "a merge arrives at a member that has answered a newer fence since and taken newer writes",
             merge_of_an_older_fence as Script,
@@ -98,22 +103,42 @@ fn two_left(c: &mut Cast) -> Result<(SlotId, SlotId, SlotId, u32), String> {
 /// go on before that.
 fn reader_outlives_its_session(mutant: Option<&str>) -> Result<(), String> {
     let mut c = cast(mutant)?;
+    alone_with_a_member(&mut c)?;
+    c.stage.begin_write(c.clients[1], 0, 0)?;
+    for _ in 0..50 {
+        c.stage.begin(c.clients[0], READ)?;
+        c.stage.run_for(S);
+    }
+    c.stage.finish()
+}
+
+/// A session that is fenced early may read on by the word of a member that does not hear of it. Whether another copy may take
+/// that one's place is no question of who holds the file.
+fn fenced_before_it_runs_out(mutant: Option<&str>) -> Result<(), String> {
+    let mut c = cast(mutant)?;
+    alone_with_a_member(&mut c)?;
+    let leader = c.leader()?;
+    c.kill(&[leader]);
+    c.stage.begin_write(c.clients[1], 0, 0)?;
+    for _ in 0..50 {
+        c.stage.begin(c.clients[0], READ)?;
+        c.stage.run_for(S);
+    }
+    c.start(&[leader]);
+    c.stage.finish()
+}
+
+/// Of two members the first one serves the reads of a holder, and these two hear of nothing else.
+fn alone_with_a_member(c: &mut Cast) -> Result<(), String> {
     let (old, new) = (c.clients[0], c.clients[1]);
-    let (a, b, _, held) = two_left(&mut c)?;
-    // The first member serves the old holder's reads and hears of nothing else.
+    let (a, _, _, held) = two_left(c)?;
     let others: Vec<SlotId> = c.stage.world.all_slots().into_iter().filter(|s| *s != a && *s != old).collect();
     c.cut_off(a, &others);
     let rest: Vec<SlotId> = others.iter().copied().filter(|s| *s != new).collect();
     c.cut_off(old, &rest);
     c.stage.world.remove_rule(held);
     c.stage.world.release(false, |_, _, _| true);
-    let _ = b;
-    c.stage.begin_write(new, 0, 0)?;
-    for _ in 0..50 {
-        c.stage.begin(old, READ)?;
-        c.stage.run_for(S);
-    }
-    c.stage.finish()
+    Ok(())
 }
 
 /// The merge is the work of a fence that came to nothing. Whoever took newer writes since is not cut back by it.
