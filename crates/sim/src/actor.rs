@@ -150,6 +150,8 @@ pub enum AppOp {
     },
     /// Something about names.
     Name(NameOp),
+    /// What people ask of the system's servers: no checker looks at it.
+    Operate(Operate),
     /// Something about locks.
     Lock {
         /// Which file.
@@ -174,9 +176,18 @@ impl AppOp {
             | AppOp::Flush { file }
             | AppOp::Lock { file, .. }
             | AppOp::Close { file } => Some(*file),
-            AppOp::Name(_) => None,
+            AppOp::Name(_) | AppOp::Operate(_) => None,
         }
     }
+}
+
+/// What people ask of the servers of a system.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Operate {
+    /// This server is to give up what it holds and leave.
+    Release(u32),
+    /// It is to stay after all.
+    Keep(u32),
 }
 
 /// An operation on the bytes of a file.

@@ -122,6 +122,7 @@ kinds! {
     Msg::MdsToCs(MdsToCs::Converge { .. }) => "Converge",
     Msg::MdsToCs(MdsToCs::Replace { .. }) => "Replace",
     Msg::MdsToCs(MdsToCs::Delete { .. }) => "Delete",
+    Msg::MdsToCs(MdsToCs::Dropped { .. }) => "Dropped",
 }
 
 /// What never happened, with the reason if there is one.

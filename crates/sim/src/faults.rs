@@ -1,6 +1,6 @@
 //! Faults at random moments, of random kinds, within what the system's design promises to survive.
 
-use crate::actor::{HostId, Role, SlotId};
+use crate::actor::{AppOp, HostId, Role, SlotId};
 use crate::disks::Tear;
 use crate::history::{History, Loss};
 use crate::rng::Rng;
@@ -43,11 +43,13 @@ pub enum Fault {
     SlowDisk,
     /// A disk fails for ever.
     LoseDisk,
+    /// People ask a server to leave, or to stay after all.
+    Release,
     /// A disk holds something else than it was given, or lies about its next write.
     Damage,
 }
 
-const WEIGHTS: [(Fault, u64); 16] = [
+const WEIGHTS: [(Fault, u64); 17] = [
     (Fault::Kill, 16),
     (Fault::KillMany, 4),
     (Fault::Stop, 4),
@@ -64,7 +66,11 @@ const WEIGHTS: [(Fault, u64); 16] = [
     (Fault::Reset, 4),
     (Fault::SlowDisk, 4),
     (Fault::LoseDisk, 1),
+    (Fault::Release, 5),
 ];
+
+/// Tickets of what people ask; those of applications lie below.
+const FROM_PEOPLE: u64 = 1 << 47;
 
 /// Chooses and carries out the faults of a run.
 pub struct Faults {
@@ -72,6 +78,8 @@ pub struct Faults {
     weights: Vec<(Fault, u64)>,
     /// Longest time between two faults.
     gap: u64,
+    /// Questions of people so far.
+    asked: u64,
     /// How many of each kind took place.
     pub counts: BTreeMap<Fault, u64>,
 }
@@ -92,7 +100,7 @@ impl Faults {
             let others: u64 = weights.iter().map(|w| w.1).sum();
             weights.push((Fault::Damage, others / 3 + 1));
         }
-        Faults { gap: rng.range(1_500, 4_000) * MS, weights, rng, counts: BTreeMap::new() }
+        Faults { gap: rng.range(1_500, 4_000) * MS, weights, rng, asked: 0, counts: BTreeMap::new() }
     }
     /// Faults so far.
     pub fn total(&self) -> u64 {
@@ -225,6 +233,12 @@ impl Faults {
                 let Some(slot) = self.rng.pick(&servers).copied() else { return false };
                 let factor = self.rng.range(3, 60);
                 world.slow_disk(slot, factor, span);
+            }
+            Fault::Release => {
+                let Some(client) = self.rng.pick(&clients).copied() else { return false };
+                let Some(op) = system.operate(world, &mut self.rng) else { return false };
+                self.asked += 1;
+                return world.submit(client, FROM_PEOPLE + self.asked, AppOp::Operate(op));
             }
             Fault::Damage => return system.damage(world, &mut self.rng),
             Fault::LoseDisk => {

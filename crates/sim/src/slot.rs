@@ -109,6 +109,8 @@ pub struct Slot {
     pub part: Option<SlotId>,
     /// It is such a part.
     pub is_part: bool,
+    /// May its process end by itself, for this reason?
+    pub leaves: Option<Box<dyn FnMut(&str) -> bool>>,
     /// Whom the process exchanged messages with, and when last.
     pub talked: BTreeMap<NodeId, u64>,
 }
@@ -134,6 +136,7 @@ impl Slot {
             ring: MemoryRing::new(ring_size),
             part: None,
             is_part: false,
+            leaves: None,
             ring_size,
             talked: BTreeMap::new(),
         }

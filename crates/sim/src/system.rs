@@ -1,7 +1,7 @@
 //! What a run needs to know about the system it exercises: how to build it, what it stores, which faults its own design
 //! excuses, and what it must look like in the end.
 
-use crate::actor::{HostId, SlotId};
+use crate::actor::{HostId, Operate, SlotId};
 use crate::rng::Rng;
 use crate::world::World;
 
@@ -35,6 +35,10 @@ pub trait System {
     /// Damages what a disk holds, so that a good copy of everything remains. False = not possible now.
     fn damage(&mut self, _world: &mut World, _rng: &mut Rng) -> bool {
         false
+    }
+    /// Something that people may ask of its servers now.
+    fn operate(&mut self, _world: &mut World, _rng: &mut Rng) -> Option<Operate> {
+        None
     }
     /// These hosts are about to lose power: regions (file, first block, blocks) all of whose copies thereby lose their
     /// memory, so that unflushed writes may be lost.

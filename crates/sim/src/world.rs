@@ -336,6 +336,8 @@ impl World {
             self.note(|| format!("{name} ends: {why}"));
             if self.slots[slot.0].disk.failing {
                 self.count("ended after a disk error");
+            } else if self.slots[slot.0].leaves.as_mut().is_some_and(|leaves| leaves(&why)) {
+                return self.renew(slot);
             } else {
                 self.violation(format!("{name} ended by itself: {why}"));
             }
@@ -354,6 +356,24 @@ impl World {
                 }
             }
         }
+    }
+
+    /// Its process has ended for good: another one begins there soon, on a new disk.
+    fn renew(&mut self, slot: SlotId) {
+        self.count("left");
+        self.kill(slot);
+        let s = &mut self.slots[slot.0];
+        s.disk = crate::disks::Disk::new();
+        s.ring = host::memory::MemoryRing::new(s.ring_size);
+        if let Some(id) = s.id {
+            self.names.remove(&id);
+        }
+        let after = 10 * MS + self.rng.skewed(3 * S);
+        self.start_later(slot, after);
+    }
+    /// Says whether a process of this slot may end by itself, for this reason; if so a new one takes its place.
+    pub fn may_leave(&mut self, slot: SlotId, leaves: Box<dyn FnMut(&str) -> bool>) {
+        self.slots[slot.0].leaves = Some(leaves);
     }
 
     /// After a turn: the next deadline, and the end of a clean stop.

@@ -457,6 +457,18 @@ pub enum MetaOp {
         /// Which.
         mds: types::MdsId,
     },
+    /// A chunk server gives up all its copies to others and is dropped for ever when it has none left. Outcome: Done.
+    ReleaseCs {
+        /// Which.
+        cs: types::CsId,
+        /// Also where the others could not take all its copies as things are.
+        force: bool,
+    },
+    /// A chunk server that was to be released stays. Outcome: Done.
+    KeepCs {
+        /// Which.
+        cs: types::CsId,
+    },
 }
 
 impl MetaOp {
@@ -638,6 +650,12 @@ pub enum MetaError {
     Quorum,
     /// There are seven metadata servers, with those that are leaving.
     MdsFull,
+    /// There is no such chunk server, or it was dropped.
+    NoCs,
+    /// Too few chunk servers or hosts would be left for as many copies as files want.
+    TooFewCs,
+    /// The chunk servers that would be left have no room for what it holds.
+    CsFull,
 }
 impl core::error::Error for MetaError {}
 impl core::fmt::Display for MetaError {
@@ -667,6 +685,9 @@ impl core::fmt::Display for MetaError {
             MetaError::NoMds => "no such metadata server",
             MetaError::Quorum => "too few of the metadata servers that would be left are running and up to date",
             MetaError::MdsFull => "a group has at most seven metadata servers, those that are leaving included",
+            MetaError::NoCs => "no such chunk server",
+            MetaError::TooFewCs => "too few chunk servers would be left for the copies that files want",
+            MetaError::CsFull => "the chunk servers that would be left have no room for what it holds",
         })
     }
 }

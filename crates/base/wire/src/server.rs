@@ -268,4 +268,9 @@ pub enum MdsToCs {
         /// Index of the log at which it ceased to be needed.
         index: u64,
     },
+    /// The cluster has dropped this server for ever: nothing that it holds counts any more.
+    Dropped {
+        /// Which.
+        cs: CsId,
+    },
 }

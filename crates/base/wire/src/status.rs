@@ -24,6 +24,21 @@ pub struct MdsReport {
     /// It is to leave the group.
     pub leaving: bool,
 }
+/// How it stands with a chunk server.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CsState {
+    /// It answers.
+    Active,
+    /// It has not answered for a moment; nothing is made anew for that.
+    Inactive,
+    /// It has not answered for so long that its copies are made anew elsewhere.
+    Offline,
+    /// It answers, and its disk or folder is broken.
+    Failed,
+    /// It gives up its copies to others and leaves.
+    Releasing,
+}
 /// One chunk server.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct CsReport {
@@ -35,6 +50,8 @@ pub struct CsReport {
     pub host: String,
     /// It was heard of lately.
     pub alive: bool,
+    /// How it stands with it.
+    pub state: CsState,
     /// Bytes that data may take.
     pub capacity: u64,
     /// Bytes allocated.

@@ -242,6 +242,13 @@ pub enum Command {
         /// When.
         time: i64,
     },
+    /// A chunk server that is being released has no copy any more that counts: it is dropped. Outcome: Done.
+    DropCs {
+        /// Which.
+        cs: CsId,
+        /// When.
+        time: i64,
+    },
 }
 
 /// Number of [`Command::Batch`] in the format.
@@ -281,6 +288,7 @@ impl Command {
             | Command::Loss { time, .. }
             | Command::SetEnds { time, .. }
             | Command::MdsLeft { time, .. }
+            | Command::DropCs { time, .. }
             | Command::Event { time, .. } => Some(*time),
             Command::Batch(list) => {
                 list.iter().filter_map(|c| if matches!(c, Command::Batch(_)) { None } else { c.time() }).max()

@@ -23,7 +23,7 @@ mod settings;
 mod snapshot;
 mod table;
 
-pub use chunks::{ChunkRecord, Loss, MINT_MAX, Server};
+pub use chunks::{ChunkRecord, Duty, Loss, MINT_MAX, Server};
 pub use command::{COMMAND_VERSION, Command, CommandError, EndSource, ViewChange};
 pub use events::{EVENT_TEXT_MAX, EVENTS_MAX, Event};
 pub use kv::{Kv, MemoryKv};

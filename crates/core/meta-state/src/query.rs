@@ -1,6 +1,6 @@
 //! Questions to the state; none of them changes anything.
 
-use crate::chunks::{self, ChunkRecord, Loss, Server};
+use crate::chunks::{self, ChunkRecord, Duty, Loss, Server};
 use crate::command::EndSource;
 use crate::events::{self, Event};
 use crate::kv::Kv;
@@ -151,9 +151,25 @@ impl<K: Kv> State<K> {
     pub fn copy_on(&self, cs: CsId, chunk: ChunkId) -> Option<CopyId> {
         self.chunk(chunk)?.copies().find(|m| m.cs == cs).map(|m| m.copy)
     }
-    /// Chunks with fewer members than they want, by id.
+    /// Chunks with fewer members than they want: those that are at their smallest first, then by id.
     pub fn degraded(&self) -> impl ExactSizeIterator<Item = ChunkId> {
         self.chunks.degraded()
+    }
+    /// The same with the members that each has beyond those it needs, from behind `after` on.
+    pub fn degraded_after(&self, after: (usize, ChunkId)) -> impl Iterator<Item = (usize, ChunkId)> {
+        self.chunks.degraded_after(after)
+    }
+    /// Chunks that are at their smallest and want more copies.
+    pub fn urgent(&self) -> usize {
+        self.chunks.urgent()
+    }
+    /// Chunks with more members than they want, by id.
+    pub fn surplus(&self) -> impl ExactSizeIterator<Item = ChunkId> {
+        self.chunks.surplus()
+    }
+    /// All chunks by id, from behind `after` on.
+    pub fn chunks_after(&self, after: ChunkId) -> impl Iterator<Item = ChunkId> {
+        chunks::all_after(&self.kv, after)
     }
     /// Chunks with a joiner, by id.
     pub fn joining(&self) -> impl ExactSizeIterator<Item = ChunkId> {
@@ -183,6 +199,14 @@ impl<K: Kv> State<K> {
     /// All chunk servers by id.
     pub fn servers(&self) -> impl Iterator<Item = (CsId, Server)> {
         chunks::servers(&self.kv)
+    }
+    /// What is wanted of a chunk server.
+    pub fn duty(&self, cs: CsId) -> Duty {
+        chunks::duty(&self.kv, cs)
+    }
+    /// Since when something else is wanted of it than to serve, in nanoseconds since 1970.
+    pub fn duty_since(&self, cs: CsId) -> Option<i64> {
+        chunks::since(&self.kv, cs)
     }
     /// The chunk that was made last; NONE = there never was one.
     pub fn newest_chunk(&self) -> ChunkId {

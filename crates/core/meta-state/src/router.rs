@@ -1,6 +1,6 @@
 //! The state as a whole: which module a command goes to, and what one module's change means for another.
 
-use crate::chunks::{self, Chunks, Loss, MINT_MAX, Registration};
+use crate::chunks::{self, Chunks, Duty, Loss, MINT_MAX, Registration};
 use crate::command::{Command, EndSource};
 use crate::events;
 use crate::kv::{Kv, MemoryKv};
@@ -211,6 +211,14 @@ impl<K: Kv> State<K> {
                 }
                 Outcome::Done
             }
+            Command::DropCs { cs, time } => {
+                if chunks::duty(kv, *cs) == Duty::Releasing && self.chunks.copies_on(*cs) == 0 {
+                    let _ = chunks::set_duty(kv, *cs, Duty::Dropped, *time);
+                    chunks::forget_tombstones(kv, *cs);
+                    events::append(kv, *time, &format!("chunk server {cs} holds nothing any more and was dropped"));
+                }
+                Outcome::Done
+            }
             Command::Event { time, text } => {
                 events::append(kv, *time, text);
                 Outcome::Done
@@ -281,6 +289,23 @@ impl<K: Kv> State<K> {
                 members::remove(&mut self.kv, *mds)?;
                 let text = format!("metadata server {mds} is to leave the group");
                 events::append(&mut self.kv, r.time, &text);
+                return Ok(MetaOutcome::Done);
+            }
+            MetaOp::ReleaseCs { cs, force } => {
+                let root = namespace::view(&self.kv, namespace::ROOT).map_or(1, |(i, _)| i.layout.norm);
+                if !force && chunks::serving(&self.kv).filter(|other| other != cs).count() < root.into() {
+                    return Err(MetaError::TooFewCs);
+                }
+                if chunks::set_duty(&mut self.kv, *cs, Duty::Releasing, r.time)? {
+                    let text = format!("chunk server {cs} is being released: its copies are made anew on others");
+                    events::append(&mut self.kv, r.time, &text);
+                }
+                return Ok(MetaOutcome::Done);
+            }
+            MetaOp::KeepCs { cs } => {
+                if chunks::set_duty(&mut self.kv, *cs, Duty::Serves, r.time)? {
+                    events::append(&mut self.kv, r.time, &format!("chunk server {cs} stays"));
+                }
                 return Ok(MetaOutcome::Done);
             }
             _ => {}

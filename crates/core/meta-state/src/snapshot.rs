@@ -182,7 +182,7 @@ fn row(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
 /// Every row stands in a table that this version knows, and the counters can be read. Rows of the other tables are read
 /// by the modules they belong to.
 pub(crate) fn check_tables<K: Kv>(kv: &K) -> Result<(), RowError> {
-    const KNOWN: [u8; 17] = [
+    const KNOWN: [u8; 18] = [
         SYSTEM,
         table::INODE,
         table::DIRENT,
@@ -200,6 +200,7 @@ pub(crate) fn check_tables<K: Kv>(kv: &K) -> Result<(), RowError> {
         table::NONCE,
         table::LOCK,
         table::MDS,
+        table::DUTY,
     ];
     // From table to table, not from row to row.
     let mut from = Some(Vec::new());

@@ -43,6 +43,8 @@ pub const NONCE: u8 = 17;
 pub const LOCK: u8 = 18;
 /// Metadata server: [mds u32].
 pub const MDS: u8 = 19;
+/// Chunk server that is to do something else than to serve: [cs u32].
+pub const DUTY: u8 = 20;
 
 /// Rows of [`SYSTEM`].
 pub mod system {

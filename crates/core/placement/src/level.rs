@@ -73,6 +73,15 @@ fn part(of: u64, n: u64, d: u64) -> u64 {
 }
 
 impl Table {
+    /// The one of these that is furthest above its share, or least below it.
+    pub fn fullest(&self, level: &Level, members: &[CsId]) -> Option<CsId> {
+        let beyond = |i: &usize| {
+            let s = self.server(*i);
+            (i128::from(s.used) - i128::from(level.shares[*i])) * (1 << 32) / i128::from(s.capacity.max(1))
+        };
+        let at = members.iter().filter_map(|cs| self.position(*cs));
+        at.max_by_key(beyond).map(|i| self.server(i).cs)
+    }
     /// Which of these copies should move, and to which `open` server, so that all get more even: from the fullest member
     /// above its share to one below, in a domain that has no other copy. None = no move helps.
     pub fn even_out(

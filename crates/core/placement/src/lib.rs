@@ -74,9 +74,21 @@ impl Table {
         chosen.rotate_left(first);
         chosen
     }
-    /// Do all these stand in domains of their own? Who is not in the table does.
-    pub fn apart(&self, domain: Domain, members: &[CsId]) -> bool {
+    /// How many domains of this kind hold these servers. Who is not in the table is in one of its own.
+    pub fn spread(&self, domain: Domain, members: &[CsId]) -> usize {
         let at: Vec<usize> = members.iter().filter_map(|cs| self.position(*cs)).collect();
-        (0..at.len()).all(|k| !self.shares(domain, &at[..k], at[k]))
+        let own = (0..at.len()).filter(|k| !self.shares(domain, &at[..*k], at[*k])).count();
+        members.len() - at.len() + own
+    }
+    /// Do all these stand in domains of their own?
+    pub fn apart(&self, domain: Domain, members: &[CsId]) -> bool {
+        self.spread(domain, members) == members.len()
+    }
+    /// Of those that share their domain with another one the fullest. None = all stand apart.
+    pub fn together(&self, domain: Domain, members: &[CsId]) -> Option<CsId> {
+        let at: Vec<usize> = members.iter().filter_map(|cs| self.position(*cs)).collect();
+        let shares = |i: &usize| at.iter().any(|o| o != i && self.shares(domain, &[*o], *i));
+        let fuller = |a: &usize, b: &usize| self.server(*a).filled().cmp(&self.server(*b).filled());
+        at.iter().copied().filter(shares).max_by(fuller).map(|i| self.server(i).cs)
     }
 }

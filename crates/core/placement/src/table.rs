@@ -31,6 +31,10 @@ impl Server {
     fn emptier(&self, other: &Server) -> bool {
         u128::from(self.used) * u128::from(other.capacity) < u128::from(other.used) * u128::from(self.capacity)
     }
+    /// The part of it that is taken, of 2^32.
+    pub(crate) fn filled(&self) -> u128 {
+        (u128::from(self.used) << 32).checked_div(self.capacity.into()).unwrap_or(u128::MAX)
+    }
     fn weight(&self) -> u64 {
         self.capacity.div_ceil(UNIT)
     }

@@ -281,6 +281,17 @@ impl ChunkServer {
                     self.note(self.trouble.clone());
                 }
             }
+            MdsToCs::Dropped { cs } => {
+                // From whoever leads: only a commit makes it true, and it stays so.
+                if cs == self.cfg.cs && (self.group.leader.is_none() || self.group.leader == Some(sender)) {
+                    fx.fatal.get_or_insert_with(|| {
+                        format!(
+                            "chunk server {cs} was dropped from its cluster for ever: nothing in its folder is needed any more. Remove \
+                             the folder; a new chunk server is made with `make-cs`"
+                        )
+                    });
+                }
+            }
             // A session stays blocked whoever says so, so its fence has no term to compare.
             MdsToCs::FenceSession { session, epoch, dead } => self.fence_session(from, session, epoch, dead),
             MdsToCs::FenceChunk { chunk, epoch, copy, initial, against } => {

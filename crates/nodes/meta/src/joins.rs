@@ -1,10 +1,9 @@
-//! Joins: where a further copy is made, which joins the leader drives, and what becomes of them.
+//! Joins under way: which the leader drives, and what becomes of all.
 
 use crate::MetaServer;
 use crate::leader::FileLease;
-use crate::limits::{JOIN_IDLE, JOIN_TIMEOUT, JOINS_MAX, TAKEOVERS_MAX};
+use crate::limits::{JOIN_IDLE, JOIN_TIMEOUT};
 use crate::propose::Then;
-use crate::takeovers::start_takeover;
 use crate::views::view_changed;
 use host::node::Effects;
 use marks::mark;
@@ -79,7 +78,7 @@ impl MetaServer {
         }
     }
 
-    /// Joins that the leader drives go on, idle joiners are looked after, and chunks short of copies get one.
+    /// Joins that the leader drives go on, and idle joiners are looked after.
     pub(crate) fn sweep_joins(&mut self, fx: &mut Effects) {
         let now = self.now;
         let Some(l) = &mut self.leader else { return };
@@ -102,7 +101,6 @@ impl MetaServer {
             self.turn_join(c, out, fx);
         }
         self.tend_joiners(fx);
-        self.begin_joins();
     }
 
     /// Joiners that nobody drives are cancelled; holders who may not have heard of theirs are told again.
@@ -140,57 +138,6 @@ impl MetaServer {
         }
         for (c, ver, j) in cancel {
             self.change(c, ver, ViewChange::JoinCancel(j));
-        }
-    }
-
-    /// Chunks with fewer copies than they want get a joiner.
-    fn begin_joins(&mut self) {
-        let Some(l) = &self.leader else { return };
-        let under_way = l.joins.len() + l.join_began.len();
-        let mut begin = vec![];
-        let mut take = vec![];
-        let mut recall = vec![];
-        for c in self.state.degraded().take(256) {
-            if begin.len() + under_way >= JOINS_MAX {
-                break;
-            }
-            if l.changing.contains(&c) || l.taking(c) {
-                continue;
-            }
-            let Some(rec) = self.state.chunk(c) else { continue };
-            if rec.view.joiner.is_some() {
-                continue;
-            }
-            let f = l.files.get(&rec.ino);
-            let busy = f.is_some_and(|f| !f.suspects.is_empty() || !f.deposed.is_empty());
-            if busy {
-                continue;
-            }
-            let written = f.is_some_and(|f| f.writer().is_some());
-            let waited_for = f.is_some_and(|f| !f.queue.is_empty());
-            if !written && waited_for {
-                continue;
-            }
-            let members: Vec<CsId> = rec.view.members.iter().map(|m| m.cs).collect();
-            let Some(to) = self.place_joiner(c, &members) else { continue };
-            if !written && !l.lasts.contains_key(&c) {
-                if f.is_none_or(|f| f.holders.is_empty()) {
-                    take.push(c);
-                } else {
-                    recall.push(rec.ino); // only readers hold it; they come back afterwards
-                }
-                continue;
-            }
-            begin.push((c, rec.view.ver, to));
-        }
-        for (c, ver, to) in begin {
-            self.change(c, ver, ViewChange::JoinBegin(to));
-        }
-        for ino in recall {
-            self.recall_all(ino);
-        }
-        for c in take.into_iter().take(TAKEOVERS_MAX) {
-            start_takeover(self, c);
         }
     }
 }

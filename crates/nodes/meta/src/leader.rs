@@ -3,6 +3,7 @@
 
 use crate::limits::{DEAD_AFTER_RESET, RECALL_MOST, RECALL_STUCK, SERVER_SILENT};
 use crate::placing::Placing;
+use meta_state::Duty;
 use placement::Domain;
 use replica::sequencer::Sequencer;
 use replica::takeover::{Seal, Servers, Takeover};
@@ -215,12 +216,20 @@ pub(crate) struct Server {
     pub trouble: String,
     /// It registered or was heard of in this term.
     pub known: bool,
+    /// Copies that counted on it when it said how much is taken.
+    pub copies: u64,
+    /// What is wanted of it.
+    pub duty: Duty,
     /// When all its copies were last looked at because some are unclean.
     pub swept: Nanos,
     /// The client beside it that writes files for sharers, and where; NONE = there is none.
     pub steward: (Incarnation, String),
 }
 impl Server {
+    /// Bytes that new copies may take.
+    pub fn free(&self) -> u64 {
+        (self.space.capacity - self.space.capacity / 20).saturating_sub(self.space.allocated)
+    }
     pub fn dead(&self, now: Nanos) -> bool {
         self.certified
             || self.reset.is_some_and(|t| now.since(t) >= DEAD_AFTER_RESET)

@@ -3,7 +3,8 @@
 //!
 //! Rooms: [`propose`] carries commands to the log and their outcomes back; [`session`] attaches and fences; [`lease`]
 //! grants and recalls; [`maps`] says where chunks are; [`names`] prepares namespace operations; [`views`] changes views,
-//! [`joins`] and [`takeovers`] run what makes and ends copies; [`care`] hears of damage; [`agree`] compares the states of
+//! [`recovery`] says which chunks get and lose copies, [`joins`] and [`takeovers`] run what makes and ends them, [`placing`]
+//! says where; [`care`] hears of damage; [`agree`] compares the states of
 //! the members, [`members`] adds and removes some; [`upkeep`] looks after the log; [`suspects`] looks after chunks that nobody uses; [`server`] hears chunk
 //! servers; [`status`] tells people. They share [`leader::Leader`], which exists only while this server leads.
 #![forbid(unsafe_code)]
@@ -21,6 +22,7 @@ mod names;
 mod openers;
 mod placing;
 mod propose;
+mod recovery;
 mod server;
 mod session;
 mod share;
@@ -41,7 +43,7 @@ use maps::MapAsk;
 use meta_state::{Command, State};
 use propose::{PendingRead, Then};
 use replica::rules::Rules;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use types::{CsId, MdsId, Nanos, NodeId, SessionId};
 use wire::integrity::Care;
 use wire::{Msg, ToMds};
@@ -73,6 +75,9 @@ pub struct MetaServer {
     leader_hint: Option<MdsId>,
     servers: BTreeMap<CsId, Server>,
     places: placing::Places,
+    /// Servers whose copies are being made elsewhere: they are released, or were away for long.
+    leaving: BTreeSet<CsId>,
+    looks: recovery::Looks,
     pending: BTreeMap<u64, Then>,
     next_proposal: u64,
     reads: BTreeMap<u64, Vec<PendingRead>>,
@@ -119,6 +124,8 @@ impl MetaServer {
             leader_hint: None,
             servers: BTreeMap::new(),
             places: placing::Places::default(),
+            leaving: BTreeSet::new(),
+            looks: recovery::Looks::default(),
             pending: BTreeMap::new(),
             next_proposal: 1,
             reads: BTreeMap::new(),
@@ -299,6 +306,7 @@ impl MetaServer {
         self.sweep_servers(fx);
         self.sweep_takeovers(fx);
         self.sweep_joins(fx);
+        self.sweep_recovery();
         self.sweep_leases(fx);
         self.sweep_keepers(fx);
         self.ask_for_digests();

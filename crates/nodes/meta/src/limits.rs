@@ -53,6 +53,16 @@ pub const JOINS_MAX: usize = 32;
 pub const GRANT_CHUNKS: usize = 64;
 /// Chunks answered by one Map.
 pub const MAP_CHUNKS: u32 = 256;
+/// … so many when they are no repair: what is under way then must not be in the way of those.
+pub const MOVES_MAX: usize = 8;
+/// Chunks that lack copies, or have one too many, looked at in one turn.
+pub const LACK_LOOKS: usize = 128;
+/// Chunks of one server that is to leave.
+pub const LEAVE_LOOKS: usize = 64;
+/// Chunks of all, where fill is uneven …
+pub const DRIFT_LOOKS: usize = 256;
+/// … and where it is even.
+pub const IDLE_LOOKS: usize = 16;
 /// A join that does not end within this is cancelled.
 pub const JOIN_TIMEOUT: Nanos = Nanos::from_secs(60);
 /// A joiner whose holder has not finished within this is looked after by the leader.

@@ -8,7 +8,7 @@ use crate::propose::{PendingRead, Then};
 use crate::{MetaServer, lease};
 use host::node::Effects;
 use marks::mark;
-use meta_state::{Command, Outcome, ROOT};
+use meta_state::{Command, Duty, Outcome, ROOT};
 use replica::rules::Rules;
 use std::collections::BTreeSet;
 use types::{Incarnation, InodeId, LeaseEpoch, OpId, SessionId, Term};
@@ -100,7 +100,7 @@ fn named(op: &MetaOp) -> Vec<InodeId> {
         | MetaOp::Removexattr { ino, .. } => vec![*ino],
         // Nobody else can know a file without a name; the others tell nothing that attributes tell.
         MetaOp::Tmpfile { .. } | MetaOp::Forget { .. } | MetaOp::SetLayout { .. } | MetaOp::NewCs { .. } => vec![],
-        MetaOp::NewMds { .. } | MetaOp::RmMds { .. } => vec![],
+        MetaOp::NewMds { .. } | MetaOp::RmMds { .. } | MetaOp::ReleaseCs { .. } | MetaOp::KeepCs { .. } => vec![],
         MetaOp::Lock { .. } | MetaOp::Unlock { .. } | MetaOp::Unwait { .. } => vec![],
         MetaOp::TestLock { .. } | MetaOp::Waiting { .. } => vec![],
         MetaOp::Lookup { .. }
@@ -166,7 +166,8 @@ impl MetaServer {
             return self.read(r);
         }
         let id = OpId { session: r.session, slot: r.slot, seq: r.seq };
-        if let Some(e) = self.members_refuse(&r.op).filter(|_| !self.state.answered(id)) {
+        let refused = self.members_refuse(&r.op).or_else(|| self.release_refused(&r.op));
+        if let Some(e) = refused.filter(|_| !self.state.answered(id)) {
             let (client, op, want) = (r.client, r.op, r.want);
             return self.answer_op(client, id, &op, want, Err(e), fx);
         }
@@ -423,11 +424,11 @@ impl MetaServer {
         let Some(layout) = self.state.inode(ROOT).map(|i| i.layout) else {
             return MetaOutcome::Statfs { total: 0, free: 0, files: 0 };
         };
-        let there = self.servers.values().filter(|s| s.known && !s.dead(self.now));
+        let there = self.servers.values().filter(|s| s.known && !s.dead(self.now) && s.duty == Duty::Serves);
         let (total, free): (Vec<u64>, Vec<u64>) = there
             .map(|s| {
                 let usable = s.space.capacity - s.space.capacity / 20;
-                let free = if s.trouble.is_empty() { usable.saturating_sub(s.space.allocated) } else { 0 };
+                let free = if s.trouble.is_empty() { s.free() } else { 0 };
                 (usable, free)
             })
             .unzip();

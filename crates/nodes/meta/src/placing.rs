@@ -2,20 +2,30 @@
 
 use crate::MetaServer;
 use crate::leader::Server;
-use placement::{Domain, Table};
+use meta_state::{Duty, State};
+use placement::{Domain, Level, Table};
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use types::{ChunkId, CsId, Nanos};
 
 /// What servers report is taken over this often: choosing needs no newer figures, only who lives.
 const REFRESH: Nanos = Nanos::from_secs(1);
 
-/// What choices are made from, made anew when it is old.
+/// What choices are made from.
+struct Made {
+    at: Nanos,
+    servers: usize,
+    table: Table,
+    /// Even distributions, for what has so many copies in domains of this kind.
+    levels: Vec<((Domain, usize), Level)>,
+}
+
+/// The same, made anew when it is old.
 #[derive(Default)]
-pub(crate) struct Places(RefCell<Option<(Nanos, usize, Table)>>);
+pub(crate) struct Places(RefCell<Option<Made>>);
 
 impl Places {
-    /// A server came, or came back with other figures.
+    /// A server came, or came back with other figures; copies come and go.
     pub fn changed(&self) {
         *self.0.borrow_mut() = None;
     }
@@ -26,13 +36,20 @@ impl Places {
 pub(crate) struct Placing<'a> {
     pub servers: &'a BTreeMap<CsId, Server>,
     pub places: &'a Places,
+    /// These take nothing: their copies are being made elsewhere.
+    pub without: &'a BTreeSet<CsId>,
+    pub state: &'a State,
     pub now: Nanos,
 }
 
 impl Placing<'_> {
     /// Up to `n` further servers for a chunk with copies on `members`, in domains of their own where there are any.
     pub fn choose(&self, n: usize, domain: Domain, members: &[CsId], seed: u64) -> Vec<CsId> {
-        self.with(|t| t.choose(n, domain, members, |cs| self.open(cs), seed))
+        self.choose_but(&[], n, domain, members, seed)
+    }
+    /// As [`Self::choose`], but none of `not`, which take no domain.
+    pub fn choose_but(&self, not: &[CsId], n: usize, domain: Domain, members: &[CsId], seed: u64) -> Vec<CsId> {
+        self.with(|m| m.table.choose(n, domain, members, |cs| self.open(cs) && !not.contains(&cs), seed))
     }
     /// As [`Self::choose`], for what cannot wait until there is more room: the last twentieth of a disk will do.
     pub fn choose_even_full(&self, n: usize, domain: Domain, members: &[CsId], seed: u64) -> Vec<CsId> {
@@ -40,37 +57,90 @@ impl Placing<'_> {
         if all.len() < n {
             let taken = [members, all.as_slice()].concat();
             let runs = |cs: CsId| self.servers.get(&cs).is_some_and(|s| s.known && !s.dead(self.now));
-            all.extend(self.with(|t| t.choose(n - all.len(), domain, &taken, runs, seed)));
+            all.extend(self.with(|m| m.table.choose(n - all.len(), domain, &taken, runs, seed)));
         }
         all
+    }
+    /// In so many domains these stand.
+    pub fn spread(&self, domain: Domain, members: &[CsId]) -> usize {
+        self.with(|m| m.table.spread(domain, members))
+    }
+    /// Of these the fullest that shares its domain with another one.
+    pub fn together(&self, domain: Domain, members: &[CsId]) -> Option<CsId> {
+        self.with(|m| m.table.together(domain, members))
+    }
+    /// Where one of these copies should go so that fill gets more even.
+    pub fn even_out(&self, domain: Domain, copies: usize, members: &[CsId], seed: u64) -> Option<CsId> {
+        let open = |cs| self.open(cs);
+        self.with(|m| m.level(domain, copies, |t, l| t.even_out(l, domain, members, open, seed))).map(|(_, to)| to)
+    }
+    /// Is there a server that lacks much of its share, for files of this layout?
+    pub fn uneven(&self, domain: Domain, copies: usize) -> bool {
+        self.with(|m| m.level(domain, copies, |_, l| l.lacking() > 0))
+    }
+    /// Which of these the chunk can do best without: one that leaves, or shares its domain, or is fullest.
+    pub fn worst(
+        &self,
+        domain: Domain,
+        copies: usize,
+        members: &[CsId],
+        leaves: impl Fn(CsId) -> bool,
+    ) -> Option<CsId> {
+        let leaving = members.iter().copied().find(|cs| leaves(*cs));
+        leaving
+            .or_else(|| self.together(domain, members))
+            .or_else(|| self.with(|m| m.level(domain, copies, |t, l| t.fullest(l, members))))
     }
     /// It takes copies.
     fn open(&self, cs: CsId) -> bool {
         self.servers.get(&cs).is_some_and(|s| {
-            let free = s.space.capacity.saturating_sub(s.space.allocated);
-            s.known && !s.dead(self.now) && s.trouble.is_empty() && free > s.space.capacity / 20
+            let well = s.known && !s.dead(self.now) && s.trouble.is_empty();
+            well && s.duty == Duty::Serves && !self.without.contains(&cs) && s.free() > 0
         })
     }
-    fn with<T>(&self, f: impl FnOnce(&Table) -> T) -> T {
+    fn with<T>(&self, f: impl FnOnce(&mut Made) -> T) -> T {
         let mut places = self.places.0.borrow_mut();
-        let good = |(made, n, _): &(Nanos, usize, Table)| self.now.since(*made) < REFRESH && *n == self.servers.len();
-        let (_, _, table) = match places.take().filter(good) {
-            Some(p) => places.insert(p),
-            None => places.insert((self.now, self.servers.len(), self.table())),
+        let good = |m: &Made| self.now.since(m.at) < REFRESH && m.servers == self.servers.len();
+        let made = match places.take().filter(good) {
+            Some(m) => places.insert(m),
+            None => {
+                places.insert(Made { at: self.now, servers: self.servers.len(), table: self.table(), levels: vec![] })
+            }
         };
-        f(table)
+        f(made)
     }
     fn table(&self) -> Table {
-        Table::new(self.servers.iter().map(|(cs, s)| {
-            let server = placement::Server { cs: *cs, capacity: s.space.capacity, used: s.space.allocated };
-            (["", "", "", s.host.as_str()], server)
+        let mut coming: BTreeMap<CsId, u64> = BTreeMap::new();
+        for j in self.state.joining().filter_map(|c| self.state.chunk(c)?.view.joiner) {
+            *coming.entry(j.cs).or_default() += 1;
+        }
+        let there = self.servers.iter().filter(|(cs, s)| s.duty == Duty::Serves && !self.without.contains(cs));
+        Table::new(there.map(|(cs, s)| {
+            // Copies come and go faster than servers say so.
+            let (copies, then) = (self.state.copies_on(*cs), s.copies);
+            let each = s.space.allocated / then.max(1);
+            let more = (copies.saturating_sub(then) + coming.get(cs).copied().unwrap_or(0) / 2) * each;
+            let used = s.space.allocated.saturating_add(more).saturating_sub(then.saturating_sub(copies) * each);
+            (["", "", "", s.host.as_str()], placement::Server { cs: *cs, capacity: s.space.capacity, used })
         }))
+    }
+}
+
+impl Made {
+    fn level<T>(&mut self, domain: Domain, copies: usize, f: impl FnOnce(&Table, &Level) -> T) -> T {
+        let key = (domain, copies);
+        let at = self.levels.iter().position(|(k, _)| *k == key).unwrap_or_else(|| {
+            self.levels.push((key, Level::new(&self.table, domain, copies)));
+            self.levels.len() - 1
+        });
+        f(&self.table, &self.levels[at].1)
     }
 }
 
 impl MetaServer {
     pub(crate) fn placing(&self) -> Placing<'_> {
-        Placing { servers: &self.servers, places: &self.places, now: self.now }
+        let (servers, places, without) = (&self.servers, &self.places, &self.leaving);
+        Placing { servers, places, without, state: &self.state, now: self.now }
     }
     /// What may hold only one copy of this chunk.
     pub(crate) fn domain_of(&self, chunk: ChunkId) -> Domain {
@@ -82,7 +152,7 @@ impl MetaServer {
         let (p, domain) = (self.placing(), self.domain_of(chunk));
         // Chunks that ask in one turn are not to meet at one server.
         let chosen = p.choose(1, domain, members, chunk.0.rotate_left(32) ^ self.next_proposal).first().copied();
-        let apart = |cs: CsId| p.with(|t| t.apart(domain, &[members, &[cs]].concat()));
+        let apart = |cs: CsId| p.together(domain, &[members, &[cs]].concat()).is_none();
         let left = self.servers.keys().copied().filter(|cs| !members.contains(cs) && p.open(*cs));
         let mut left = left.filter(|cs| self.state.remnant(*cs, chunk));
         if chosen.is_some_and(apart) { left.find(|cs| apart(*cs)).or(chosen) } else { left.next().or(chosen) }

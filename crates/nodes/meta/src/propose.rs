@@ -10,7 +10,7 @@ use crate::names::UnderWay;
 use crate::{MetaServer, joins, lease, takeovers, views};
 use consensus::Apply;
 use host::node::Effects;
-use meta_state::{Command, Outcome, State};
+use meta_state::{Command, Duty, Outcome, State};
 use types::{ChunkId, CsId, Incarnation, InodeId, LeaseEpoch, Nanos, NodeId, OpId, SessionId, Term};
 use wire::names::{MetaError, MetaOp, MetaOutcome};
 use wire::{FromMds, LeaseKind, Msg};
@@ -186,7 +186,8 @@ impl MetaServer {
             s.certified = false;
             s.swept = Nanos::ZERO;
         }
-        for (cs, r) in self.state.servers() {
+        let dropped = |cs: CsId| self.state.duty(cs) == Duty::Dropped;
+        for (cs, r) in self.state.servers().filter(|(cs, r)| r.incarnation.is_some() && !dropped(*cs)) {
             self.servers.entry(cs).or_insert_with(|| crate::server::unknown(&r.addr, &r.host, self.now));
         }
         for (session, s) in self.state.sessions() {

@@ -6,7 +6,7 @@ use crate::limits::DELETES_MAX;
 use crate::propose::Then;
 use crate::takeovers;
 use host::node::Effects;
-use meta_state::{Command, Outcome, RegisterResult};
+use meta_state::{Command, Duty, Outcome, RegisterResult};
 use types::{ChunkId, CopyId, CsId, Incarnation, Nanos, NodeId};
 use wire::server::Space;
 use wire::{CsToMds, FromMds, MdsToCs, Msg};
@@ -23,6 +23,8 @@ pub(crate) fn unknown(addr: &str, host: &str, now: Nanos) -> Server {
         space: Space::default(),
         trouble: String::new(),
         known: false,
+        copies: 0,
+        duty: Duty::Serves,
         swept: Nanos::ZERO,
         steward: (Incarnation::NONE, String::new()),
     }
@@ -39,10 +41,15 @@ impl MetaServer {
         }
         match m {
             CsToMds::Register { cs, incarnation, boot, lost_memory, addr, host, space, steward } if cs == from => {
+                if self.state.duty(cs) == Duty::Dropped {
+                    return fx.send.push((NodeId::Cs(cs), Msg::MdsToCs(MdsToCs::Dropped { cs })));
+                }
+                let copies = self.state.copies_on(cs);
                 let s = self.servers.entry(cs).or_insert_with(|| unknown(&addr, &host, now));
                 s.addr = addr.clone();
                 s.host = host.clone();
                 s.space = space;
+                s.copies = copies;
                 s.steward = steward;
                 self.places.changed();
                 fx.address.push((NodeId::Cs(cs), addr.clone()));
@@ -82,8 +89,10 @@ impl MetaServer {
                 let low_water = self.state.low_water();
                 let Some(l) = &self.leader else { return };
                 let term = l.term;
+                let copies = self.state.copies_on(cs);
                 if let Some(s) = self.servers.get_mut(&cs) {
                     s.space = space;
+                    s.copies = copies;
                     s.trouble = trouble;
                     s.reset = None;
                 }

@@ -8,7 +8,7 @@ use crate::propose::{PendingRead, Then};
 use crate::share::Ended;
 use host::node::Effects;
 use marks::mark;
-use meta_state::{Command, EndSource};
+use meta_state::{Command, Duty, EndSource};
 use std::collections::BTreeSet;
 use types::{ChunkId, CsId, Incarnation, InodeId, LeaseEpoch, Nanos, NodeId, SessionId};
 use wire::meta::{FileEnd, HeldLease};
@@ -443,7 +443,8 @@ impl MetaServer {
         // Tell servers, again and again until they answer. When what they reported has been taken over too, the session is
         // settled; before that a later leader has to ask again, because how far the files go stands only there.
         let all: Vec<CsId> = self.servers.iter().filter(|(_, s)| s.known).map(|(cs, _)| *cs).collect();
-        let registered = self.state.servers().count();
+        let counts = |cs: CsId, s: &meta_state::Server| s.incarnation.is_some() && self.state.duty(cs) != Duty::Dropped;
+        let needed: Vec<CsId> = self.state.servers().filter(|(cs, s)| counts(*cs, s)).map(|(cs, _)| cs).collect();
         let Some(l) = &mut self.leader else { return };
         let mut settle = vec![];
         let state = &self.state;
@@ -461,7 +462,7 @@ impl MetaServer {
                 }
             }
             f.chunks.retain(open);
-            if f.answered.len() >= registered && f.chunks.is_empty() && !f.settling {
+            if needed.iter().all(|cs| f.answered.contains(cs)) && f.chunks.is_empty() && !f.settling {
                 f.settling = true;
                 mark!("session.settled");
                 settle.push(*session);

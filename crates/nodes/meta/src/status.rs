@@ -1,10 +1,12 @@
 //! What this server knows of the cluster, for people and scripts.
 
 use crate::MetaServer;
-use crate::leader::SessionFence;
+use crate::leader::{Server, SessionFence};
 use host::node::Effects;
-use types::{Durability, Incarnation, Nanos, NodeId, SessionId};
-use wire::status::{CleanupReport, ClusterReport, CsReport, EventReport, LOCKS_TOLD, LockReport, MdsReport};
+use meta_state::Duty;
+use std::collections::BTreeSet;
+use types::{CsId, Durability, Incarnation, Nanos, NodeId, SessionId};
+use wire::status::{CleanupReport, ClusterReport, CsReport, CsState, EventReport, LOCKS_TOLD, LockReport, MdsReport};
 use wire::{FromMds, Msg};
 
 const EVENTS: usize = 20;
@@ -46,6 +48,16 @@ impl MetaServer {
         fences.map(report).collect()
     }
 
+    fn cs_state(&self, cs: CsId, s: &Server, offline: &BTreeSet<CsId>) -> CsState {
+        match (self.state.duty(cs), s.known && !s.dead(self.now)) {
+            (Duty::Releasing | Duty::Dropped, _) => CsState::Releasing,
+            (_, true) if s.trouble.is_empty() => CsState::Active,
+            (_, true) => CsState::Failed,
+            _ if offline.contains(&cs) => CsState::Offline,
+            _ => CsState::Inactive,
+        }
+    }
+
     fn report(&self) -> ClusterReport {
         let now = self.now;
         let s = &self.state;
@@ -66,6 +78,7 @@ impl MetaServer {
                 leaving: s.member(id).is_some_and(|m| m.leaving),
             })
             .collect();
+        let offline = self.offline();
         let cs = self
             .servers
             .iter()
@@ -74,6 +87,7 @@ impl MetaServer {
                 addr: x.addr.clone(),
                 host: x.host.clone(),
                 alive: x.known && !x.dead(now),
+                state: self.cs_state(*id, x, &offline),
                 capacity: x.space.capacity,
                 allocated: x.space.allocated,
                 overhead: x.space.overhead,

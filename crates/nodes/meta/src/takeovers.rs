@@ -131,7 +131,8 @@ impl MetaServer {
     }
     fn step(&mut self, chunk: ChunkId, fx: &mut Effects) {
         let (now, domain) = (self.now, self.domain_of(chunk));
-        let placing = Placing { servers: &self.servers, places: &self.places, now };
+        let placing =
+            Placing { servers: &self.servers, places: &self.places, without: &self.leaving, state: &self.state, now };
         let Some(l) = &mut self.leader else { return };
         let Some(r) = l.takeovers.get_mut(&chunk) else { return };
         let Some(rec) = self.state.chunk(chunk) else {

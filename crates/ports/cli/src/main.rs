@@ -14,6 +14,7 @@ mod locks;
 mod make;
 mod mount;
 mod probe;
+mod release;
 mod repo;
 mod scrub;
 mod status;
@@ -57,6 +58,7 @@ enum Command {
     MakeCs(make::MakeCs),
     /// Take a metadata server out of the cluster.
     RmMds(make::RmMds),
+    RmCs(release::RmCs),
     /// Run a metadata server.
     Mdsd(daemon::Daemon),
     /// Run a chunk server.
@@ -90,6 +92,7 @@ fn main() -> ExitCode {
         Command::MakeMds(a) => make::make_mds(&at, a),
         Command::MakeCs(a) => make::make_cs(&at, a),
         Command::RmMds(a) => make::rm_mds(&at, &a),
+        Command::RmCs(a) => release::rm_cs(&at, &a),
         Command::Mdsd(a) => daemon::mdsd(&a),
         Command::Csd(a) => daemon::csd(&a),
         Command::Dev(a) => dev::dev(a),

@@ -160,6 +160,7 @@ mod tests {
             addr: String::new(),
             host: String::new(),
             alive,
+            state: if alive { wire::status::CsState::Active } else { wire::status::CsState::Inactive },
             capacity: 0,
             allocated: 0,
             overhead: 0,

@@ -7,7 +7,7 @@ use anyhow::Result;
 use serde_json::json;
 use std::process::ExitCode;
 use std::time::Duration;
-use wire::status::ClusterReport;
+use wire::status::{ClusterReport, CsState};
 
 /// Is my data safe, is it available, what next.
 #[derive(clap::Args)]
@@ -154,7 +154,7 @@ fn print(name: &str, r: &ClusterReport, v: &Verdict) {
     }
     println!("\n  CS    address                state            used        of          copies");
     for c in &r.cs {
-        let state = if c.alive { "runs" } else { "does not answer" };
+        let state = state(c.state);
         let (used, of) = (units::bytes(c.allocated), units::bytes(c.capacity));
         println!("  {:<5} {:<22} {state:<16} {used:<11} {of:<11} {}", c.id.0, c.addr, c.copies);
     }
@@ -180,6 +180,17 @@ fn print(name: &str, r: &ClusterReport, v: &Verdict) {
     }
 }
 
+/// How it stands with a chunk server, in a word or two.
+fn state(s: CsState) -> &'static str {
+    match s {
+        CsState::Active => "active",
+        CsState::Inactive => "inactive",
+        CsState::Offline => "offline",
+        CsState::Failed => "failed",
+        CsState::Releasing => "releasing",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -195,6 +206,7 @@ mod tests {
             addr,
             host,
             alive,
+            state: if alive { CsState::Active } else { CsState::Inactive },
             capacity: 100,
             allocated: 1,
             unclean: 0,

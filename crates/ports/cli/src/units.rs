@@ -12,6 +12,16 @@ pub fn bytes(n: u64) -> String {
     if i == 0 { format!("{n} B") } else { format!("{x:.1} {}", UNITS[i]) }
 }
 
+/// A time span as people say it: `40 s`, `12 min`, `3 h 5 min`.
+pub fn duration(d: std::time::Duration) -> String {
+    let s = d.as_secs();
+    match s {
+        0..=89 => format!("{s} s"),
+        90..=5399 => format!("{} min", (s + 30) / 60),
+        _ => format!("{} h {} min", s / 3600, s % 3600 / 60),
+    }
+}
+
 /// A time (ns since 1970) as "2026-11-21 15:04:05" in UTC.
 pub fn time(ns: i64) -> String {
     let secs = ns.div_euclid(1_000_000_000);

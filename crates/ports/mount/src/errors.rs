@@ -21,7 +21,12 @@ pub(crate) fn of_meta(e: MetaError) -> Errno {
         MetaError::TooLong => Errno::TOOBIG,
         MetaError::Range => Errno::RANGE,
         MetaError::LocksFull => Errno::NOLCK,
-        MetaError::NoMds | MetaError::Quorum | MetaError::MdsFull => Errno::INVAL,
+        MetaError::NoMds
+        | MetaError::Quorum
+        | MetaError::MdsFull
+        | MetaError::NoCs
+        | MetaError::TooFewCs
+        | MetaError::CsFull => Errno::INVAL,
         // These tell of leases and sessions, which programs know nothing of.
         MetaError::NotHeld | MetaError::SessionGone | MetaError::Unzeroed => Errno::IO,
     }

@@ -3,7 +3,7 @@
 use super::locking::{Asks, Locking};
 use super::pages::Pages;
 use super::servers::RECORD_MAX;
-use crate::actor::{Actor, App, AppAnswer, AppOp, Birth, ByteOp, NameAnswer, NameOp};
+use crate::actor::{Actor, App, AppAnswer, AppOp, Birth, ByteOp, NameAnswer, NameOp, Operate};
 use crate::block;
 use crate::lock_op::{LockOp, LockSaid};
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use meta_state::ROOT;
 use replica::rules::Rules;
 use std::any::Any;
 use std::collections::BTreeMap;
-use types::{BLOCK, InodeId, MdsId, Nanos, NodeId};
+use types::{BLOCK, CsId, InodeId, MdsId, Nanos, NodeId};
 use wire::LeaseKind;
 use wire::locks::LockAnswer;
 use wire::names::{MetaError, MetaOp, MetaOutcome, NewInode, RenameMode};
@@ -143,6 +143,7 @@ fn translate(op: &AppOp, ino: InodeId) -> ClientOp {
         AppOp::Flush { .. } => ClientOp::Flush { ino: Some(ino) },
         AppOp::Close { .. } => ClientOp::Close { ino },
         AppOp::Name(op) => meta(on_names(op, ino)),
+        AppOp::Operate(_) => unreachable!("handed on without a file"),
         AppOp::Lock { owner, op, .. } => ClientOp::Lock(super::locking::call(ino, *owner, *op)),
     }
 }
@@ -432,6 +433,13 @@ impl Application {
 
 impl App for Application {
     fn submit(&mut self, now: Nanos, ticket: u64, op: AppOp, fx: &mut Effects) {
+        if let AppOp::Operate(what) = op {
+            let op = match what {
+                Operate::Release(cs) => MetaOp::ReleaseCs { cs: CsId(cs), force: false },
+                Operate::Keep(cs) => MetaOp::KeepCs { cs: CsId(cs) },
+            };
+            return self.client.submit(now, ticket, ClientOp::Meta { op, want: LeaseKind::None }, fx);
+        }
         let place = place(&op);
         let new = !self.known.contains_key(&place);
         let known = self.known.entry(place).or_default();

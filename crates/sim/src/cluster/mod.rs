@@ -10,7 +10,7 @@ mod servers;
 mod survey;
 mod switches;
 
-use crate::actor::{HostId, Role, SlotId};
+use crate::actor::{HostId, Operate, Role, SlotId};
 use crate::rng::Rng;
 use crate::system::{Load, System};
 use crate::world::World;
@@ -68,12 +68,27 @@ impl Default for Shape {
     }
 }
 
+/// Chunk servers that stand in the slots for them, by slot, and ids of those that come after them.
+#[derive(Default)]
+pub struct Crew {
+    ids: Vec<CsId>,
+    spare: Vec<CsId>,
+    /// Slots in which another one stands since this was looked at.
+    renewed: Vec<usize>,
+}
+type Staff = Rc<RefCell<Crew>>;
+
+/// Ids of chunk servers that come when others have left.
+const SPARE: u32 = 12;
+
 /// The cluster.
 pub struct Cluster {
     shape: Shape,
     survey: Survey,
     /// Sessions whose end some metadata server has applied since it was asked for.
     over: Over,
+    /// Somebody has asked a server to leave.
+    operated: bool,
 }
 /// Where metadata servers say so.
 type Over = Rc<RefCell<BTreeSet<u64>>>;
@@ -81,7 +96,7 @@ type Over = Rc<RefCell<BTreeSet<u64>>>;
 impl Cluster {
     /// A cluster of this shape.
     pub fn new(shape: Shape) -> Cluster {
-        Cluster { shape, survey: Survey::default(), over: Over::default() }
+        Cluster { shape, survey: Survey::default(), over: Over::default(), operated: false }
     }
     /// Files that the load uses: those that all write to, and the one of counters.
     fn files(&self) -> u32 {
@@ -102,7 +117,11 @@ impl Cluster {
 impl System for Cluster {
     fn build(&mut self, world: &mut World) {
         let mds: Vec<MdsId> = (1..=METADATA).map(MdsId).collect();
-        let state = servers::founded(self.layout(), CHUNK_SERVERS);
+        let state = servers::founded(self.layout(), CHUNK_SERVERS + SPARE);
+        let id = |i: u32| CsId(servers::FIRST_CS + i);
+        let staff = self.survey.staff.clone();
+        let spare = (CHUNK_SERVERS..CHUNK_SERVERS + SPARE).rev().map(id).collect();
+        *staff.borrow_mut() = Crew { ids: (0..CHUNK_SERVERS).map(id).collect(), spare, renewed: vec![] };
         let rules = self.shape.switches.rules;
         for i in 0..CHUNK_SERVERS {
             let host = world.add_host();
@@ -112,15 +131,28 @@ impl System for Cluster {
                 let maker = move |birth| servers::metadata(birth, id, &all, &state, switches, over.clone());
                 world.add_slot(&format!("mds {}", id.0), Role::Mds, host, 4096, Box::new(maker));
             }
-            let (cs, all) = (CsId(servers::FIRST_CS + i), mds.clone());
+            let (cs, all) = (id(i), mds.clone());
             let pace = if self.shape.damage { servers::RESTLESS } else { chunk::Pace::default() };
             let steward = Rc::new(Cell::new(Incarnation::NONE));
             let (told, peers) = (steward.clone(), mds.clone());
-            let maker = move |birth| servers::chunks(birth, cs, i, &all, rules, pace, steward.get());
+            let crew = staff.clone();
+            let who = move || crew.borrow().ids[i as usize];
+            let maker = move |birth| servers::chunks(birth, who(), i, &all, rules, pace, steward.get());
             let slot = world.add_slot(&format!("cs {}", cs.0), Role::Cs, host, RING, Box::new(maker));
             let maker = move |birth| servers::steward(birth, &peers, rules, &told);
             let part = world.add_slot(&format!("steward {}", cs.0), Role::Steward, host, 4096, Box::new(maker));
             world.join(slot, part);
+            let crew = staff.clone();
+            let leaves = move |why: &str| {
+                let mut crew = crew.borrow_mut();
+                let next = if why.contains("was dropped") { crew.spare.pop() } else { None };
+                next.into_iter().for_each(|cs| {
+                    crew.ids[i as usize] = cs;
+                    crew.renewed.push(i as usize);
+                });
+                next.is_some()
+            };
+            world.may_leave(slot, Box::new(leaves));
         }
         for i in 0..self.shape.clients {
             let (host, all) = (world.add_host(), mds.clone());
@@ -150,7 +182,23 @@ impl System for Cluster {
         })
     }
 
+    fn operate(&mut self, world: &mut World, rng: &mut Rng) -> Option<Operate> {
+        self.survey.refresh(world, self.files());
+        // One disk less, and the others are as many as copies are wanted.
+        let less = world.slots_of(Role::Cs).iter().any(|s| world.slot(*s).gone);
+        let crew = self.survey.staff.borrow();
+        if less || crew.spare.len() < 2 {
+            return None;
+        }
+        self.operated = true;
+        let leaving = self.survey.leaving.first().filter(|_| rng.percent(60));
+        leaving.map(|cs| Operate::Keep(cs.0)).or_else(|| rng.pick(&crew.ids).map(|cs| Operate::Release(cs.0)))
+    }
+
     fn may_lose_disk(&mut self, world: &mut World, slot: SlotId) -> bool {
+        if self.operated {
+            return false;
+        }
         self.survey.refresh(world, self.files());
         if world.slot(slot).role == Role::Mds {
             return true;

@@ -39,6 +39,8 @@ pub fn founded(layout: Layout, servers: u32) -> Vec<u8> {
         all.push(Command::Op { id: op_id, time, op, place: None, keepers: vec![] });
     }
     all.push(Command::CloseSession { session: id, time });
+    // Within a run some servers are away for longer.
+    all.push(Command::SetSetting { key: "mds.wd.offline_tout".into(), value: "8000".into() });
     let mut state = open();
     // One command, because the members' logs hand out their entries from index 2 on.
     state.apply(1, &Command::Batch(all));

@@ -2,14 +2,14 @@
 
 use super::application::file_name;
 use super::rot::Hit;
-use super::servers::{Chunks, FIRST_CS, Metadata};
-use super::{CHUNK_BLOCKS, METADATA};
+use super::servers::{Chunks, Metadata};
+use super::{CHUNK_BLOCKS, METADATA, Staff};
 use crate::actor::{HostId, Role, SlotId};
 use crate::block;
 use crate::world::World;
-use meta_state::ROOT;
+use meta_state::{Duty, ROOT};
 use std::collections::{BTreeMap, BTreeSet};
-use types::{BLOCK, ChunkId, InodeId, Member, Seq};
+use types::{BLOCK, ChunkId, CsId, InodeId, Member, Seq};
 use wire::names::{MetaOp, MetaOutcome};
 
 /// A chunk by the group's records.
@@ -29,8 +29,12 @@ pub struct Chunk {
 pub struct Survey {
     applied: u64,
     chunks: Vec<Chunk>,
-    /// Slots by chunk server, in order of id.
+    /// Slots of chunk servers.
     servers: Vec<SlotId>,
+    /// Who stands there.
+    pub(super) staff: Staff,
+    /// Of those some are to leave.
+    pub(super) leaving: Vec<CsId>,
     /// Members found clean, at the last look at their server.
     clean: BTreeMap<(u32, ChunkId), bool>,
     /// The last record that members had, at the last look at their server.
@@ -48,12 +52,18 @@ impl Survey {
     }
     /// Where a member stands.
     pub fn slot(&self, m: Member) -> Option<SlotId> {
-        self.servers.get(m.cs.0.checked_sub(FIRST_CS)? as usize).copied()
+        let at = self.staff.borrow().ids.iter().position(|cs| *cs == m.cs)?;
+        self.servers.get(at).copied()
     }
 
     /// Looks again; servers that are down are remembered as they were.
     pub fn refresh(&mut self, world: &mut World, files: u32) {
         self.servers = world.slots_of(Role::Cs);
+        for at in std::mem::take(&mut self.staff.borrow_mut().renewed) {
+            self.dark.remove(&self.servers[at]);
+            self.hit.remove(&self.servers[at]);
+        }
+        let ids = self.staff.borrow().ids.clone();
         for slot in world.slots_of(Role::Mds) {
             let Some(m) = world.node::<Metadata>(slot) else { continue };
             let state = m.0.state();
@@ -63,6 +73,7 @@ impl Survey {
             }
             self.applied = applied;
             self.chunks.clear();
+            self.leaving = ids.iter().copied().filter(|cs| state.duty(*cs) == Duty::Releasing).collect();
             for file in 0..files {
                 let op = MetaOp::Lookup { parent: ROOT, name: file_name(file) };
                 let ino: InodeId = match state.query(&op) {
@@ -77,7 +88,7 @@ impl Survey {
         for (i, slot) in self.servers.clone().into_iter().enumerate() {
             let Some(s) = world.node::<Chunks>(slot) else { continue };
             for c in &self.chunks {
-                for m in c.members.iter().filter(|m| m.cs.0 == FIRST_CS + i as u32) {
+                for m in c.members.iter().filter(|m| ids.get(i) == Some(&m.cs)) {
                     let clean = match s.0.copy(c.id) {
                         // A member of a committed view that has copied everything learns of its membership only
                         // from the next request that names it as one.
@@ -150,6 +161,21 @@ impl Survey {
         let counts = m.0.state().counts();
         if counts.degraded > 0 || counts.joining > 0 {
             return Err(format!("{} chunks have too few copies, {} joins", counts.degraded, counts.joining));
+        }
+        if let Some(c) = m.0.state().surplus().next() {
+            return Err(format!("chunk {c} has a copy too many"));
+        }
+        let gone = |slot: &SlotId| world.slot(*slot).gone;
+        let away: Vec<CsId> =
+            self.servers.iter().zip(&self.staff.borrow().ids).filter(|(s, _)| gone(s)).map(|x| *x.1).collect();
+        let m = leader.and_then(|l| world.node::<Metadata>(l)).ok_or("no metadata server leads")?;
+        for (cs, why) in
+            away.iter().map(|cs| (cs, "is gone for good")).chain(self.leaving.iter().map(|cs| (cs, "is to leave")))
+        {
+            let copies = m.0.state().copies_on(*cs);
+            if copies > 0 {
+                return Err(format!("{copies} copies stand on chunk server {cs}, which {why}"));
+            }
         }
         if let Some((ino, _, lock)) = m.0.state().locks().held().next() {
             return Err(format!("inode {ino}: {lock:?} is held, and by no program"));

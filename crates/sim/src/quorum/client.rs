@@ -190,6 +190,7 @@ impl App for Client {
             AppOp::Truncate { .. } | AppOp::Zero { .. } | AppOp::Bytes { .. } => {
                 self.finished.push((ticket, AppAnswer::Failed("a register has no length here".into())))
             }
+            AppOp::Operate(_) => self.finished.push((ticket, AppAnswer::Failed("servers stay here".into()))),
             AppOp::Name(_) => self.finished.push((ticket, AppAnswer::Failed("there are no names here".into()))),
             AppOp::Lock { .. } => self.finished.push((ticket, AppAnswer::Failed("there are no locks here".into()))),
         }

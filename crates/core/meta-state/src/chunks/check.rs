@@ -1,5 +1,6 @@
 //! Invariants of chunks, views, servers and tombstones.
 
+use super::duty::check_duties;
 use super::index::Chunks;
 use super::record::{ChunkRecord, MapRow, Tombstone, get, losses, mapped};
 use super::servers::{check_servers, is_known};
@@ -16,6 +17,7 @@ impl Chunks {
             return Err("index of chunks differs from the table".into());
         }
         check_servers(kv)?;
+        check_duties(kv)?;
         let next = table::counter(kv, system::NEXT_CHUNK, 1);
         let mut count = 0u64;
         for (k, c) in table::scan::<ChunkRecord, K>(kv, &[CHUNK]) {
@@ -46,7 +48,7 @@ impl Chunks {
                 return Err(format!("chunk {chunk}: minted ids {waits:?} against {v:?}"));
             }
             if let Some(cs) = servers.iter().find(|cs| !is_known(kv, **cs)) {
-                return Err(format!("chunk {chunk} stands on server {cs}, which never registered"));
+                return Err(format!("chunk {chunk} stands on server {cs}, which never registered or was dropped"));
             }
         }
         if table::scan::<MapRow, K>(kv, &[MAP]).count() as u64 != count {

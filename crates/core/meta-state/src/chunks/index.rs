@@ -1,5 +1,6 @@
 //! What is kept beside the tables of chunks so that questions need no walk over all of them.
 
+use super::duty::open_duties;
 use super::record::{
     ChunkRecord, MapRow, Tombstone, chunk_key, file_chunks, forget_losses, get, map_of, open_losses, tombstones_of,
 };
@@ -7,6 +8,7 @@ use super::servers::open_servers;
 use crate::kv::Kv;
 use crate::table::{self, CHUNK, MAP, RowError, TOMBSTONE};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use types::{ChunkId, CsId, InodeId, Member};
 
 /// Indexes over chunks, made from the tables when a state is opened.
@@ -14,8 +16,10 @@ use types::{ChunkId, CsId, InodeId, Member};
 pub struct Chunks {
     on: BTreeSet<(CsId, ChunkId)>,
     copies: BTreeMap<CsId, u64>,
-    degraded: BTreeSet<ChunkId>,
+    /// With how many members more than they need, and which.
+    degraded: BTreeSet<(usize, ChunkId)>,
     joining: BTreeSet<ChunkId>,
+    surplus: BTreeSet<ChunkId>,
     total: u64,
     single: u64,
 }
@@ -42,6 +46,7 @@ impl Chunks {
         })?;
         open_losses(kv)?;
         open_servers(kv)?;
+        open_duties(kv)?;
         Ok(x)
     }
 
@@ -57,8 +62,9 @@ impl Chunks {
                     }
                 }
             }
-            self.degraded.remove(&chunk);
+            self.degraded.remove(&(c.spare(), chunk));
             self.joining.remove(&chunk);
+            self.surplus.remove(&chunk);
             self.total -= 1;
             self.single -= u64::from(c.view.members.len() == 1);
         }
@@ -69,10 +75,13 @@ impl Chunks {
                 }
             }
             if c.short() {
-                self.degraded.insert(chunk);
+                self.degraded.insert((c.spare(), chunk));
             }
             if c.view.joiner.is_some() {
                 self.joining.insert(chunk);
+            }
+            if c.view.members.len() > usize::from(c.norm) {
+                self.surplus.insert(chunk);
             }
             self.total += 1;
             self.single += u64::from(c.view.members.len() == 1);
@@ -130,13 +139,25 @@ impl Chunks {
     pub fn copies_on(&self, cs: CsId) -> u64 {
         self.copies.get(&cs).copied().unwrap_or(0)
     }
-    /// Chunks with fewer members than they want, by id.
+    /// Chunks with fewer members than they want: those that are at their smallest first, then by id.
     pub fn degraded(&self) -> impl ExactSizeIterator<Item = ChunkId> + '_ {
-        self.degraded.iter().copied()
+        self.degraded.iter().map(|(_, c)| *c)
+    }
+    /// The same with the members that each has beyond those it needs, from behind `after` on.
+    pub fn degraded_after(&self, after: (usize, ChunkId)) -> impl Iterator<Item = (usize, ChunkId)> + '_ {
+        self.degraded.range((Bound::Excluded(after), Bound::Unbounded)).copied()
+    }
+    /// Of these, chunks that are at their smallest.
+    pub fn urgent(&self) -> usize {
+        self.degraded.range(..(1, ChunkId::NONE)).count()
     }
     /// Chunks with a joiner, by id.
     pub fn joining(&self) -> impl ExactSizeIterator<Item = ChunkId> + '_ {
         self.joining.iter().copied()
+    }
+    /// Chunks with more members than they want, by id.
+    pub fn surplus(&self) -> impl ExactSizeIterator<Item = ChunkId> + '_ {
+        self.surplus.iter().copied()
     }
     /// Number of chunks.
     pub fn total(&self) -> u64 {

@@ -2,6 +2,7 @@
 
 mod alloc;
 mod check;
+mod duty;
 mod index;
 mod record;
 mod servers;
@@ -10,8 +11,10 @@ mod tests;
 mod views;
 
 pub use alloc::{MINT_MAX, place_fits};
+pub use duty::{Duty, duty, serving, set_duty, since};
 pub use index::Chunks;
 pub use record::{
-    ChunkRecord, Loss, file_chunks, get, last_index, losses, mapped, record_loss, remnant, tombstone_gone, tombstones,
+    ChunkRecord, Loss, all_after, file_chunks, forget_tombstones, get, last_index, losses, mapped, record_loss,
+    remnant, tombstone_gone, tombstones,
 };
 pub use servers::{Registration, Server, new_server, register, server, servers};

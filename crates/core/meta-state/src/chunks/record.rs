@@ -36,6 +36,10 @@ impl ChunkRecord {
     pub fn short(&self) -> bool {
         self.view.members.len() < usize::from(self.norm)
     }
+    /// Members beyond those that it needs.
+    pub fn spare(&self) -> usize {
+        self.view.members.len().saturating_sub(self.min.into())
+    }
     /// Members and joiner.
     pub fn copies(&self) -> impl Iterator<Item = Member> + '_ {
         self.view.members.iter().copied().chain(self.view.joiner)
@@ -96,6 +100,12 @@ pub fn get<K: Kv>(kv: &K, chunk: ChunkId) -> Option<ChunkRecord> {
     table::get(kv, &chunk_key(chunk))
 }
 
+/// All chunks by id, from behind `after` on.
+pub fn all_after<K: Kv>(kv: &K, after: ChunkId) -> impl Iterator<Item = ChunkId> {
+    let from = chunk_key(ChunkId(after.0.saturating_add(1)));
+    kv.range(&from, prefix_end(&[CHUNK]).as_deref()).filter_map(|(k, _)| KeyReader::new(&k).u64().map(ChunkId))
+}
+
 /// The chunk at this place of a file.
 pub fn mapped<K: Kv>(kv: &K, ino: InodeId, index: u32) -> Option<ChunkId> {
     table::get::<MapRow, K>(kv, &map_of(ino).u32(index)).map(|r| r.chunk)
@@ -140,6 +150,11 @@ pub fn tombstones<K: Kv>(kv: &K, cs: CsId) -> impl Iterator<Item = (ChunkId, Cop
 pub fn remnant<K: Kv>(kv: &K, cs: CsId, chunk: ChunkId) -> bool {
     let left = table::scan::<Tombstone, K>(kv, &tombstones_of(cs, chunk)).take(REMNANT_TRIES + 1).count();
     (1..=REMNANT_TRIES).contains(&left) && get(kv, chunk).is_some_and(|c| c.short())
+}
+
+/// Forgets all tombstones of a server that never comes back.
+pub fn forget_tombstones<K: Kv>(kv: &mut K, cs: CsId) {
+    table::delete_prefix(kv, &KeyBuf::table(TOMBSTONE).u32(cs.0));
 }
 
 /// Forgets a tombstone; false if there was none.

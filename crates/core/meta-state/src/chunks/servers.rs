@@ -1,5 +1,6 @@
 //! The registry of chunk servers.
 
+use super::duty::{Duty, duty};
 use crate::kv::Kv;
 use crate::table::{self, CS, KeyBuf, KeyReader, NONCE, Row, RowError, system};
 use serde::{Deserialize, Serialize};
@@ -77,9 +78,9 @@ pub fn servers<K: Kv>(kv: &K) -> impl Iterator<Item = (CsId, Server)> {
     table::scan(kv, &[CS]).map(|(k, s)| (CsId(KeyReader::new(&k).u32().unwrap_or_default()), s))
 }
 
-/// Has this server registered, so that a chunk may be placed on it?
+/// Has this server registered and was never dropped, so that a chunk may be placed on it?
 pub(super) fn is_known<K: Kv>(kv: &K, cs: CsId) -> bool {
-    server(kv, cs).is_some_and(|s| s.incarnation.is_some())
+    server(kv, cs).is_some_and(|s| s.incarnation.is_some()) && duty(kv, cs) != Duty::Dropped
 }
 
 /// The id of the server that asks with `nonce`, a new one for a new nonce. None when ids are used up.
@@ -96,9 +97,9 @@ pub fn new_server<K: Kv>(kv: &mut K, nonce: u64) -> Option<CsId> {
     Some(cs)
 }
 
-/// A life of a server begins. Returns its absent mark; None if it is unknown.
+/// A life of a server begins. Returns its absent mark; None if it is unknown or was dropped.
 pub fn register<K: Kv>(kv: &mut K, cs: CsId, r: &Registration<'_>) -> Option<ChunkId> {
-    let mut s = server(kv, cs)?;
+    let mut s = server(kv, cs).filter(|_| duty(kv, cs) != Duty::Dropped)?;
     // The same life asking again keeps its mark: chunks made since its first asking may well be absent.
     if s.incarnation != r.incarnation {
         if !s.incarnation.is_some() || s.boot != r.boot || r.lost_memory {

@@ -172,7 +172,9 @@ impl Namespace {
             | MetaOp::Waiting { .. }
             | MetaOp::NewCs { .. }
             | MetaOp::NewMds { .. }
-            | MetaOp::RmMds { .. } => Err(MetaError::Invalid),
+            | MetaOp::RmMds { .. }
+            | MetaOp::ReleaseCs { .. }
+            | MetaOp::KeepCs { .. } => Err(MetaError::Invalid),
         }
     }
 

@@ -60,7 +60,9 @@ pub fn query<K: Kv>(kv: &K, op: &MetaOp) -> Result<MetaOutcome, MetaError> {
         | MetaOp::Waiting { .. }
         | MetaOp::NewCs { .. }
         | MetaOp::NewMds { .. }
-        | MetaOp::RmMds { .. } => Err(MetaError::Invalid),
+        | MetaOp::RmMds { .. }
+        | MetaOp::ReleaseCs { .. }
+        | MetaOp::KeepCs { .. } => Err(MetaError::Invalid),
     }
 }
 

@@ -1,0 +1,82 @@
+//! What is wanted of chunk servers: that they serve, that they give up their copies, or that they never come back.
+
+use super::servers::{Server, server, servers};
+use crate::kv::Kv;
+use crate::table::{self, DUTY, KeyBuf, KeyReader, Row, RowError};
+use serde::{Deserialize, Serialize};
+use types::CsId;
+use wire::names::MetaError;
+
+/// What a chunk server is there for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+pub enum Duty {
+    /// It holds copies and takes new ones.
+    #[default]
+    Serves,
+    /// Its copies are made anew elsewhere, then it is dropped.
+    Releasing,
+    /// It is out of the cluster for ever.
+    Dropped,
+}
+
+/// A server of which something else is wanted than that it serves.
+#[derive(Serialize, Deserialize)]
+struct DutyRow {
+    duty: Duty,
+    since: i64,
+}
+impl Row for DutyRow {}
+
+fn key(cs: CsId) -> KeyBuf {
+    KeyBuf::table(DUTY).u32(cs.0)
+}
+
+/// What is wanted of it.
+pub fn duty<K: Kv>(kv: &K, cs: CsId) -> Duty {
+    table::get::<DutyRow, K>(kv, &key(cs)).map_or(Duty::Serves, |r| r.duty)
+}
+
+/// Servers that have registered and are to go on.
+pub fn serving<K: Kv>(kv: &K) -> impl Iterator<Item = CsId> {
+    let serves = |(cs, s): &(CsId, Server)| s.incarnation.is_some() && duty(kv, *cs) == Duty::Serves;
+    servers(kv).filter(serves).map(|(cs, _)| cs)
+}
+
+/// Since when, in nanoseconds since 1970; None = it serves.
+pub fn since<K: Kv>(kv: &K, cs: CsId) -> Option<i64> {
+    table::get::<DutyRow, K>(kv, &key(cs)).map(|r| r.since)
+}
+
+/// Another duty for a server. True = it is another one. A dropped one stays dropped.
+pub fn set_duty<K: Kv>(kv: &mut K, cs: CsId, to: Duty, time: i64) -> Result<bool, MetaError> {
+    server(kv, cs).ok_or(MetaError::NoCs)?;
+    let now = duty(kv, cs);
+    match (now, to) {
+        (a, b) if a == b => return Ok(false),
+        (Duty::Dropped, _) => return Err(MetaError::NoCs),
+        (_, Duty::Serves) => {
+            kv.delete(&key(cs));
+        }
+        _ => table::put(kv, &key(cs), &DutyRow { duty: to, since: time }),
+    }
+    Ok(true)
+}
+
+/// Reads every row.
+pub(super) fn open_duties<K: Kv>(kv: &K) -> Result<(), RowError> {
+    table::read_all::<DutyRow, K>(kv, DUTY, |mut k, row| {
+        k.u32()?;
+        k.end((row.duty != Duty::Serves).then_some(())?)
+    })
+}
+
+/// Every row is about a server.
+pub(super) fn check_duties<K: Kv>(kv: &K) -> Result<(), String> {
+    let mut all = table::scan::<DutyRow, K>(kv, &[DUTY]).filter_map(|(k, _)| KeyReader::new(&k).u32().map(CsId));
+    match all.find(|cs| server(kv, *cs).is_none()) {
+        Some(cs) => {
+            Err(format!("chunk server {cs}, which was never handed out, is to do something else than to serve"))
+        }
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,277 @@
+//! Which chunks get a further copy and which lose one too many, in the order of need: chunks that lack copies, copies on
+//! servers that are to leave or stay away, copies that share a domain without need, and fill that is uneven.
+
+use crate::MetaServer;
+use crate::leader::{Leader, Server};
+use crate::limits::{DRIFT_LOOKS, IDLE_LOOKS, JOINS_MAX, LACK_LOOKS, LEAVE_LOOKS, MOVES_MAX, TAKEOVERS_MAX};
+use crate::propose::Then;
+use crate::takeovers::start_takeover;
+use marks::mark;
+use meta_state::{ChunkRecord, Command, Duty, ROOT, ViewChange};
+use placement::Domain;
+use std::collections::{BTreeMap, BTreeSet};
+use types::{ChunkId, CsId, InodeId, Member, Nanos, ViewVer};
+use wire::names::{MetaError, MetaOp};
+
+/// Silence after which the copies of a server are made anew elsewhere, in milliseconds.
+const OFFLINE: (&str, u64) = ("mds.wd.offline_tout", 300_000);
+/// Hosts that may be offline at once; if more are, somebody has to look at it first. 0 = any number.
+const OFFLINE_HOSTS: (&str, u64) = ("mds.wd.max_offline_cs_hosts", 2);
+
+/// Where the looks at all chunks stand. They go on in the next turn and begin again at the end.
+#[derive(Default)]
+pub(crate) struct Looks {
+    lack: (usize, ChunkId),
+    leave: BTreeMap<CsId, ChunkId>,
+    drift: ChunkId,
+}
+
+/// What one turn wants done.
+#[derive(Default)]
+struct Turn {
+    begin: Vec<(ChunkId, ViewVer, CsId)>,
+    take: Vec<ChunkId>,
+    recall: BTreeSet<InodeId>,
+    drop: Vec<(ChunkId, ViewVer, Member)>,
+    suspect: Vec<ChunkId>,
+}
+
+impl MetaServer {
+    fn number(&self, (key, default): (&str, u64)) -> u64 {
+        self.state.setting(key).and_then(|v| v.parse().ok()).unwrap_or(default)
+    }
+    /// Servers that were silent for so long that nobody waits for them any more.
+    pub(crate) fn offline(&self) -> BTreeSet<CsId> {
+        let patience = Nanos::from_millis(self.number(OFFLINE));
+        let long = |s: &Server| s.dead(self.now) && self.now.since(s.heard) >= patience;
+        self.servers.iter().filter(|(_, s)| s.duty != Duty::Dropped && long(s)).map(|(cs, _)| *cs).collect()
+    }
+    /// So many hosts are offline that it may be the network: nothing is made anew on account of that, until people say so.
+    pub(crate) fn braked(&self, offline: &BTreeSet<CsId>) -> bool {
+        let most = self.number(OFFLINE_HOSTS);
+        let hosts: BTreeSet<&str> =
+            offline.iter().filter_map(|cs| self.servers.get(cs)).map(|s| s.host.as_str()).collect();
+        most > 0 && hosts.len() as u64 > most
+    }
+
+    /// Begins what is most needed, as much as may be under way at once.
+    pub(crate) fn sweep_recovery(&mut self) {
+        self.sweep_duties();
+        let Some(l) = &self.leader else { return };
+        let under_way = l.joins.len() + l.join_began.len();
+        let mut looks = std::mem::take(&mut self.looks);
+        let turn = self.look(l, &mut looks, under_way);
+        self.looks = looks;
+        if !turn.begin.is_empty() || !turn.drop.is_empty() {
+            self.places.changed();
+        }
+        for (c, ver, to) in turn.begin {
+            self.change(c, ver, ViewChange::JoinBegin(to));
+        }
+        for (c, ver, m) in turn.drop {
+            mark!("recovery.one-too-many");
+            self.change(c, ver, ViewChange::Drop(m));
+        }
+        for ino in turn.recall {
+            self.recall_all(ino);
+        }
+        for c in turn.suspect {
+            self.suspect(c);
+        }
+        for c in turn.take {
+            start_takeover(self, c);
+        }
+    }
+
+    fn look(&self, l: &Leader, looks: &mut Looks, under_way: usize) -> Turn {
+        let mut t = Turn::default();
+        for c in self.state.surplus().take(LACK_LOOKS) {
+            self.one_too_many(l, c, &mut t);
+        }
+
+        let room = |t: &Turn, most: usize| under_way + t.begin.len() < most;
+        // The most urgent ones again each time, of the others some.
+        let first: Vec<ChunkId> = self.state.degraded().take(LACK_LOOKS).collect();
+        let rest: Vec<_> = self.state.degraded_after(looks.lack).take(LACK_LOOKS).collect();
+        looks.lack = rest.last().copied().filter(|_| rest.len() == LACK_LOOKS).unwrap_or_default();
+        let seen: BTreeSet<ChunkId> = first.iter().copied().collect();
+        for c in first.into_iter().chain(rest.into_iter().map(|(_, c)| c).filter(|c| !seen.contains(c))) {
+            if !room(&t, JOINS_MAX) {
+                return t;
+            }
+            self.further_copy(l, c, &mut t, |rec| {
+                let members: Vec<CsId> = rec.view.members.iter().map(|m| m.cs).collect();
+                self.place_joiner(c, &members)
+            });
+        }
+        looks.leave.retain(|cs, _| self.leaving.contains(cs));
+        for cs in &self.leaving {
+            let from = looks.leave.entry(*cs).or_default();
+            let some: Vec<ChunkId> = self.state.chunks_on(*cs, ChunkId(from.0 + 1)).take(LEAVE_LOOKS).collect();
+            *from = some.last().copied().filter(|_| some.len() == LEAVE_LOOKS).unwrap_or_default();
+            for c in some {
+                if !room(&t, MOVES_MAX) {
+                    return t;
+                }
+                self.further_copy(l, c, &mut t, |rec| self.place_instead(c, rec));
+            }
+        }
+        let root = self.state.inode(ROOT).map(|i| i.layout).unwrap_or_default();
+        let uneven = self.placing().uneven(Domain::from_layout(root.domain), root.norm.into());
+        let looked = if uneven { DRIFT_LOOKS } else { IDLE_LOOKS };
+        let some: Vec<ChunkId> = self.state.chunks_after(looks.drift).take(looked).collect();
+        looks.drift = some.last().copied().filter(|_| some.len() == looked).unwrap_or_default();
+        for c in some {
+            if !room(&t, MOVES_MAX) {
+                return t;
+            }
+            self.further_copy(l, c, &mut t, |rec| self.place_better(c, rec));
+        }
+        t
+    }
+
+    /// What has to be done so that a chunk gets a copy at `to`, unless something else goes on with it.
+    fn further_copy(&self, l: &Leader, c: ChunkId, t: &mut Turn, to: impl FnOnce(&ChunkRecord) -> Option<CsId>) {
+        if l.changing.contains(&c) || l.taking(c) {
+            return;
+        }
+        let Some(rec) = self.state.chunk(c) else { return };
+        if rec.view.joiner.is_some() || rec.view.members.len() > usize::from(rec.norm) {
+            return;
+        }
+        let f = l.files.get(&rec.ino);
+        if f.is_some_and(|f| !f.suspects.is_empty() || !f.deposed.is_empty()) {
+            return;
+        }
+        let written = f.is_some_and(|f| f.writer().is_some());
+        let waited_for = f.is_some_and(|f| !f.queue.is_empty());
+        if !written && waited_for {
+            return;
+        }
+        let Some(to) = to(&rec) else { return };
+        if written || l.lasts.contains_key(&c) {
+            t.begin.push((c, rec.view.ver, to));
+        } else if f.is_none_or(|f| f.holders.is_empty()) {
+            if l.takeovers.len() + l.takeover_queue.len() + t.take.len() < TAKEOVERS_MAX {
+                t.take.push(c);
+            }
+        } else {
+            t.recall.insert(rec.ino); // only readers hold it; they come back afterwards
+        }
+    }
+
+    /// Where the copy of a server that leaves is made.
+    fn place_instead(&self, c: ChunkId, rec: &ChunkRecord) -> Option<CsId> {
+        let (stay, go): (Vec<CsId>, Vec<CsId>) =
+            rec.view.members.iter().map(|m| m.cs).partition(|cs| !self.leaving.contains(cs));
+        if go.is_empty() {
+            return None;
+        }
+        mark!("recovery.elsewhere");
+        self.place_beside(c, &stay, &go)
+    }
+    /// Where a copy stands better than one that is there, if it is worth the while.
+    fn place_better(&self, c: ChunkId, rec: &ChunkRecord) -> Option<CsId> {
+        let members: Vec<CsId> = rec.view.members.iter().map(|m| m.cs).collect();
+        // Who is away may be back soon; until then nothing is certain about this chunk.
+        let away = |cs: &CsId| self.servers.get(cs).is_none_or(|s| !s.known || s.dead(self.now));
+        if members.iter().any(|cs| away(cs) || self.leaving.contains(cs)) {
+            return None;
+        }
+        let (domain, p) = (self.domain_of(c), self.placing());
+        if let Some(extra) = p.together(domain, &members) {
+            let stay: Vec<CsId> = members.iter().copied().filter(|cs| *cs != extra).collect();
+            let to = self.place_beside(c, &stay, &[extra])?;
+            // Where there is no further domain, another place in the same ones is no better.
+            if p.spread(domain, &[stay.as_slice(), &[to]].concat()) <= p.spread(domain, &members) {
+                return None;
+            }
+            mark!("recovery.apart");
+            return Some(to);
+        }
+        let to = p.even_out(domain, usize::from(rec.norm), &members, self.seed(c))?;
+        mark!("recovery.evener");
+        Some(to)
+    }
+    fn place_beside(&self, c: ChunkId, stay: &[CsId], not: &[CsId]) -> Option<CsId> {
+        self.placing().choose_but(not, 1, self.domain_of(c), stay, self.seed(c)).first().copied()
+    }
+
+    /// A chunk with more members than it wants loses one, while all others are well.
+    fn one_too_many(&self, l: &Leader, c: ChunkId, t: &mut Turn) {
+        let Some(rec) = self.state.chunk(c) else { return };
+        let busy = l.files.get(&rec.ino).is_some_and(|f| !f.suspects.is_empty() || !f.deposed.is_empty());
+        if busy || l.changing.contains(&c) || l.taking(c) || rec.view.joiner.is_some() {
+            return;
+        }
+        let servers: Vec<CsId> = rec.view.members.iter().map(|m| m.cs).collect();
+        let (domain, leaves) = (self.domain_of(c), |cs| self.leaving.contains(&cs));
+        let worst = self.placing().worst(domain, usize::from(rec.norm), &servers, leaves);
+        let Some(goes) = rec.view.members.iter().copied().find(|m| Some(m.cs) == worst) else { return };
+        // Who may be the last one that knows something stays until the others are known to know it too.
+        let runs = |cs: &CsId| {
+            let there = self.servers.get(cs).is_some_and(|s| s.known && !s.dead(self.now));
+            there && l.counted.contains(cs)
+        };
+        let others: Vec<CsId> = servers.iter().copied().filter(|cs| *cs != goes.cs).collect();
+        if !others.iter().all(runs) {
+            return;
+        }
+        if others.iter().any(|cs| l.doubtful.contains(&(*cs, c))) {
+            mark!("recovery.who-is-clean");
+            t.suspect.push(c);
+        } else {
+            t.drop.push((c, rec.view.ver, goes));
+        }
+    }
+
+    fn seed(&self, c: ChunkId) -> u64 {
+        c.0.rotate_left(32) ^ self.next_proposal
+    }
+
+    /// What speaks against releasing a server, for the leader alone to know.
+    pub(crate) fn release_refused(&self, op: &MetaOp) -> Option<MetaError> {
+        let MetaOp::ReleaseCs { cs, force: false } = op else { return None };
+        let this = self.servers.get(cs).filter(|s| s.duty == Duty::Serves)?;
+        let root = self.state.inode(ROOT)?.layout;
+        let (domain, norm) = (Domain::from_layout(root.domain), usize::from(root.norm));
+        let others = |all: bool| -> Vec<CsId> {
+            let stays = |s: &Server| s.duty == Duty::Serves && s.known && !s.dead(self.now);
+            self.servers.iter().filter(|(id, s)| stays(s) && (all || *id != cs)).map(|(id, _)| *id).collect()
+        };
+        let (before, after) = (others(true), others(false));
+        let apart = |list: &[CsId]| self.placing().spread(domain, list).min(norm);
+        if after.len() < norm || apart(&after) < apart(&before) {
+            return Some(MetaError::TooFewCs);
+        }
+        let free: u64 = after.iter().map(|cs| self.servers[cs].free()).sum();
+        (free < this.space.allocated).then_some(MetaError::CsFull)
+    }
+
+    /// Who is to leave or stays away; those that have given up everything are dropped.
+    fn sweep_duties(&mut self) {
+        let mut done = vec![];
+        let state = &self.state;
+        self.servers.retain(|cs, _| state.duty(*cs) != Duty::Dropped);
+        for (cs, s) in &mut self.servers {
+            s.duty = self.state.duty(*cs);
+            if s.duty == Duty::Releasing && self.state.copies_on(*cs) == 0 {
+                done.push(*cs);
+            }
+        }
+        let time = self.wall();
+        for cs in done {
+            mark!("recovery.dropped");
+            self.propose(&Command::DropCs { cs, time }, Then::Nothing);
+        }
+        let mut leaving = self.offline();
+        if self.braked(&leaving) {
+            leaving.clear();
+        }
+        leaving.extend(self.servers.iter().filter(|(_, s)| s.duty == Duty::Releasing).map(|(cs, _)| *cs));
+        if self.leaving != leaving {
+            self.leaving = leaving;
+            self.places.changed();
+        }
+    }
+}
