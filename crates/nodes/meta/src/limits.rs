@@ -59,10 +59,8 @@ pub const MOVES_MAX: usize = 8;
 pub const LACK_LOOKS: usize = 128;
 /// Chunks of one server that is to leave.
 pub const LEAVE_LOOKS: usize = 64;
-/// Chunks of all, where fill is uneven …
+/// Chunks of all, where servers have come or gone or fill is uneven.
 pub const DRIFT_LOOKS: usize = 256;
-/// … and where it is even.
-pub const IDLE_LOOKS: usize = 16;
 /// A join that does not end within this is cancelled.
 pub const JOIN_TIMEOUT: Nanos = Nanos::from_secs(60);
 /// A joiner whose holder has not finished within this is looked after by the leader.

@@ -6,7 +6,7 @@ use meta_state::{Duty, State};
 use placement::{Domain, Level, Table};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use types::{ChunkId, CsId, Nanos};
+use types::{ChunkId, CsId, Incarnation, Nanos};
 
 /// What servers report is taken over this often: choosing needs no newer figures, only who lives.
 const REFRESH: Nanos = Nanos::from_secs(1);
@@ -90,6 +90,10 @@ impl Placing<'_> {
         leaving
             .or_else(|| self.together(domain, members))
             .or_else(|| self.with(|m| m.level(domain, copies, |t, l| t.fullest(l, members))))
+    }
+    /// All servers that take copies, with their lives.
+    pub fn all_open(&self) -> impl Iterator<Item = (CsId, Incarnation)> {
+        self.servers.iter().filter(|(cs, _)| self.open(**cs)).map(|(cs, s)| (*cs, s.incarnation))
     }
     /// It takes copies.
     fn open(&self, cs: CsId) -> bool {

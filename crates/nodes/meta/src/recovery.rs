@@ -3,14 +3,14 @@
 
 use crate::MetaServer;
 use crate::leader::{Leader, Server};
-use crate::limits::{DRIFT_LOOKS, IDLE_LOOKS, JOINS_MAX, LACK_LOOKS, LEAVE_LOOKS, MOVES_MAX, TAKEOVERS_MAX};
+use crate::limits::{DRIFT_LOOKS, JOINS_MAX, LACK_LOOKS, LEAVE_LOOKS, MOVES_MAX, TAKEOVERS_MAX};
 use crate::propose::Then;
 use crate::takeovers::start_takeover;
 use marks::mark;
 use meta_state::{ChunkRecord, Command, Duty, ROOT, ViewChange};
 use placement::Domain;
 use std::collections::{BTreeMap, BTreeSet};
-use types::{ChunkId, CsId, InodeId, Member, Nanos, ViewVer};
+use types::{ChunkId, CsId, Incarnation, InodeId, Member, Nanos, ViewVer};
 use wire::names::{MetaError, MetaOp};
 
 /// Silence after which the copies of a server are made anew elsewhere, in milliseconds.
@@ -18,13 +18,33 @@ const OFFLINE: (&str, u64) = ("mds.wd.offline_tout", 300_000);
 /// Hosts that may be offline at once; if more are, somebody has to look at it first. 0 = any number.
 const OFFLINE_HOSTS: (&str, u64) = ("mds.wd.max_offline_cs_hosts", 2);
 
-/// Where the looks at all chunks stand. They go on in the next turn and begin again at the end.
+/// Where the looks at chunks stand. They go on in the next turn and begin again at the end.
 #[derive(Default)]
 pub(crate) struct Looks {
     lack: (usize, ChunkId),
     leave: BTreeMap<CsId, ChunkId>,
-    drift: ChunkId,
+    drift: Drift,
 }
+
+/// The look at all chunks for places that have become better than theirs.
+#[derive(Default)]
+struct Drift {
+    /// Up to here.
+    at: ChunkId,
+    /// It is under way.
+    looking: bool,
+    /// It has found something.
+    found: bool,
+    /// The next one, if there was something or fill is uneven.
+    again: Nanos,
+    /// Lives of the servers that took copies when it began.
+    open: Vec<(CsId, Incarnation)>,
+}
+
+/// Between looks when the last one found something …
+const DRIFT_SOON: Nanos = Nanos::from_secs(1);
+/// … and when there was nothing that it could do.
+const DRIFT_REST: Nanos = Nanos::from_secs(30);
 
 /// What one turn wants done.
 #[derive(Default)]
@@ -116,18 +136,42 @@ impl MetaServer {
                 self.further_copy(l, c, &mut t, |rec| self.place_instead(c, rec));
             }
         }
-        let root = self.state.inode(ROOT).map(|i| i.layout).unwrap_or_default();
-        let uneven = self.placing().uneven(Domain::from_layout(root.domain), root.norm.into());
-        let looked = if uneven { DRIFT_LOOKS } else { IDLE_LOOKS };
-        let some: Vec<ChunkId> = self.state.chunks_after(looks.drift).take(looked).collect();
-        looks.drift = some.last().copied().filter(|_| some.len() == looked).unwrap_or_default();
-        for c in some {
-            if !room(&t, MOVES_MAX) {
-                return t;
-            }
-            self.further_copy(l, c, &mut t, |rec| self.place_better(c, rec));
-        }
+        self.look_for_drift(l, &mut looks.drift, under_way, &mut t);
         t
+    }
+    /// Goes through all chunks when servers have come or gone, or fill is uneven.
+    fn look_for_drift(&self, l: &Leader, d: &mut Drift, under_way: usize, t: &mut Turn) {
+        let p = self.placing();
+        if !d.looking {
+            let open: Vec<(CsId, Incarnation)> = p.all_open().collect();
+            let due = self.now >= d.again && (d.found || self.uneven());
+            if d.open == open && !due {
+                return;
+            }
+            *d = Drift { looking: true, open, ..Drift::default() };
+        }
+        let some: Vec<ChunkId> = self.state.chunks_after(d.at).take(DRIFT_LOOKS).collect();
+        for c in &some {
+            if under_way + t.begin.len() >= MOVES_MAX {
+                return;
+            }
+            d.at = *c;
+            let rec = self.state.chunk(*c);
+            if rec.is_some_and(|rec| self.place_better(*c, &rec).is_some()) {
+                d.found = true;
+                self.further_copy(l, *c, t, |rec| self.place_better(*c, rec));
+            }
+        }
+        if some.len() < DRIFT_LOOKS {
+            d.looking = false;
+            d.again = self.now + if d.found { DRIFT_SOON } else { DRIFT_REST };
+        }
+    }
+
+    /// Does a server lack much of its share, of files that are laid out as usual?
+    fn uneven(&self) -> bool {
+        let root = self.state.inode(ROOT).map(|i| i.layout).unwrap_or_default();
+        self.placing().uneven(Domain::from_layout(root.domain), root.norm.into())
     }
 
     /// What has to be done so that a chunk gets a copy at `to`, unless something else goes on with it.
