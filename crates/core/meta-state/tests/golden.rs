@@ -2,7 +2,7 @@
 
 mod world;
 
-use meta_state::{Command, Outcome, State, ViewChange};
+use meta_state::{Command, Duty, Outcome, State, ViewChange};
 use std::path::Path;
 use types::{ChunkId, LeaseEpoch, Seq, Term, ViewVer};
 use wire::locks::{Family, Lock, LockKind, LockOwner, TO_END};
@@ -92,6 +92,21 @@ fn locks_are_read_and_written_as_ever() {
     let s = kept("snapshot-v1-locks.bin", &w);
     assert_eq!((s.locks().held().count(), s.locks().waits().count()), (3, 1));
     assert!(s.locks() == w.state.locks() && s.snapshot() == w.state.snapshot());
+}
+
+/// So are chunk servers that leave or have left.
+#[test]
+fn duties_are_read_and_written_as_ever() {
+    let mut w = build();
+    let leaves = w.cs[3];
+    let Ok(MetaOutcome::Cs(gone, _)) = w.op(MetaOp::NewCs { nonce: 777 }) else { panic!("no id") };
+    for cs in [leaves, gone] {
+        w.op(MetaOp::ReleaseCs { cs, force: true }).unwrap();
+        w.apply(Command::DropCs { cs, time: 50 });
+    }
+    let s = kept("snapshot-v1-duties.bin", &w);
+    assert_eq!([leaves, gone, w.cs[0]].map(|cs| s.duty(cs)), [Duty::Releasing, Duty::Dropped, Duty::Serves]);
+    assert!(s.copies_on(leaves) > 0, "who holds something is not dropped");
 }
 
 /// From before metadata servers had rows: the state is read, and whoever asks for another one finds the first ones there.

@@ -227,3 +227,38 @@ fn a_choice_among_ten_thousand_servers_is_quick() {
         );
     }
 }
+
+#[test]
+fn who_shares_a_domain_is_known() {
+    let host = |n: u32, used: u64| {
+        let server = Server { cs: CsId(1025 + n), capacity: 100 << 20, used: used << 20 };
+        (
+            [
+                "",
+                "",
+                "",
+                if n < 2 {
+                    "a"
+                } else if n < 3 {
+                    "b"
+                } else {
+                    "c"
+                },
+            ],
+            server,
+        )
+    };
+    let t = Table::new([host(0, 10), host(1, 20), host(2, 90), host(3, 5)]);
+    let [a, a2, b, c] = [0, 1, 2, 3].map(|n| CsId(1025 + n));
+    let stranger = CsId(9);
+    assert_eq!(t.together(Domain::Host, &[a, a2, b]), Some(a2), "the fuller one of two on a host");
+    assert_eq!(t.together(Domain::Host, &[a, b, c]), None);
+    assert_eq!(t.together(Domain::Disk, &[a, a2, b]), None);
+    assert_eq!(
+        [&[a, a2, b][..], &[a, b, c], &[a, a2], &[a, a2, stranger]].map(|m| t.spread(Domain::Host, m)),
+        [2, 3, 1, 2]
+    );
+    let l = Level::new(&t, Domain::Host, 2);
+    assert_eq!(t.fullest(&l, &[a, b, c]), Some(b));
+    assert_eq!(t.fullest(&l, &[stranger]), None);
+}

@@ -80,3 +80,49 @@ pub(super) fn check_duties<K: Kv>(kv: &K) -> Result<(), String> {
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::servers::{Registration, new_server, register};
+    use super::*;
+    use crate::kv::MemoryKv;
+    use types::{BootVerifier, Incarnation};
+
+    fn life() -> Registration<'static> {
+        Registration {
+            incarnation: Incarnation(1),
+            boot: BootVerifier(1),
+            lost_memory: false,
+            addr: "a:1",
+            host: "h",
+            capacity: 1,
+            time: 0,
+        }
+    }
+
+    #[test]
+    fn who_is_dropped_never_comes_back() {
+        let mut kv = MemoryKv::default();
+        let [a, b] = [1, 2].map(|nonce| new_server(&mut kv, nonce).unwrap());
+        assert_eq!(serving(&kv).count(), 0, "nobody has registered");
+        for cs in [a, b] {
+            register(&mut kv, cs, &life()).unwrap();
+        }
+        assert_eq!(set_duty(&mut kv, CsId(99), Duty::Releasing, 5), Err(MetaError::NoCs));
+        assert_eq!(set_duty(&mut kv, a, Duty::Serves, 5), Ok(false));
+        assert_eq!(set_duty(&mut kv, a, Duty::Releasing, 5), Ok(true));
+        assert_eq!((duty(&kv, a), since(&kv, a), duty(&kv, b)), (Duty::Releasing, Some(5), Duty::Serves));
+        assert_eq!(serving(&kv).collect::<Vec<_>>(), [b]);
+        assert!(register(&mut kv, a, &life()).is_some(), "it goes on until it holds nothing");
+        assert_eq!(set_duty(&mut kv, a, Duty::Serves, 6), Ok(true));
+        assert_eq!((duty(&kv, a), since(&kv, a)), (Duty::Serves, None));
+        set_duty(&mut kv, a, Duty::Dropped, 7).unwrap();
+        open_duties(&kv).unwrap();
+        check_duties(&kv).unwrap();
+        for to in [Duty::Serves, Duty::Releasing] {
+            assert_eq!(set_duty(&mut kv, a, to, 8), Err(MetaError::NoCs));
+        }
+        assert_eq!(register(&mut kv, a, &life()), None);
+        assert_eq!(new_server(&mut kv, 3), Some(CsId(b.0 + 1)), "its id is not given again");
+    }
+}
