@@ -167,6 +167,10 @@ impl<K: Kv> State<K> {
     pub fn surplus(&self) -> impl ExactSizeIterator<Item = ChunkId> {
         self.chunks.surplus()
     }
+    /// The same from behind `after` on.
+    pub fn surplus_after(&self, after: ChunkId) -> impl Iterator<Item = ChunkId> {
+        self.chunks.surplus_after(after)
+    }
     /// All chunks by id, from behind `after` on.
     pub fn chunks_after(&self, after: ChunkId) -> impl Iterator<Item = ChunkId> {
         chunks::all_after(&self.kv, after)

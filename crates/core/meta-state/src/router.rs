@@ -293,7 +293,8 @@ impl<K: Kv> State<K> {
             }
             MetaOp::ReleaseCs { cs, force } => {
                 let root = namespace::view(&self.kv, namespace::ROOT).map_or(1, |(i, _)| i.layout.norm);
-                if !force && chunks::serving(&self.kv).filter(|other| other != cs).count() < root.into() {
+                let serves = chunks::server(&self.kv, *cs).is_some() && chunks::duty(&self.kv, *cs) == Duty::Serves;
+                if serves && !force && chunks::serving(&self.kv).filter(|other| other != cs).count() < root.into() {
                     return Err(MetaError::TooFewCs);
                 }
                 if chunks::set_duty(&mut self.kv, *cs, Duty::Releasing, r.time)? {

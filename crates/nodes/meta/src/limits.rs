@@ -45,6 +45,8 @@ pub const MDS_SWAP: Nanos = Nanos::from_secs(60);
 pub const HAND_OVER: Nanos = Nanos::from_millis(1_500);
 /// Takeovers under way at once.
 pub const TAKEOVERS_MAX: usize = 64;
+/// … and with so many nothing is begun that nobody waits for: some may have to wait for servers themselves.
+pub const TAKEN_MAX: usize = 16;
 /// Chunks of which is remembered what a takeover did to the members that answered, when one was silent.
 pub const SEALS_MAX: usize = 100_000;
 /// Joins under way at once.

@@ -78,18 +78,10 @@ impl Placing<'_> {
     pub fn uneven(&self, domain: Domain, copies: usize) -> bool {
         self.with(|m| m.level(domain, copies, |_, l| l.lacking() > 0))
     }
-    /// Which of these the chunk can do best without: one that leaves, or shares its domain, or is fullest.
-    pub fn worst(
-        &self,
-        domain: Domain,
-        copies: usize,
-        members: &[CsId],
-        leaves: impl Fn(CsId) -> bool,
-    ) -> Option<CsId> {
-        let leaving = members.iter().copied().find(|cs| leaves(*cs));
-        leaving
-            .or_else(|| self.together(domain, members))
-            .or_else(|| self.with(|m| m.level(domain, copies, |t, l| t.fullest(l, members))))
+    /// Which of these the chunk can do best without: one that shares its domain, or is fullest.
+    pub fn worst(&self, domain: Domain, copies: usize, members: &[CsId]) -> Option<CsId> {
+        let fullest = || self.with(|m| m.level(domain, copies, |t, l| t.fullest(l, members)));
+        self.together(domain, members).or_else(fullest)
     }
     /// All servers that take copies, with their lives.
     pub fn all_open(&self) -> impl Iterator<Item = (CsId, Incarnation)> {

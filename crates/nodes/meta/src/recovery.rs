@@ -3,7 +3,7 @@
 
 use crate::MetaServer;
 use crate::leader::{Leader, Server};
-use crate::limits::{DRIFT_LOOKS, JOINS_MAX, LACK_LOOKS, LEAVE_LOOKS, MOVES_MAX, TAKEOVERS_MAX};
+use crate::limits::{DRIFT_LOOKS, JOINS_MAX, LACK_LOOKS, LEAVE_LOOKS, MOVES_MAX, TAKEN_MAX};
 use crate::propose::Then;
 use crate::takeovers::start_takeover;
 use marks::mark;
@@ -21,6 +21,7 @@ const OFFLINE_HOSTS: (&str, u64) = ("mds.wd.max_offline_cs_hosts", 2);
 /// Where the looks at chunks stand. They go on in the next turn and begin again at the end.
 #[derive(Default)]
 pub(crate) struct Looks {
+    many: ChunkId,
     lack: (usize, ChunkId),
     leave: BTreeMap<CsId, ChunkId>,
     drift: Drift,
@@ -105,7 +106,9 @@ impl MetaServer {
 
     fn look(&self, l: &Leader, looks: &mut Looks, under_way: usize) -> Turn {
         let mut t = Turn::default();
-        for c in self.state.surplus().take(LACK_LOOKS) {
+        let many: Vec<ChunkId> = self.state.surplus_after(looks.many).take(LACK_LOOKS).collect();
+        looks.many = many.last().copied().filter(|_| many.len() == LACK_LOOKS).unwrap_or_default();
+        for c in many {
             self.one_too_many(l, c, &mut t);
         }
 
@@ -128,12 +131,16 @@ impl MetaServer {
         for cs in &self.leaving {
             let from = looks.leave.entry(*cs).or_default();
             let some: Vec<ChunkId> = self.state.chunks_on(*cs, ChunkId(from.0 + 1)).take(LEAVE_LOOKS).collect();
-            *from = some.last().copied().filter(|_| some.len() == LEAVE_LOOKS).unwrap_or_default();
+            let end = some.len() < LEAVE_LOOKS;
             for c in some {
                 if !room(&t, MOVES_MAX) {
                     return t;
                 }
+                *from = c;
                 self.further_copy(l, c, &mut t, |rec| self.place_instead(c, rec));
+            }
+            if end {
+                *from = ChunkId::default();
             }
         }
         self.look_for_drift(l, &mut looks.drift, under_way, &mut t);
@@ -183,6 +190,10 @@ impl MetaServer {
         if rec.view.joiner.is_some() || rec.view.members.len() > usize::from(rec.norm) {
             return;
         }
+        // Without a member that runs there is nothing to begin from.
+        if !rec.view.members.iter().any(|m| self.runs(m.cs)) {
+            return;
+        }
         let f = l.files.get(&rec.ino);
         if f.is_some_and(|f| !f.suspects.is_empty() || !f.deposed.is_empty()) {
             return;
@@ -196,7 +207,7 @@ impl MetaServer {
         if written || l.lasts.contains_key(&c) {
             t.begin.push((c, rec.view.ver, to));
         } else if f.is_none_or(|f| f.holders.is_empty()) {
-            if l.takeovers.len() + l.takeover_queue.len() + t.take.len() < TAKEOVERS_MAX {
+            if l.takeovers.len() + l.takeover_queue.len() + t.take.len() < TAKEN_MAX {
                 t.take.push(c);
             }
         } else {
@@ -249,24 +260,26 @@ impl MetaServer {
             return;
         }
         let servers: Vec<CsId> = rec.view.members.iter().map(|m| m.cs).collect();
-        let (domain, leaves) = (self.domain_of(c), |cs| self.leaving.contains(&cs));
-        let worst = self.placing().worst(domain, usize::from(rec.norm), &servers, leaves);
-        let Some(goes) = rec.view.members.iter().copied().find(|m| Some(m.cs) == worst) else { return };
+        let (leave, stay): (Vec<CsId>, Vec<CsId>) = servers.iter().partition(|cs| self.leaving.contains(cs));
+        // Of those that leave one that does not run goes first: the others still are copies.
+        let gone = leave.iter().copied().find(|cs| !self.runs(*cs)).or(leave.first().copied());
+        let worst = || self.placing().worst(self.domain_of(c), usize::from(rec.norm), &servers);
+        let Some(goes) = gone.or_else(worst) else { return };
         // Who may be the last one that knows something stays until the others are known to know it too.
-        let runs = |cs: &CsId| {
-            let there = self.servers.get(cs).is_some_and(|s| s.known && !s.dead(self.now));
-            there && l.counted.contains(cs)
-        };
-        let others: Vec<CsId> = servers.iter().copied().filter(|cs| *cs != goes.cs).collect();
-        if !others.iter().all(runs) {
+        let others: Vec<CsId> = stay.into_iter().filter(|cs| *cs != goes).collect();
+        let known = |cs: &CsId| self.runs(*cs) && l.counted.contains(cs);
+        if others.len() < usize::from(rec.min) || !others.iter().all(known) {
             return;
         }
         if others.iter().any(|cs| l.doubtful.contains(&(*cs, c))) {
             mark!("recovery.who-is-clean");
             t.suspect.push(c);
-        } else {
-            t.drop.push((c, rec.view.ver, goes));
+        } else if let Some(m) = rec.view.members.iter().copied().find(|m| m.cs == goes) {
+            t.drop.push((c, rec.view.ver, m));
         }
+    }
+    fn runs(&self, cs: CsId) -> bool {
+        self.servers.get(&cs).is_some_and(|s| s.known && !s.dead(self.now))
     }
 
     fn seed(&self, c: ChunkId) -> u64 {
@@ -276,12 +289,12 @@ impl MetaServer {
     /// What speaks against releasing a server, for the leader alone to know.
     pub(crate) fn release_refused(&self, op: &MetaOp) -> Option<MetaError> {
         let MetaOp::ReleaseCs { cs, force: false } = op else { return None };
-        let this = self.servers.get(cs).filter(|s| s.duty == Duty::Serves)?;
+        let this = self.servers.get(cs).filter(|_| self.state.duty(*cs) == Duty::Serves)?;
         let root = self.state.inode(ROOT)?.layout;
         let (domain, norm) = (Domain::from_layout(root.domain), usize::from(root.norm));
         let others = |all: bool| -> Vec<CsId> {
-            let stays = |s: &Server| s.duty == Duty::Serves && s.known && !s.dead(self.now);
-            self.servers.iter().filter(|(id, s)| stays(s) && (all || *id != cs)).map(|(id, _)| *id).collect()
+            let stays = |id: &CsId, s: &Server| self.state.duty(*id) == Duty::Serves && s.known && !s.dead(self.now);
+            self.servers.iter().filter(|(id, s)| stays(id, s) && (all || *id != cs)).map(|(id, _)| *id).collect()
         };
         let (before, after) = (others(true), others(false));
         let apart = |list: &[CsId]| self.placing().spread(domain, list).min(norm);
@@ -289,7 +302,10 @@ impl MetaServer {
             return Some(MetaError::TooFewCs);
         }
         let free: u64 = after.iter().map(|cs| self.servers[cs].free()).sum();
-        (free < this.space.allocated).then_some(MetaError::CsFull)
+        // What others that leave still hold has to find room too.
+        let releasing = self.servers.iter().filter(|(id, _)| self.state.duty(**id) == Duty::Releasing);
+        let going: u64 = releasing.map(|(_, s)| s.space.allocated).sum();
+        (free < this.space.allocated + going).then_some(MetaError::CsFull)
     }
 
     /// Who is to leave or stays away; those that have given up everything are dropped.

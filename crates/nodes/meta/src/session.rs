@@ -442,6 +442,9 @@ impl MetaServer {
         }
         // Tell servers, again and again until they answer. When what they reported has been taken over too, the session is
         // settled; before that a later leader has to ask again, because how far the files go stands only there.
+        if self.leader.as_ref().is_none_or(|l| l.fences.is_empty()) {
+            return;
+        }
         let all: Vec<CsId> = self.servers.iter().filter(|(_, s)| s.known).map(|(cs, _)| *cs).collect();
         let counts = |cs: CsId, s: &meta_state::Server| s.incarnation.is_some() && self.state.duty(cs) != Duty::Dropped;
         let needed: Vec<CsId> = self.state.servers().filter(|(cs, s)| counts(*cs, s)).map(|(cs, _)| cs).collect();

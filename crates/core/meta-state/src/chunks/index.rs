@@ -159,6 +159,10 @@ impl Chunks {
     pub fn surplus(&self) -> impl ExactSizeIterator<Item = ChunkId> + '_ {
         self.surplus.iter().copied()
     }
+    /// The same from behind `after` on.
+    pub fn surplus_after(&self, after: ChunkId) -> impl Iterator<Item = ChunkId> + '_ {
+        self.surplus.range((Bound::Excluded(after), Bound::Unbounded)).copied()
+    }
     /// Number of chunks.
     pub fn total(&self) -> u64 {
         self.total
