@@ -266,12 +266,17 @@ impl MetaServer {
         let worst = || self.placing().worst(self.domain_of(c), usize::from(rec.norm), &servers);
         let Some(goes) = gone.or_else(worst) else { return };
         // Who may be the last one that knows something stays until the others are known to know it too.
-        let others: Vec<CsId> = stay.into_iter().filter(|cs| *cs != goes).collect();
+        let stay: Vec<CsId> = stay.into_iter().filter(|cs| *cs != goes).collect();
         let known = |cs: &CsId| self.runs(*cs) && l.counted.contains(cs);
-        if others.len() < usize::from(rec.min) || !others.iter().all(known) {
+        // Of those that leave too, who runs is as good a copy as any for that long.
+        let others = servers.iter().filter(|cs| **cs != goes && known(cs)).count();
+        if others < usize::from(rec.min) || !stay.iter().all(known) {
             return;
         }
-        if others.iter().any(|cs| l.doubtful.contains(&(*cs, c))) {
+        // Where nobody writes it is to be known that all members end alike: what is dropped here never comes back.
+        let written = l.files.get(&rec.ino).is_some_and(|f| f.writer().is_some());
+        let alike = written || l.lasts.contains_key(&c);
+        if !alike || servers.iter().any(|cs| *cs != goes && l.doubtful.contains(&(*cs, c))) {
             mark!("recovery.who-is-clean");
             t.suspect.push(c);
         } else if let Some(m) = rec.view.members.iter().copied().find(|m| m.cs == goes) {

@@ -45,6 +45,11 @@ impl MetaServer {
                     return fx.send.push((NodeId::Cs(cs), Msg::MdsToCs(MdsToCs::Dropped { cs })));
                 }
                 let copies = self.state.copies_on(cs);
+                if self.servers.get(&cs).is_some_and(|s| s.incarnation != incarnation)
+                    && let Some(l) = &mut self.leader
+                {
+                    l.counted.remove(&cs); // what an earlier life said of its copies is over
+                }
                 let s = self.servers.entry(cs).or_insert_with(|| unknown(&addr, &host, now));
                 s.addr = addr.clone();
                 s.host = host.clone();
