@@ -123,6 +123,8 @@ kinds! {
     Msg::MdsToCs(MdsToCs::Replace { .. }) => "Replace",
     Msg::MdsToCs(MdsToCs::Delete { .. }) => "Delete",
     Msg::MdsToCs(MdsToCs::Dropped { .. }) => "Dropped",
+    Msg::MdsToCs(MdsToCs::Vouch { .. }) => "Vouch",
+    Msg::CsToMds(CsToMds::Vouched { .. }) => "Vouched",
 }
 
 /// What never happened, with the reason if there is one.

@@ -172,6 +172,7 @@ pub const NAMES: &[&str] = &[
     "takeover.too-few-servers",
     "takeover.uncommitted-replacement",
     "takeover.view-changed",
+    "takeover.waits-for-a-change",
     "takeover.waits-for-holders",
     "takeover.waits-for-silent",
     "views.all-silent",

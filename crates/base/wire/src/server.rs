@@ -139,6 +139,17 @@ pub enum CsToMds {
         /// Which copy.
         copy: CopyId,
     },
+    /// Answer to Vouch.
+    Vouched {
+        /// Who.
+        cs: CsId,
+        /// This life.
+        incarnation: Incarnation,
+        /// Of the question.
+        number: u64,
+        /// Those that are here, clean and whole, and of which all that was acknowledged before the question is durable.
+        copies: Vec<(ChunkId, CopyId)>,
+    },
 }
 
 /// MDS → CS.
@@ -272,5 +283,12 @@ pub enum MdsToCs {
     Dropped {
         /// Which.
         cs: CsId,
+    },
+    /// Other copies of these chunks are about to go: flush, and say which of these are good. Answer: Vouched.
+    Vouch {
+        /// Returned with the answer.
+        number: u64,
+        /// Which.
+        copies: Vec<(ChunkId, CopyId)>,
     },
 }

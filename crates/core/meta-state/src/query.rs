@@ -206,7 +206,11 @@ impl<K: Kv> State<K> {
     }
     /// What is wanted of a chunk server.
     pub fn duty(&self, cs: CsId) -> Duty {
-        chunks::duty(&self.kv, cs)
+        self.chunks.duty(cs)
+    }
+    /// Chunk servers that are to give up their copies.
+    pub fn releasing(&self) -> impl Iterator<Item = CsId> + '_ {
+        self.chunks.releasing()
     }
     /// Since when something else is wanted of it than to serve, in nanoseconds since 1970.
     pub fn duty_since(&self, cs: CsId) -> Option<i64> {

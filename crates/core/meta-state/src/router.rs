@@ -212,8 +212,8 @@ impl<K: Kv> State<K> {
                 Outcome::Done
             }
             Command::DropCs { cs, time } => {
-                if chunks::duty(kv, *cs) == Duty::Releasing && self.chunks.copies_on(*cs) == 0 {
-                    let _ = chunks::set_duty(kv, *cs, Duty::Dropped, *time);
+                if self.chunks.duty(*cs) == Duty::Releasing && self.chunks.copies_on(*cs) == 0 {
+                    let _ = self.chunks.set_duty(kv, *cs, Duty::Dropped, *time);
                     chunks::forget_tombstones(kv, *cs);
                     events::append(kv, *time, &format!("chunk server {cs} holds nothing any more and was dropped"));
                 }
@@ -293,18 +293,18 @@ impl<K: Kv> State<K> {
             }
             MetaOp::ReleaseCs { cs, force } => {
                 let root = namespace::view(&self.kv, namespace::ROOT).map_or(1, |(i, _)| i.layout.norm);
-                let serves = chunks::server(&self.kv, *cs).is_some() && chunks::duty(&self.kv, *cs) == Duty::Serves;
+                let serves = chunks::server(&self.kv, *cs).is_some() && self.chunks.duty(*cs) == Duty::Serves;
                 if serves && !force && chunks::serving(&self.kv).filter(|other| other != cs).count() < root.into() {
                     return Err(MetaError::TooFewCs);
                 }
-                if chunks::set_duty(&mut self.kv, *cs, Duty::Releasing, r.time)? {
+                if self.chunks.set_duty(&mut self.kv, *cs, Duty::Releasing, r.time)? {
                     let text = format!("chunk server {cs} is being released: its copies are made anew on others");
                     events::append(&mut self.kv, r.time, &text);
                 }
                 return Ok(MetaOutcome::Done);
             }
             MetaOp::KeepCs { cs } => {
-                if chunks::set_duty(&mut self.kv, *cs, Duty::Serves, r.time)? {
+                if self.chunks.set_duty(&mut self.kv, *cs, Duty::Serves, r.time)? {
                     events::append(&mut self.kv, r.time, &format!("chunk server {cs} stays"));
                 }
                 return Ok(MetaOutcome::Done);

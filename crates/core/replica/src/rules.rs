@@ -93,6 +93,8 @@ marks::switches! {
     lease_floors,
     /// Holders who only read give back before a join of the group's own is committed.
     readers_leave_before_join,
+    /// Of a chunk with too many members one goes only when all others have just vouched for their copies.
+    others_vouch_first,
     /// A view grows, or a member is replaced, only when `min` members have answered the fence of every session that may
     /// still read.
     fences_heard_before_growth,

@@ -2,7 +2,7 @@
 
 use crate::config::ChunkConfig;
 use crate::merge::{Converge, Replace};
-use crate::server::{ChunkServer, ServerThen};
+use crate::server::{ChunkServer, ServerThen, VouchJob};
 use crate::takeover::Clear;
 use host::node::Effects;
 use replica::member::store_marks;
@@ -313,6 +313,10 @@ impl ChunkServer {
                 if self.group.hear(epoch.term()) {
                     self.replace(from, Replace { chunk, epoch, copy, supersedes, source }, fx);
                 }
+            }
+            MdsToCs::Vouch { number, copies } => {
+                let reply = from;
+                self.vouches.push(VouchJob { reply, number, copies });
             }
             MdsToCs::Delete { chunk, copy, .. } => self.delete(from, chunk, copy, fx),
         }

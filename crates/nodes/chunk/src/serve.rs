@@ -1,14 +1,14 @@
 //! Requests of holders: writes, reads, promises, flushes, states.
 
 use crate::live::Asker;
-use crate::server::{ChunkServer, FlushJob, Then, Work};
+use crate::server::{ChunkServer, FlushJob, Then, VouchJob, Work};
 use bytes::Bytes;
 use chunk_store::{StoreError, Ticket};
 use host::node::Effects;
 use replica::copy::CopyState;
 use replica::member::{Access, Act, Verdict, report, write_request};
 use types::{BLOCK, CHUNK_LOG2_MAX, ChunkId, Nanos, NodeId, Seq};
-use wire::{CopyReq, DataCtl, DataMsg, Msg, Refusal, WriteHeader, WriteKind, WriteMsg, flags};
+use wire::{CopyReq, CsToMds, DataCtl, DataMsg, Msg, Refusal, WriteHeader, WriteKind, WriteMsg, flags};
 
 /// Most bytes of one read.
 const READ_MAX: u32 = 16 << 20;
@@ -278,7 +278,7 @@ impl ChunkServer {
     }
     /// One flush of the store serves all that were asked for since the last turn.
     pub(crate) fn start_flushes(&mut self) {
-        if self.flushes.is_empty() {
+        if self.flushes.is_empty() && self.vouches.is_empty() {
             return;
         }
         let t = self.ticket();
@@ -291,14 +291,22 @@ impl ChunkServer {
                         *end = self.store.copy(a.chunk).map(|c| c.last).ok_or(Refusal::NoCopy);
                     }
                 }
-                self.works.insert(t, Work::Flush(jobs));
+                self.works.insert(t, Work::Flush(jobs, std::mem::take(&mut self.vouches)));
             }
             Err(e) => {
+                self.vouches.clear(); // asked again
                 self.refused(&e);
             }
         }
     }
-    pub(crate) fn flush_done(&mut self, now: Nanos, ticket: u64, jobs: Vec<FlushJob>, fx: &mut Effects) {
+    pub(crate) fn flush_done(
+        &mut self,
+        now: Nanos,
+        ticket: u64,
+        jobs: Vec<FlushJob>,
+        vouches: Vec<VouchJob>,
+        fx: &mut Effects,
+    ) {
         for job in jobs {
             for (a, end) in &job.parts {
                 if let (Ok(end), Some(l)) = (end, self.live.get_mut(&a.chunk)) {
@@ -310,6 +318,13 @@ impl ChunkServer {
                 }
             }
             self.answer_flush(now, job, fx);
+        }
+        let (cs, incarnation) = (self.cfg.cs, self.cfg.incarnation);
+        for VouchJob { reply, number, mut copies } in vouches {
+            // A member of a committed view that nobody has asked since does not know yet that it is one.
+            let good = |c: &CopyState| !c.unclean && c.joining.is_none_or(|j| j.copied);
+            copies.retain(|(chunk, copy)| self.store.copy(*chunk).is_some_and(|c| c.copy == *copy && good(c)));
+            fx.send.push((reply, Msg::CsToMds(CsToMds::Vouched { cs, incarnation, number, copies })));
         }
     }
     fn answer_flush(&mut self, now: Nanos, job: FlushJob, fx: &mut Effects) {

@@ -52,6 +52,14 @@ pub(crate) struct FlushJob {
     pub parts: Vec<(Asker, Result<Seq, Refusal>)>,
 }
 
+/// Copies that a leader wants to rely on once all of theirs is durable.
+#[derive(Debug)]
+pub(crate) struct VouchJob {
+    pub reply: NodeId,
+    pub number: u64,
+    pub copies: Vec<(ChunkId, CopyId)>,
+}
+
 /// What a ticket of the store stands for.
 #[derive(Debug)]
 pub(crate) enum Work {
@@ -59,7 +67,7 @@ pub(crate) enum Work {
     Write { chunk: ChunkId, copy: CopyId, session: SessionId, bytes: u64 },
     Read { asker: Asker, id: u64, offset: u32, length: u32, promise: bool },
     CopyRead { asker: Asker, id: u64, offset: u32, length: u32 },
-    Flush(Vec<FlushJob>),
+    Flush(Vec<FlushJob>, Vec<VouchJob>),
     PullFlush { chunk: ChunkId, to: CopyId, last: Seq },
     Server(ServerThen),
     Deleted { reply: NodeId, chunk: ChunkId, copy: CopyId },
@@ -103,6 +111,7 @@ pub struct ChunkServer {
     pub(crate) held_back: VecDeque<(NodeId, WriteMsg)>,
     pub(crate) held_bytes: u64,
     pub(crate) flushes: Vec<FlushJob>,
+    pub(crate) vouches: Vec<VouchJob>,
     pub(crate) fences: BTreeMap<(ChunkId, LeaseEpoch), FenceWait>,
     pub(crate) session_fences: BTreeMap<(SessionId, LeaseEpoch), SessionWait>,
     pub(crate) pulls: BTreeMap<ChunkId, Pull>,
@@ -155,6 +164,7 @@ impl ChunkServer {
             held_back: VecDeque::new(),
             held_bytes: 0,
             flushes: Vec::new(),
+            vouches: Vec::new(),
             fences: BTreeMap::new(),
             session_fences: BTreeMap::new(),
             pulls: BTreeMap::new(),
@@ -440,7 +450,7 @@ impl ChunkServer {
                     self.send_copy(now, &asker, id, offset, Ok((data, crcs)), fx);
                 }
             }
-            Work::Flush(jobs) => self.flush_done(now, ticket, jobs, fx),
+            Work::Flush(jobs, vouches) => self.flush_done(now, ticket, jobs, vouches, fx),
             Work::PullFlush { chunk, to, last } => self.pull_flushed(chunk, to, last, ticket),
             Work::Server(then) => match then {
                 ServerThen::Nothing => {}

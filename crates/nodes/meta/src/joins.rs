@@ -1,7 +1,6 @@
 //! Joins under way: which the leader drives, and what becomes of all.
 
 use crate::MetaServer;
-use crate::leader::FileLease;
 use crate::limits::{JOIN_IDLE, JOIN_TIMEOUT};
 use crate::propose::Then;
 use crate::views::view_changed;
@@ -9,7 +8,7 @@ use host::node::Effects;
 use marks::mark;
 use meta_state::{Command, Outcome, ViewChange};
 use replica::sequencer::SeqOut;
-use types::{ChunkId, CsId, NodeId};
+use types::{ChunkId, CsId, InodeId, NodeId};
 use wire::DataCtl;
 use wire::meta::ViewWish;
 
@@ -51,29 +50,55 @@ impl MetaServer {
             match w {
                 ViewWish::Add(m) if m == j.member => {
                     mark!("views.group-join-done");
-                    // Readers must not count on a view that is about to grow: they give back first.
                     let ino = j.ino;
-                    // So does one whose lease was taken, until it says that it knows: it may read from a member that
-                    // no later fence needs to reach.
-                    let reads = |f: &FileLease| !f.holders.is_empty() || !f.deposed.is_empty();
-                    let read = l.files.get(&ino).is_some_and(reads);
-                    if read && self.cfg.rules.readers_leave_before_join {
-                        mark!("views.readers-leave-first");
-                        return self.recall_all(ino);
-                    }
-                    if j.committing || l.changing.contains(&chunk) {
+                    // Where it has to wait it asks again.
+                    if !self.may_grow(chunk) {
                         return;
                     }
-                    if !self.may_grow(chunk) {
-                        return; // it asks again
+                    // Readers must not count on a view that is about to grow: they give back first. So does one whose lease
+                    // was taken, until it says that it knows: it may read from a member that no later fence needs to reach.
+                    let leaves_first = self.cfg.rules.readers_leave_before_join;
+                    let Some(l) = &mut self.leader else { return };
+                    if let Some(f) = l.files.get(&ino).filter(|_| leaves_first) {
+                        if !f.deposed.is_empty() {
+                            return;
+                        }
+                        if !f.holders.is_empty() {
+                            mark!("views.readers-leave-first");
+                            l.joins.entry(chunk).and_modify(|j| j.ready = true);
+                            return self.recall_all(ino);
+                        }
                     }
-                    let Some(ver) = self.state.chunk(chunk).map(|r| r.view.ver) else { return };
-                    let Some(j) = self.leader.as_mut().and_then(|l| l.joins.get_mut(&chunk)) else { return };
-                    j.committing = true;
-                    return self.change(chunk, ver, ViewChange::JoinCommit(m));
+                    return self.commit_join(chunk);
                 }
                 ViewWish::Cancel(_) => return cancel_join(self, chunk),
                 _ => {}
+            }
+        }
+    }
+
+    fn commit_join(&mut self, chunk: ChunkId) {
+        let Some(ver) = self.state.chunk(chunk).map(|r| r.view.ver) else { return };
+        let Some(l) = &mut self.leader else { return };
+        if l.changing.contains(&chunk) {
+            return;
+        }
+        let Some(j) = l.joins.get_mut(&chunk).filter(|j| !j.committing) else { return };
+        j.committing = true;
+        let m = j.member;
+        self.change(chunk, ver, ViewChange::JoinCommit(m));
+    }
+    /// Nobody holds this file any more: joiners of its chunks that have everything count from now on.
+    pub(crate) fn commit_ready(&mut self, ino: InodeId) {
+        let Some(l) = &self.leader else { return };
+        let ready: Vec<ChunkId> =
+            l.joins.iter().filter(|(_, j)| j.ino == ino && j.ready && !j.committing).map(|(c, _)| *c).collect();
+        for c in ready {
+            match self.may_grow(c) {
+                true => self.commit_join(c),
+                false => {
+                    self.leader.as_mut().and_then(|l| l.joins.get_mut(&c)).into_iter().for_each(|j| j.ready = false);
+                }
             }
         }
     }
@@ -85,8 +110,9 @@ impl MetaServer {
         let mut outs = vec![];
         let mut cancel = vec![];
         for (c, j) in &mut l.joins {
-            let dead = self.servers.get(&j.member.cs).is_none_or(|s| s.dead(now));
-            if dead || now.since(j.since) >= JOIN_TIMEOUT {
+            let cs = j.member.cs;
+            let lost = self.servers.get(&cs).is_none_or(|s| s.dead(now)) || self.leaving.contains(&cs);
+            if lost || now.since(j.since) >= JOIN_TIMEOUT {
                 cancel.push(*c);
                 continue;
             }
@@ -120,8 +146,8 @@ impl MetaServer {
             let Some(j) = rec.view.joiner else { continue };
             let written = l.files.get(&rec.ino).is_some_and(|f| f.writer().is_some());
             let began = *l.join_began.entry(c).or_insert(now);
-            let dead = self.servers.get(&j.cs).is_none_or(|s| s.dead(now));
-            if !written || dead || now.since(began) >= JOIN_TIMEOUT {
+            let lost = self.servers.get(&j.cs).is_none_or(|s| s.dead(now)) || self.leaving.contains(&j.cs);
+            if !written || lost || now.since(began) >= JOIN_TIMEOUT {
                 cancel.push((c, rec.view.ver, j));
             } else if now.since(began) >= JOIN_IDLE {
                 mark!("views.join-of-idle-holder");

@@ -199,6 +199,8 @@ pub(crate) struct GroupJoin {
     pub seq: Sequencer,
     pub member: Member,
     pub since: Nanos,
+    /// The joiner has everything: nobody else is to hold the file until it counts.
+    pub ready: bool,
     pub committing: bool,
 }
 
@@ -268,6 +270,12 @@ pub(crate) struct Leader {
     /// [`SEALS_MAX`](crate::limits::SEALS_MAX).
     pub seals: BTreeMap<ChunkId, Seal>,
     pub joins: BTreeMap<ChunkId, GroupJoin>,
+    /// Members that are to go, once the others have vouched for theirs.
+    pub partings: BTreeMap<ChunkId, crate::partings::Parting>,
+    /// Questions of that kind so far.
+    pub vouches: u64,
+    /// Servers whose end is proposed and not applied.
+    pub dropping: BTreeSet<CsId>,
     /// View changes proposed and not applied, per chunk.
     pub changing: BTreeSet<ChunkId>,
     pub accused: BTreeMap<(ChunkId, Member), Accusation>,
@@ -315,6 +323,9 @@ impl Leader {
             takeovers_later: BTreeMap::new(),
             seals: BTreeMap::new(),
             joins: BTreeMap::new(),
+            partings: BTreeMap::new(),
+            vouches: 0,
+            dropping: BTreeSet::new(),
             changing: BTreeSet::new(),
             accused: BTreeMap::new(),
             unwanted: BTreeSet::new(),

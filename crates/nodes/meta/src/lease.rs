@@ -1,6 +1,6 @@
 //! Leases on files: who waits, who must give back, who is granted what (protocol section 4).
 
-use crate::leader::{FileLease, Held, Recalled, SessionFence, Waiter};
+use crate::leader::{FileLease, GroupJoin, Held, Recalled, SessionFence, Waiter};
 use crate::limits::{AGAIN, CONTACT_KEPT, GONE, GONE_BARE, GRANT_CHUNKS, RECALL, RECALL_RESET, RECALL_SILENT};
 use crate::propose::{PendingRead, Then};
 use crate::share::{Ended, Way};
@@ -131,6 +131,14 @@ impl MetaServer {
         let now = self.now;
         let mut grants = vec![];
         self.serve_stats(ino, fx);
+        if self
+            .leader
+            .as_ref()
+            .and_then(|l| l.files.get(&ino))
+            .is_none_or(|f| f.holders.is_empty() && f.deposed.is_empty())
+        {
+            self.commit_ready(ino);
+        }
         loop {
             let Some(l) = &mut self.leader else { return grants };
             let Some(f) = l.files.get(&ino) else { return grants };
@@ -181,7 +189,7 @@ impl MetaServer {
             if l.fences.values().any(|f| !f.committed) {
                 break;
             }
-            if self.prepare(ino) || !self.forgotten(ino, w.session, w.want, fx) {
+            if self.prepare(ino, Some(w.want)) || !self.forgotten(ino, w.session, w.want, fx) {
                 break;
             }
             let share = self.share_of(ino, w.session);
@@ -210,7 +218,7 @@ impl MetaServer {
             && f.deposed.iter().all(|d| d.fenced_all)
             && !f.suspects.is_empty()
         {
-            self.prepare(ino);
+            self.prepare(ino, None);
         }
         grants
     }
@@ -272,9 +280,9 @@ impl MetaServer {
         l.fences.is_empty() || !self.state.all_chunks(ino).any(|(_, c, _)| doubtful(c))
     }
 
-    /// Starts takeovers that must end before a grant, and cancels joins that the leader drives. True = something is
-    /// under way.
-    fn prepare(&mut self, ino: InodeId) -> bool {
+    /// Starts takeovers that must end before a grant, and cancels joins that the leader drives if somebody wants to write. True =
+    /// something is under way that the grant waits for.
+    fn prepare(&mut self, ino: InodeId, want: Option<LeaseKind>) -> bool {
         let Some(l) = &mut self.leader else { return true };
         let Some(f) = l.files.get_mut(&ino) else { return false };
         let suspects = std::mem::take(&mut f.suspects);
@@ -282,10 +290,11 @@ impl MetaServer {
         let mut take: Vec<ChunkId> = suspects.into_iter().collect();
         let mut cancel = vec![];
         let chunks: Vec<ChunkId> = self.state.all_chunks(ino).map(|(_, c, _)| c).collect();
-        for c in &chunks {
-            if l.joins.contains_key(c) {
-                cancel.push(*c);
-            }
+        // Who reads may do so until a joiner is to count; who writes gives out the numbers himself.
+        let reads = want == Some(LeaseKind::Read) && f.deposed.is_empty();
+        let in_the_way = |j: &GroupJoin| !reads || j.ready || j.committing;
+        if want.is_some() && !reads {
+            cancel.extend(chunks.iter().filter(|c| l.joins.contains_key(c)));
         }
         if fenced {
             // A fenced session may still read from a server that has not heard of it: its chunks are fenced one by one.
@@ -307,7 +316,7 @@ impl MetaServer {
         let Some(l) = &self.leader else { return true };
         l.busy(ino)
             || chunks.iter().any(|c| {
-                l.joins.contains_key(c)
+                l.joins.get(c).is_some_and(in_the_way)
                     || l.takeover_queue.contains(c)
                     || (l.changing.contains(c) && !l.takeovers.is_empty())
             })

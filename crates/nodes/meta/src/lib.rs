@@ -20,6 +20,7 @@ mod maps;
 mod members;
 mod names;
 mod openers;
+mod partings;
 mod placing;
 mod propose;
 mod recovery;
@@ -306,7 +307,7 @@ impl MetaServer {
         self.sweep_servers(fx);
         self.sweep_takeovers(fx);
         self.sweep_joins(fx);
-        self.sweep_recovery();
+        self.sweep_recovery(fx);
         self.sweep_leases(fx);
         self.sweep_keepers(fx);
         self.ask_for_digests();

@@ -57,6 +57,10 @@ pub const GRANT_CHUNKS: usize = 64;
 pub const MAP_CHUNKS: u32 = 256;
 /// … so many when they are no repair: what is under way then must not be in the way of those.
 pub const MOVES_MAX: usize = 8;
+/// Chunks with one member too many beyond which nothing is moved: first these are to lose it.
+pub const SURPLUS_MAX: usize = 64;
+/// Members that are to vouch for their copies are asked again after this.
+pub const VOUCH: Nanos = Nanos::from_millis(2_000);
 /// Chunks that lack copies, or have one too many, looked at in one turn.
 pub const LACK_LOOKS: usize = 128;
 /// Chunks of one server that is to leave.

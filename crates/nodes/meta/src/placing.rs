@@ -6,7 +6,7 @@ use meta_state::{Duty, State};
 use placement::{Domain, Level, Table};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use types::{ChunkId, CsId, Incarnation, Nanos};
+use types::{ChunkId, CsId, Nanos};
 
 /// What servers report is taken over this often: choosing needs no newer figures, only who lives.
 const REFRESH: Nanos = Nanos::from_secs(1);
@@ -83,9 +83,9 @@ impl Placing<'_> {
         let fullest = || self.with(|m| m.level(domain, copies, |t, l| t.fullest(l, members)));
         self.together(domain, members).or_else(fullest)
     }
-    /// All servers that take copies, with their lives.
-    pub fn all_open(&self) -> impl Iterator<Item = (CsId, Incarnation)> {
-        self.servers.iter().filter(|(cs, _)| self.open(**cs)).map(|(cs, s)| (*cs, s.incarnation))
+    /// All servers that take copies.
+    pub fn all_open(&self) -> impl Iterator<Item = CsId> {
+        self.servers.keys().copied().filter(|cs| self.open(*cs))
     }
     /// It takes copies.
     fn open(&self, cs: CsId) -> bool {

@@ -3,14 +3,16 @@
 
 use crate::MetaServer;
 use crate::leader::{Leader, Server};
-use crate::limits::{DRIFT_LOOKS, JOINS_MAX, LACK_LOOKS, LEAVE_LOOKS, MOVES_MAX, TAKEN_MAX};
+use crate::limits::{DRIFT_LOOKS, JOINS_MAX, LACK_LOOKS, LEAVE_LOOKS, MOVES_MAX, SURPLUS_MAX, TAKEN_MAX};
+use crate::partings::Surplus;
 use crate::propose::Then;
 use crate::takeovers::start_takeover;
+use host::node::Effects;
 use marks::mark;
 use meta_state::{ChunkRecord, Command, Duty, ROOT, ViewChange};
 use placement::Domain;
 use std::collections::{BTreeMap, BTreeSet};
-use types::{ChunkId, CsId, Incarnation, InodeId, Member, Nanos, ViewVer};
+use types::{ChunkId, CsId, Member, Nanos, ViewVer};
 use wire::names::{MetaError, MetaOp};
 
 /// Silence after which the copies of a server are made anew elsewhere, in milliseconds.
@@ -38,8 +40,9 @@ struct Drift {
     found: bool,
     /// The next one, if there was something or fill is uneven.
     again: Nanos,
-    /// Lives of the servers that took copies when it began.
-    open: Vec<(CsId, Incarnation)>,
+    /// When it was looked whether one is due, and which servers took copies then.
+    checked: Nanos,
+    open: BTreeSet<CsId>,
 }
 
 /// Between looks when the last one found something …
@@ -52,9 +55,24 @@ const DRIFT_REST: Nanos = Nanos::from_secs(30);
 struct Turn {
     begin: Vec<(ChunkId, ViewVer, CsId)>,
     take: Vec<ChunkId>,
-    recall: BTreeSet<InodeId>,
-    drop: Vec<(ChunkId, ViewVer, Member)>,
+    part: Vec<(ChunkId, ViewVer, Member)>,
     suspect: Vec<ChunkId>,
+}
+
+impl Turn {
+    /// May a further chunk be taken over that nobody waits for?
+    fn more_takeovers(&self, l: &Leader) -> bool {
+        l.takeovers.len() + l.takeover_queue.len() + self.take.len() + self.suspect.len() < TAKEN_MAX
+    }
+}
+
+/// Why a chunk gets another copy.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// It has too few that count.
+    Lacks,
+    /// One of them should stand elsewhere.
+    Moves,
 }
 
 impl MetaServer {
@@ -76,26 +94,21 @@ impl MetaServer {
     }
 
     /// Begins what is most needed, as much as may be under way at once.
-    pub(crate) fn sweep_recovery(&mut self) {
+    pub(crate) fn sweep_recovery(&mut self, fx: &mut Effects) {
         self.sweep_duties();
         let Some(l) = &self.leader else { return };
-        let under_way = l.joins.len() + l.join_began.len();
+        // Also what is proposed and not applied, whatever it is.
+        let under_way = self.state.joining().len() + l.changing.len();
         let mut looks = std::mem::take(&mut self.looks);
         let turn = self.look(l, &mut looks, under_way);
         self.looks = looks;
-        if !turn.begin.is_empty() || !turn.drop.is_empty() {
+        if !turn.begin.is_empty() {
             self.places.changed();
         }
         for (c, ver, to) in turn.begin {
             self.change(c, ver, ViewChange::JoinBegin(to));
         }
-        for (c, ver, m) in turn.drop {
-            mark!("recovery.one-too-many");
-            self.change(c, ver, ViewChange::Drop(m));
-        }
-        for ino in turn.recall {
-            self.recall_all(ino);
-        }
+        self.begin_partings(turn.part, fx);
         for c in turn.suspect {
             self.suspect(c);
         }
@@ -109,8 +122,13 @@ impl MetaServer {
         let many: Vec<ChunkId> = self.state.surplus_after(looks.many).take(LACK_LOOKS).collect();
         looks.many = many.last().copied().filter(|_| many.len() == LACK_LOOKS).unwrap_or_default();
         for c in many {
-            self.one_too_many(l, c, &mut t);
+            match self.one_too_many(l, c) {
+                Some(Surplus::Goes(ver, m)) => t.part.push((c, ver, m)),
+                Some(Surplus::Unclear) if t.more_takeovers(l) => t.suspect.push(c),
+                _ => {}
+            }
         }
+        let many = self.state.surplus().len();
 
         let room = |t: &Turn, most: usize| under_way + t.begin.len() < most;
         // The most urgent ones again each time, of the others some.
@@ -122,7 +140,7 @@ impl MetaServer {
             if !room(&t, JOINS_MAX) {
                 return t;
             }
-            self.further_copy(l, c, &mut t, |rec| {
+            self.further_copy(l, c, Why::Lacks, &mut t, |rec| {
                 let members: Vec<CsId> = rec.view.members.iter().map(|m| m.cs).collect();
                 self.place_joiner(c, &members)
             });
@@ -132,30 +150,42 @@ impl MetaServer {
             let from = looks.leave.entry(*cs).or_default();
             let some: Vec<ChunkId> = self.state.chunks_on(*cs, ChunkId(from.0 + 1)).take(LEAVE_LOOKS).collect();
             let end = some.len() < LEAVE_LOOKS;
+            // What is away is repaired; what is there moves.
+            let (most, why) = if self.runs(*cs) { (MOVES_MAX, Why::Moves) } else { (JOINS_MAX, Why::Lacks) };
+            let mut all = true;
             for c in some {
-                if !room(&t, MOVES_MAX) {
-                    return t;
+                if !room(&t, most) || (why == Why::Moves && many >= SURPLUS_MAX) {
+                    all = false;
+                    break;
                 }
                 *from = c;
-                self.further_copy(l, c, &mut t, |rec| self.place_instead(c, rec));
+                self.further_copy(l, c, why, &mut t, |rec| self.place_instead(c, rec));
             }
-            if end {
+            if end && all {
                 *from = ChunkId::default();
             }
         }
-        self.look_for_drift(l, &mut looks.drift, under_way, &mut t);
+        if many < SURPLUS_MAX {
+            self.look_for_drift(l, &mut looks.drift, under_way, &mut t);
+        }
         t
     }
     /// Goes through all chunks when servers have come or gone, or fill is uneven.
     fn look_for_drift(&self, l: &Leader, d: &mut Drift, under_way: usize, t: &mut Turn) {
         let p = self.placing();
         if !d.looking {
-            let open: Vec<(CsId, Incarnation)> = p.all_open().collect();
-            let due = self.now >= d.again && (d.found || self.uneven());
-            if d.open == open && !due {
+            if self.now.since(d.checked) < DRIFT_SOON {
                 return;
             }
-            *d = Drift { looking: true, open, ..Drift::default() };
+            d.checked = self.now;
+            let open: BTreeSet<CsId> = p.all_open().collect();
+            let came = !open.is_subset(&d.open);
+            d.open = open;
+            let due = self.now >= d.again && (d.found || self.uneven());
+            if !came && !due {
+                return;
+            }
+            (d.looking, d.found, d.at) = (true, false, ChunkId::default());
         }
         let some: Vec<ChunkId> = self.state.chunks_after(d.at).take(DRIFT_LOOKS).collect();
         for c in &some {
@@ -166,7 +196,7 @@ impl MetaServer {
             let rec = self.state.chunk(*c);
             if rec.is_some_and(|rec| self.place_better(*c, &rec).is_some()) {
                 d.found = true;
-                self.further_copy(l, *c, t, |rec| self.place_better(*c, rec));
+                self.further_copy(l, *c, Why::Moves, t, |rec| self.place_better(*c, rec));
             }
         }
         if some.len() < DRIFT_LOOKS {
@@ -182,7 +212,14 @@ impl MetaServer {
     }
 
     /// What has to be done so that a chunk gets a copy at `to`, unless something else goes on with it.
-    fn further_copy(&self, l: &Leader, c: ChunkId, t: &mut Turn, to: impl FnOnce(&ChunkRecord) -> Option<CsId>) {
+    fn further_copy(
+        &self,
+        l: &Leader,
+        c: ChunkId,
+        why: Why,
+        t: &mut Turn,
+        to: impl FnOnce(&ChunkRecord) -> Option<CsId>,
+    ) {
         if l.changing.contains(&c) || l.taking(c) {
             return;
         }
@@ -192,6 +229,11 @@ impl MetaServer {
         }
         // Without a member that runs there is nothing to begin from.
         if !rec.view.members.iter().any(|m| self.runs(m.cs)) {
+            return;
+        }
+        // A move ends with a member less, and that has to wait for everybody who stays.
+        let well = |m: &Member| self.leaving.contains(&m.cs) || self.runs(m.cs) && l.counted.contains(&m.cs);
+        if why == Why::Moves && !rec.view.members.iter().all(well) {
             return;
         }
         let f = l.files.get(&rec.ino);
@@ -206,12 +248,11 @@ impl MetaServer {
         let Some(to) = to(&rec) else { return };
         if written || l.lasts.contains_key(&c) {
             t.begin.push((c, rec.view.ver, to));
-        } else if f.is_none_or(|f| f.holders.is_empty()) {
-            if l.takeovers.len() + l.takeover_queue.len() + t.take.len() < TAKEN_MAX {
-                t.take.push(c);
+        } else if t.more_takeovers(l) {
+            match f.is_none_or(|f| f.holders.is_empty()) {
+                true => t.take.push(c),
+                false => t.suspect.push(c), // only readers hold it; they give back first, and come back afterwards
             }
-        } else {
-            t.recall.insert(rec.ino); // only readers hold it; they come back afterwards
         }
     }
 
@@ -252,41 +293,6 @@ impl MetaServer {
         self.placing().choose_but(not, 1, self.domain_of(c), stay, self.seed(c)).first().copied()
     }
 
-    /// A chunk with more members than it wants loses one, while all others are well.
-    fn one_too_many(&self, l: &Leader, c: ChunkId, t: &mut Turn) {
-        let Some(rec) = self.state.chunk(c) else { return };
-        let busy = l.files.get(&rec.ino).is_some_and(|f| !f.suspects.is_empty() || !f.deposed.is_empty());
-        if busy || l.changing.contains(&c) || l.taking(c) || rec.view.joiner.is_some() {
-            return;
-        }
-        let servers: Vec<CsId> = rec.view.members.iter().map(|m| m.cs).collect();
-        let (leave, stay): (Vec<CsId>, Vec<CsId>) = servers.iter().partition(|cs| self.leaving.contains(cs));
-        // Of those that leave one that does not run goes first: the others still are copies.
-        let gone = leave.iter().copied().find(|cs| !self.runs(*cs)).or(leave.first().copied());
-        let worst = || self.placing().worst(self.domain_of(c), usize::from(rec.norm), &servers);
-        let Some(goes) = gone.or_else(worst) else { return };
-        // Who may be the last one that knows something stays until the others are known to know it too.
-        let stay: Vec<CsId> = stay.into_iter().filter(|cs| *cs != goes).collect();
-        let known = |cs: &CsId| self.runs(*cs) && l.counted.contains(cs);
-        // Of those that leave too, who runs is as good a copy as any for that long.
-        let others = servers.iter().filter(|cs| **cs != goes && known(cs)).count();
-        if others < usize::from(rec.min) || !stay.iter().all(known) {
-            return;
-        }
-        // Where nobody writes it is to be known that all members end alike: what is dropped here never comes back.
-        let written = l.files.get(&rec.ino).is_some_and(|f| f.writer().is_some());
-        let alike = written || l.lasts.contains_key(&c);
-        if !alike || servers.iter().any(|cs| *cs != goes && l.doubtful.contains(&(*cs, c))) {
-            mark!("recovery.who-is-clean");
-            t.suspect.push(c);
-        } else if let Some(m) = rec.view.members.iter().copied().find(|m| m.cs == goes) {
-            t.drop.push((c, rec.view.ver, m));
-        }
-    }
-    fn runs(&self, cs: CsId) -> bool {
-        self.servers.get(&cs).is_some_and(|s| s.known && !s.dead(self.now))
-    }
-
     fn seed(&self, c: ChunkId) -> u64 {
         c.0.rotate_left(32) ^ self.next_proposal
     }
@@ -315,19 +321,22 @@ impl MetaServer {
 
     /// Who is to leave or stays away; those that have given up everything are dropped.
     fn sweep_duties(&mut self) {
-        let mut done = vec![];
         let state = &self.state;
         self.servers.retain(|cs, _| state.duty(*cs) != Duty::Dropped);
         for (cs, s) in &mut self.servers {
-            s.duty = self.state.duty(*cs);
-            if s.duty == Duty::Releasing && self.state.copies_on(*cs) == 0 {
-                done.push(*cs);
-            }
+            s.duty = state.duty(*cs);
         }
+        // Also one that never came.
+        let empty: Vec<CsId> = state.releasing().filter(|cs| state.copies_on(*cs) == 0).collect();
+        let Some(l) = &mut self.leader else { return };
+        l.dropping.retain(|cs| state.duty(*cs) == Duty::Releasing);
+        let done: Vec<CsId> = empty.into_iter().filter(|cs| !l.dropping.contains(cs)).collect();
         let time = self.wall();
         for cs in done {
-            mark!("recovery.dropped");
-            self.propose(&Command::DropCs { cs, time }, Then::Nothing);
+            if self.propose(&Command::DropCs { cs, time }, Then::Nothing) {
+                mark!("recovery.dropped");
+                self.leader.as_mut().into_iter().for_each(|l| _ = l.dropping.insert(cs));
+            }
         }
         let mut leaving = self.offline();
         if self.braked(&leaving) {

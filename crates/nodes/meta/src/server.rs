@@ -121,13 +121,16 @@ impl MetaServer {
             CsToMds::Replaced { cs, epoch, ok, report } if cs == from => {
                 takeovers::replaced(self, cs, epoch, ok, report, fx)
             }
+            CsToMds::Vouched { cs, incarnation, number, copies } if cs == from => {
+                self.vouched(cs, incarnation, number, &copies);
+            }
             CsToMds::Deleted { cs, chunk, copy } if cs == from => {
                 self.propose(&Command::Deleted { cs, chunk, copy }, Then::Nothing);
             }
             _ => {} // says it is somebody else
         }
     }
-    fn current(&self, cs: CsId, incarnation: Incarnation) -> bool {
+    pub(crate) fn current(&self, cs: CsId, incarnation: Incarnation) -> bool {
         self.servers.get(&cs).is_some_and(|s| s.known && s.incarnation == incarnation)
     }
 

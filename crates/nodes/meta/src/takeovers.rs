@@ -2,7 +2,7 @@
 
 use crate::MetaServer;
 use crate::leader::{Later, Running, ServersFor};
-use crate::limits::{SEALS_MAX, TAKEOVERS_MAX};
+use crate::limits::{SEALS_MAX, TAKEOVERS_MAX, TICK};
 use crate::placing::Placing;
 use crate::propose::Then;
 use host::node::Effects;
@@ -173,6 +173,12 @@ fn begin(m: &mut MetaServer, chunk: ChunkId, restarts: u32) {
     let Some(rec) = m.state.chunk(chunk) else {
         return l.unwanted.retain(|(c, _)| *c != chunk);
     };
+    if l.changing.contains(&chunk) {
+        mark!("takeover.waits-for-a-change");
+        // What is proposed is the view that it has to begin from.
+        l.takeovers_later.insert(chunk, Later { ino: rec.ino, at: now + TICK, restarts });
+        return;
+    }
     l.joins.remove(&chunk);
     let epoch = l.mint();
     let view = rec.view.clone();

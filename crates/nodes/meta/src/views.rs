@@ -170,7 +170,7 @@ pub(crate) fn view_changed(m: &mut MetaServer, chunk: ChunkId, outcome: Outcome,
                 let (norm, min) = (usize::from(rec.norm), usize::from(rec.min));
                 let group = SessionId::GROUP;
                 let seq = Sequencer::new(rules, chunk, ino, group, epoch, norm, min, view.clone(), last, now);
-                l.joins.insert(chunk, GroupJoin { ino, seq, member, since: now, committing: false });
+                l.joins.insert(chunk, GroupJoin { ino, seq, member, since: now, ready: false, committing: false });
             }
         }
         _ => {}

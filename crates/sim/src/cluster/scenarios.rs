@@ -4,6 +4,7 @@ mod cases;
 mod cast;
 mod compare;
 mod content;
+mod drains;
 mod fences;
 mod joins;
 mod locks;
@@ -34,6 +35,7 @@ pub fn all() -> Vec<(&'static str, &'static str, Script)> {
     all.extend(fences::all());
     all.extend(cases::all());
     all.extend(rot::all());
+    all.extend(drains::all());
     all.extend(share::all());
     all.extend(compare::all());
     all.extend([
@@ -240,6 +242,7 @@ pub const FINDS: &[(&str, &str)] = &[
     ("silent_sessions_fenced", "case-15-one-dead-client"),
     ("lease_floors", "silent-member-ahead"),
     ("readers_leave_before_join", "case-11-join-behind-a-reader"),
+    ("others_vouch_first", "old-copy-goes-last"),
     ("fences_heard_before_growth", "fenced-before-it-runs-out"),
     ("doubts_end", "flush-and-a-dead-member"),
     ("losses_name_takeovers", "two-losses-that-end-alike"),

@@ -4,6 +4,7 @@ use super::servers::{Server, server, servers};
 use crate::kv::Kv;
 use crate::table::{self, DUTY, KeyBuf, KeyReader, Row, RowError};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use types::CsId;
 use wire::names::MetaError;
 
@@ -47,8 +48,8 @@ pub fn since<K: Kv>(kv: &K, cs: CsId) -> Option<i64> {
     table::get::<DutyRow, K>(kv, &key(cs)).map(|r| r.since)
 }
 
-/// Another duty for a server. True = it is another one. A dropped one stays dropped.
-pub fn set_duty<K: Kv>(kv: &mut K, cs: CsId, to: Duty, time: i64) -> Result<bool, MetaError> {
+/// Writes the row of [`Chunks::set_duty`](super::Chunks::set_duty).
+pub(super) fn put_duty<K: Kv>(kv: &mut K, cs: CsId, to: Duty, time: i64) -> Result<bool, MetaError> {
     server(kv, cs).ok_or(MetaError::NoCs)?;
     let now = duty(kv, cs);
     match (now, to) {
@@ -63,11 +64,13 @@ pub fn set_duty<K: Kv>(kv: &mut K, cs: CsId, to: Duty, time: i64) -> Result<bool
 }
 
 /// Reads every row.
-pub(super) fn open_duties<K: Kv>(kv: &K) -> Result<(), RowError> {
+pub(super) fn open_duties<K: Kv>(kv: &K) -> Result<BTreeMap<CsId, Duty>, RowError> {
+    let mut all = BTreeMap::new();
     table::read_all::<DutyRow, K>(kv, DUTY, |mut k, row| {
-        k.u32()?;
+        all.insert(CsId(k.u32()?), row.duty);
         k.end((row.duty != Duty::Serves).then_some(())?)
-    })
+    })?;
+    Ok(all)
 }
 
 /// Every row is about a server.
@@ -108,19 +111,19 @@ mod tests {
         for cs in [a, b] {
             register(&mut kv, cs, &life()).unwrap();
         }
-        assert_eq!(set_duty(&mut kv, CsId(99), Duty::Releasing, 5), Err(MetaError::NoCs));
-        assert_eq!(set_duty(&mut kv, a, Duty::Serves, 5), Ok(false));
-        assert_eq!(set_duty(&mut kv, a, Duty::Releasing, 5), Ok(true));
+        assert_eq!(put_duty(&mut kv, CsId(99), Duty::Releasing, 5), Err(MetaError::NoCs));
+        assert_eq!(put_duty(&mut kv, a, Duty::Serves, 5), Ok(false));
+        assert_eq!(put_duty(&mut kv, a, Duty::Releasing, 5), Ok(true));
         assert_eq!((duty(&kv, a), since(&kv, a), duty(&kv, b)), (Duty::Releasing, Some(5), Duty::Serves));
         assert_eq!(serving(&kv).collect::<Vec<_>>(), [b]);
         assert!(register(&mut kv, a, &life()).is_some(), "it goes on until it holds nothing");
-        assert_eq!(set_duty(&mut kv, a, Duty::Serves, 6), Ok(true));
+        assert_eq!(put_duty(&mut kv, a, Duty::Serves, 6), Ok(true));
         assert_eq!((duty(&kv, a), since(&kv, a)), (Duty::Serves, None));
-        set_duty(&mut kv, a, Duty::Dropped, 7).unwrap();
+        put_duty(&mut kv, a, Duty::Dropped, 7).unwrap();
         open_duties(&kv).unwrap();
         check_duties(&kv).unwrap();
         for to in [Duty::Serves, Duty::Releasing] {
-            assert_eq!(set_duty(&mut kv, a, to, 8), Err(MetaError::NoCs));
+            assert_eq!(put_duty(&mut kv, a, to, 8), Err(MetaError::NoCs));
         }
         assert_eq!(register(&mut kv, a, &life()), None);
         assert_eq!(new_server(&mut kv, 3), Some(CsId(b.0 + 1)), "its id is not given again");

@@ -1,6 +1,6 @@
 //! What is kept beside the tables of chunks so that questions need no walk over all of them.
 
-use super::duty::open_duties;
+use super::duty::{Duty, open_duties, put_duty};
 use super::record::{
     ChunkRecord, MapRow, Tombstone, chunk_key, file_chunks, forget_losses, get, map_of, open_losses, tombstones_of,
 };
@@ -10,6 +10,7 @@ use crate::table::{self, CHUNK, MAP, RowError, TOMBSTONE};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use types::{ChunkId, CsId, InodeId, Member};
+use wire::names::MetaError;
 
 /// Indexes over chunks, made from the tables when a state is opened.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -20,6 +21,8 @@ pub struct Chunks {
     degraded: BTreeSet<(usize, ChunkId)>,
     joining: BTreeSet<ChunkId>,
     surplus: BTreeSet<ChunkId>,
+    /// Servers of which something else is wanted than that they serve.
+    duties: BTreeMap<CsId, Duty>,
     total: u64,
     single: u64,
 }
@@ -46,7 +49,7 @@ impl Chunks {
         })?;
         open_losses(kv)?;
         open_servers(kv)?;
-        open_duties(kv)?;
+        x.duties = open_duties(kv)?;
         Ok(x)
     }
 
@@ -129,6 +132,24 @@ impl Chunks {
         for m in c.copies() {
             self.bury(kv, chunk, m, index);
         }
+    }
+
+    /// Another duty for a server. True = it is another one. A dropped one stays dropped.
+    pub fn set_duty<K: Kv>(&mut self, kv: &mut K, cs: CsId, to: Duty, time: i64) -> Result<bool, MetaError> {
+        let news = put_duty(kv, cs, to, time)?;
+        match to {
+            Duty::Serves => self.duties.remove(&cs),
+            _ => self.duties.insert(cs, to),
+        };
+        Ok(news)
+    }
+    /// What is wanted of a server.
+    pub fn duty(&self, cs: CsId) -> Duty {
+        self.duties.get(&cs).copied().unwrap_or_default()
+    }
+    /// Servers that are to give up their copies.
+    pub fn releasing(&self) -> impl Iterator<Item = CsId> + '_ {
+        self.duties.iter().filter(|(_, d)| **d == Duty::Releasing).map(|(cs, _)| *cs)
     }
 
     /// Chunks with a member or a joiner on this server, from `from` on, by id.

@@ -11,7 +11,7 @@ mod tests;
 mod views;
 
 pub use alloc::{MINT_MAX, place_fits};
-pub use duty::{Duty, duty, serving, set_duty, since};
+pub use duty::{Duty, serving, since};
 pub use index::Chunks;
 pub use record::{
     ChunkRecord, Loss, all_after, file_chunks, forget_tombstones, get, last_index, losses, mapped, record_loss,

@@ -7,7 +7,8 @@ use crate::block::Seen;
 use crate::disks::Tear;
 use crate::scenario::Stage;
 use crate::world::{MS, S, Verdict};
-use types::Member;
+use std::collections::BTreeMap;
+use types::{CsId, Member};
 use wire::Msg;
 
 /// The stage and everybody on it.
@@ -20,6 +21,8 @@ pub struct Cast {
     pub cs: Vec<SlotId>,
     /// Clients.
     pub clients: Vec<SlotId>,
+    /// Which chunk servers were asked to leave, and where they were.
+    pub left: BTreeMap<SlotId, CsId>,
 }
 
 /// The cluster of the standard shape, up and with both clients attached: each has read block 0 of file 0 once.
@@ -37,14 +40,15 @@ pub fn cast_as(shape: Shape, mutant: Option<&str>) -> Result<Cast, String> {
     for c in clients.clone() {
         stage.read(c, 0, 0)?;
     }
-    Ok(Cast { stage, mds, cs, clients })
+    Ok(Cast { stage, mds, cs, clients, left: BTreeMap::new() })
 }
 
 /// Was this value seen?
 pub fn same(what: &str, seen: Seen, value: u64) -> Result<(), String> {
     if seen == Seen::Value(value) { Ok(()) } else { Err(format!("{what}: {seen:?} instead of value {value}")) }
 }
-fn first_chunk(stage: &mut Stage<Cluster>) -> Option<Chunk> {
+/// The first chunk of file 0, by the newest records.
+pub fn first_chunk(stage: &mut Stage<Cluster>) -> Option<Chunk> {
     let survey = &mut stage.system.survey;
     survey.refresh(&mut stage.world, 1);
     survey.chunks().iter().find(|c| c.file == Some(0) && c.index == 0).cloned()
