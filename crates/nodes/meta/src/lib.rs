@@ -307,6 +307,7 @@ impl MetaServer {
         self.sweep_servers(fx);
         self.sweep_takeovers(fx);
         self.sweep_joins(fx);
+        self.sweep_accusations();
         self.sweep_recovery(fx);
         self.sweep_leases(fx);
         self.sweep_keepers(fx);

@@ -35,6 +35,8 @@ pub const DEAD_AFTER_RESET: Nanos = Nanos::from_millis(200);
 pub const SERVER_SILENT: Nanos = Nanos::from_millis(2_000);
 /// A member accused for so long is dropped although its server seems well.
 pub const ACCUSED: Nanos = Nanos::from_millis(2_000);
+/// … if it is accused again within this, each time.
+pub const ACCUSATION_KEPT: Nanos = Nanos::from_millis(1_000);
 /// Messages to peers are repeated after this.
 pub const AGAIN: Nanos = Nanos::from_millis(300);
 /// A metadata server that was not heard of for so long is not counted on.

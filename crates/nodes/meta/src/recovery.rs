@@ -60,6 +60,10 @@ struct Turn {
 }
 
 impl Turn {
+    /// Is something decided about this chunk already?
+    fn about(&self, c: ChunkId) -> bool {
+        self.begin.iter().any(|b| b.0 == c) || self.take.contains(&c) || self.suspect.contains(&c)
+    }
     /// May a further chunk be taken over that nobody waits for?
     fn more_takeovers(&self, l: &Leader) -> bool {
         l.takeovers.len() + l.takeover_queue.len() + self.take.len() + self.suspect.len() < TAKEN_MAX
@@ -220,7 +224,7 @@ impl MetaServer {
         t: &mut Turn,
         to: impl FnOnce(&ChunkRecord) -> Option<CsId>,
     ) {
-        if l.changing.contains(&c) || l.taking(c) {
+        if l.changing.contains(&c) || l.taking(c) || t.about(c) {
             return;
         }
         let Some(rec) = self.state.chunk(c) else { return };

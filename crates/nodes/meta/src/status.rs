@@ -79,9 +79,13 @@ impl MetaServer {
             })
             .collect();
         let offline = self.offline();
+        // One that never came is there too until it is dropped.
+        let never = s.releasing().filter(|cs| !self.servers.contains_key(cs));
+        let never: Vec<(CsId, Server)> = never.map(|cs| (cs, crate::server::unknown("", "", now))).collect();
         let cs = self
             .servers
             .iter()
+            .chain(never.iter().map(|(cs, x)| (cs, x)))
             .map(|(id, x)| CsReport {
                 id: *id,
                 addr: x.addr.clone(),

@@ -2,7 +2,7 @@
 
 use crate::MetaServer;
 use crate::leader::{Accusation, GroupJoin, Recalled};
-use crate::limits::ACCUSED;
+use crate::limits::{ACCUSATION_KEPT, ACCUSED};
 use crate::propose::Then;
 use host::node::Effects;
 use marks::mark;
@@ -58,10 +58,6 @@ impl MetaServer {
         let dead = |o: &Member| self.servers.get(&o.cs).is_none_or(|s| s.dead(now));
         let Some(l) = &mut self.leader else { return };
         let a = l.accused.entry((chunk, m)).or_insert(Accusation { first: now, newest: now });
-        if now.since(a.newest) > Nanos::from_secs(1) {
-            mark!("views.old-accusation");
-            a.first = now; // an old story
-        }
         a.newest = now;
         let long = now.since(a.first) >= ACCUSED;
         if !(proof || dead(&m) || long) {
@@ -101,6 +97,16 @@ impl MetaServer {
             mark!("views.fences-first");
         }
         may
+    }
+    /// What nobody has repeated is an old story.
+    pub(crate) fn sweep_accusations(&mut self) {
+        let now = self.now;
+        let Some(l) = &mut self.leader else { return };
+        let before = l.accused.len();
+        l.accused.retain(|_, a| now.since(a.newest) <= ACCUSATION_KEPT);
+        if l.accused.len() < before {
+            mark!("views.old-accusation");
+        }
     }
     pub(crate) fn change(&mut self, chunk: ChunkId, ver: ViewVer, change: ViewChange) {
         if self.propose(&Command::ChangeView { chunk, ver, change }, Then::View { chunk })
@@ -151,7 +157,12 @@ pub(crate) fn view_changed(m: &mut MetaServer, chunk: ChunkId, outcome: Outcome,
         }
         ViewResult::Stale(_) | ViewResult::BelowMin(_) | ViewResult::Refused(..) => {
             mark!("views.change-refused");
-            l.joins.remove(&chunk);
+            // A join goes on if the view is still the one that it is about.
+            let now = m.state.chunk(chunk).map(|r| (r.view.ver, r.view.joiner));
+            match l.joins.get_mut(&chunk) {
+                Some(j) if now == Some((j.seq.ver(), Some(j.member))) => j.committing = false,
+                _ => _ = l.joins.remove(&chunk),
+            }
             return m.tell_view(chunk, fx);
         }
     };

@@ -27,8 +27,8 @@ pub struct RmCs {
     /// Undo a release that is not complete.
     #[arg(short = 'U', long)]
     undo: bool,
-    /// Also where the others have no room for everything, or are too few for all the copies that files want. It goes on
-    /// when there is more room.
+    /// Also where the others have no room for everything, or are too few for all the copies that files want. What finds no
+    /// other place stays, and the server with it, until there is one.
     #[arg(short, long, conflicts_with = "undo")]
     force: bool,
     /// Their ids.
@@ -40,10 +40,20 @@ pub fn rm_cs(at: &At, a: &RmCs) -> Result<()> {
     let name = at.name()?;
     let mut link = Link::open(at, Duration::from_secs(10))?;
     let ids: Vec<CsId> = a.ids.iter().map(|id| CsId(*id)).collect();
-    for cs in &ids {
+    for (i, cs) in ids.iter().enumerate() {
         let op = if a.undo { MetaOp::KeepCs { cs: *cs } } else { MetaOp::ReleaseCs { cs: *cs, force: a.force } };
         if let Err(e) = link.meta(op)? {
-            return Err(refused(name, *cs, a.undo, e, &*link.status()?));
+            let error = refused(name, *cs, a.undo, e, &*link.status()?);
+            return match &ids[..i] {
+                [] => Err(error),
+                before if a.undo => Err(error.context(format!("{} stay, and no other", list(before)))),
+                before => Err(error.context(format!(
+                    "of the chunk servers named, {} give up their copies now (`pstorage -c {name} rm-cs -U {}` lets them stay), and \
+                     no other",
+                    list(before),
+                    before.iter().map(|cs| cs.0.to_string()).collect::<Vec<_>>().join(" ")
+                ))),
+            };
         }
     }
     if a.undo {
@@ -77,7 +87,7 @@ fn refused(name: &str, cs: CsId, undo: bool, e: MetaError, r: &ClusterReport) ->
         ),
         MetaError::TooFewCs => anyhow::anyhow!(
             "chunk server {} cannot leave: files want {} copies on hosts of their own, and {run} other chunk servers run. Add one \
-             first with `pstorage -c {name} make-cs -r DIR`, or release it with -f: files keep as many copies as there is room for",
+             first with `pstorage -c {name} make-cs -r DIR`, or release it with -f: copies that find no other place stay on it until there is one",
             cs.0,
             r.norm
         ),
@@ -104,11 +114,19 @@ const STEP: Duration = Duration::from_millis(300);
 /// Between lines where nobody looks at a terminal.
 const LINE: Duration = Duration::from_secs(10);
 
-/// What is left to do, as bytes, with copies and bytes of all of them. None = they are gone.
-fn left(r: &ClusterReport, ids: &[CsId]) -> Option<(u64, u64, u64)> {
-    let those: Vec<&CsReport> = r.cs.iter().filter(|c| ids.contains(&c.id)).collect();
-    let (copies, bytes) = those.iter().fold((0, 0), |(c, b), x| (c + x.copies, b + x.allocated));
-    (!those.is_empty()).then_some((bytes + copies * EACH, copies, bytes))
+/// Copies and bytes that servers hold.
+type Holds = BTreeMap<CsId, (u64, u64)>;
+
+/// What these servers still hold, by what they held at `first`. None = they are gone.
+fn left(r: &ClusterReport, ids: &[CsId], first: &Holds) -> Option<Holds> {
+    let those = r.cs.iter().filter(|c| ids.contains(&c.id));
+    let holds = |c: &CsReport| match first.get(&c.id) {
+        // What one that does not answer said last gets no less; its copies do.
+        Some((copies, bytes)) if !c.alive => (c.copies, bytes / (*copies).max(1) * c.copies),
+        _ => (c.copies, c.allocated),
+    };
+    let left: Holds = those.map(|c| (c.id, holds(c))).collect();
+    (!left.is_empty()).then_some(left)
 }
 
 /// Time that the rest takes if it goes on as since the beginning.
@@ -119,16 +137,23 @@ fn rest(begun: u64, left: u64, since: Duration) -> Option<Duration> {
 
 fn follow(name: &str, link: &mut Link, ids: &[CsId]) -> Result<()> {
     let terminal = std::io::stderr().is_terminal();
+    let hint = || format!("the release goes on without this command; `pstorage -c {name} status` shows how far it is");
+    let mut first = Holds::new();
     let mut begun: Option<(Instant, u64)> = None;
     let mut told: Option<Instant> = None;
     loop {
-        let r = link.status()?;
+        let r = link.status().with_context(hint)?;
         if r.current {
             let states: BTreeMap<CsId, CsState> = r.cs.iter().map(|c| (c.id, c.state)).collect();
             if let Some(cs) = ids.iter().find(|cs| states.get(cs).is_some_and(|s| *s != CsState::Releasing)) {
                 bail!("chunk server {} stays: somebody undid its release", cs.0);
             }
-            let Some((work, copies, bytes)) = left(&r, ids) else { break };
+            let Some(holds) = left(&r, ids, &first) else { break };
+            let (copies, bytes) = holds.values().fold((0, 0), |(c, b), x| (c + x.0, b + x.1));
+            let work = bytes + copies * EACH;
+            if first.is_empty() {
+                first = holds;
+            }
             let (since, all) = *begun.get_or_insert((Instant::now(), work));
             let time = match rest(all, work, since.elapsed()) {
                 Some(t) => format!("about {} to go", units::duration(t)),
@@ -146,9 +171,7 @@ fn follow(name: &str, link: &mut Link, ids: &[CsId]) -> Result<()> {
         }
         let turn = Instant::now();
         while turn.elapsed() < STEP {
-            link.turn(STEP.saturating_sub(turn.elapsed())).with_context(|| {
-                format!("the release goes on without this command; `pstorage -c {name} status` shows how far it is")
-            })?;
+            link.turn(STEP.saturating_sub(turn.elapsed())).with_context(hint)?;
         }
     }
     if terminal {
