@@ -10,8 +10,8 @@ use stories::arguments::Arguments;
 use stories::forget::writer;
 use stories::forgetfs::{Forgetting, Loss, Options};
 use stories::{
-    apart, back, bench, databases, direct, forget, host, hosts, idle, kills, members, memory, mounted, posix, ready,
-    registers, resume, rot, scrubcost, share, shared, small,
+    apart, back, bench, databases, direct, drains, forget, host, hosts, idle, kills, members, memory, mounted, posix,
+    ready, registers, resume, rot, scrubcost, share, shared, small,
 };
 
 const USAGE: &str = "\
@@ -24,7 +24,7 @@ usage: stories forgetfs MOUNTPOINT BACKING [--seed N] [--lose mixed|all] [--memo
        stories direct --dir FOLDER [--ops N] [--seed N]
          changes a file in FOLDER at random with O_DIRECT and compares it with a model
        stories ready|share|kills|forget|bench|mounted|posix|small|memory|databases|rot|back|resume|idle|scrubcost|shared|
-               members|registers [--dir FOLDER] [--seed N] [--rounds N] [--size MIB] [--seconds N] [--only PART]
+               members|registers|drains [--dir FOLDER] [--seed N] [--rounds N] [--size MIB] [--seconds N] [--only PART]
                [--options MOUNT-OPTIONS] [--keep]
          plays a story with the program built beside this one; says its figures, fails beyond its limits";
 
@@ -47,6 +47,7 @@ fn main() -> ExitCode {
         Some("shared-handover") => return inside(shared::handover::player(&args[1..])),
         Some("shared-locks") => return inside(shared::locks::player(&args[1..])),
         Some("shared-records") => return inside(shared::records::writer(&args[1..])),
+        Some(name @ "drains") => story(name, &args[1..], drains::run),
         Some(name @ "ready") => story(name, &args[1..], ready::run),
         Some(name @ "share") => story(name, &args[1..], share::run),
         Some(name @ "forget") => story(name, &args[1..], forget::run),

@@ -139,7 +139,7 @@ fn a_killed_host_leaves_nothing_and_comes_back() {
 fn killed_processes_close_their_connections_and_a_power_cut_does_not() {
     let dir = folder("power");
     let forget = Some(Options { loss: Loss::All, ..Options::default() });
-    let mut h = Hosts::new(&dir, 2, &Make { forget }).unwrap();
+    let mut h = Hosts::new(&dir, 2, &Make { forget, ..Make::default() }).unwrap();
     let listen =
         "$s = IO::Socket::INET->new(Listen => 1, LocalPort => 7001); print \"up\\n\"; $c = $s->accept; sleep 1000";
     for (host, power) in [(1, false), (2, true)] {

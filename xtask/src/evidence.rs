@@ -275,14 +275,24 @@ const SURVIVE: &[Line] = &[
 ];
 
 /// Members come and go.
-const MEMBERS: &[Line] = &[Line {
-    id: "metadata",
-    what: "one, three, five and three metadata servers under load, two of five killed and replaced ten times: no error, names wait \
-           at most 2 s for each change",
-    cargo: &["run", "--release", "-p", "stories", "--", "members", "--rounds", "10"],
-    figure: Figure::After("members:"),
-    minutes: 60.0,
-}];
+const MEMBERS: &[Line] = &[
+    Line {
+        id: "metadata",
+        what: "one, three, five and three metadata servers under load, two of five killed and replaced ten times: no error, names \
+               wait at most 2 s for each change",
+        cargo: &["run", "--release", "-p", "stories", "--", "members", "--rounds", "10"],
+        figure: Figure::After("members:"),
+        minutes: 60.0,
+    },
+    Line {
+        id: "drains",
+        what: "chunk servers come, leave, stay after all and leave two at once under load: no error, seen within 10 s, at most 1.1 \
+               times what has to move is moved",
+        cargo: &["run", "--release", "-p", "stories", "--", "drains"],
+        figure: Figure::After("drains:"),
+        minutes: 30.0,
+    },
+];
 
 const BYTES: &[Line] = &[
     Line {

@@ -9,7 +9,7 @@ use super::space::Space;
 use super::{Hosts, address, tool};
 use crate::dev::wait_healthy;
 use crate::process::{Process, wait_until};
-use crate::product::Product;
+use crate::product::{Product, Said};
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -49,18 +49,38 @@ impl Cluster {
     /// Makes one as the manual does, and starts its servers: a metadata server on the first host, a chunk server on each. Of
     /// each chunk there are `replicas` copies, as `3:2`.
     pub fn by_the_manual(hosts: &mut Hosts, product: &Product, name: &str, replicas: &str) -> Result<Cluster> {
+        let all = hosts.count();
+        Cluster::on_some(hosts, product, name, replicas, all)
+    }
+    /// The same with chunk servers on the first `servers` hosts only.
+    pub fn on_some(
+        hosts: &mut Hosts,
+        product: &Product,
+        name: &str,
+        replicas: &str,
+        servers: usize,
+    ) -> Result<Cluster> {
         let cluster = Cluster::named(name, product)?;
         let first = address(FIRST).to_string();
         cluster.list(hosts, &first)?;
         cluster.says(hosts, FIRST, &["make-mds", "-I", "-a", &first, "--replicas", replicas, "-r"], "mds")?;
         cluster.start(hosts, FIRST, "mds")?;
-        for n in 1..=hosts.count() {
-            let words: Vec<&str> = ["make-cs"].into_iter().chain(SIZES).chain(["-r"]).collect();
-            cluster.says(hosts, n, &words, "cs")?;
-            cluster.start(hosts, n, "cs")?;
-        }
+        (1..=servers).try_for_each(|n| cluster.make_cs(hosts, n).map(drop))?;
         cluster.wait_healthy(hosts, FIRST)?;
         Ok(cluster)
+    }
+    /// Makes a chunk server on a host, and starts it; its id.
+    pub fn make_cs(&self, hosts: &mut Hosts, number: usize) -> Result<u64> {
+        let id = self.make_cs_only(hosts, number, "cs")?;
+        self.start(hosts, number, "cs")?;
+        Ok(id)
+    }
+    /// Makes one in this folder of a host's disk, and does not start it; its id.
+    pub fn make_cs_only(&self, hosts: &mut Hosts, number: usize, repo: &str) -> Result<u64> {
+        let words: Vec<&str> = ["make-cs"].into_iter().chain(SIZES).chain(["-r"]).collect();
+        let said = self.says(hosts, number, &words, repo)?;
+        let id = said.out.split_whitespace().find_map(|w| w.parse().ok());
+        id.with_context(|| format!("`make-cs` named no id: {}", said.out))
     }
     /// Makes one with a metadata server and a chunk server on each of three hosts, and starts them. Layout 3:2.
     pub fn of_three(hosts: &mut Hosts, product: &Product, name: &str, durability: &str) -> Result<Cluster> {
@@ -107,13 +127,13 @@ impl Cluster {
         let script = format!("mkdir -p {dir} && echo {addresses} > {dir}/bs.list");
         (1..=hosts.count()).try_for_each(|n| hosts.host(n).must(&["sh", "-c", &script], PATIENCE).map(drop))
     }
-    fn says(&self, hosts: &mut Hosts, number: usize, words: &[&str], repo: &str) -> Result<()> {
+    fn says(&self, hosts: &mut Hosts, number: usize, words: &[&str], repo: &str) -> Result<Said> {
         let host = hosts.host(number);
         let repo = host.disk().join(repo).display().to_string();
         let exe = self.exe.display().to_string();
         let all: Vec<&str> =
             [&exe, "-c", &self.name].into_iter().chain(words.iter().copied()).chain([repo.as_str()]).collect();
-        host.must(&all, PATIENCE).map(drop)
+        host.must(&all, PATIENCE)
     }
     /// Starts the server of that kind, `mds` or `cs`, on a host.
     pub fn start(&self, hosts: &mut Hosts, number: usize, kind: &str) -> Result<()> {

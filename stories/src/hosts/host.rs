@@ -1,5 +1,6 @@
 //! One host: what it keeps through its lives, the processes of the present one, and its disk.
 
+use super::image::Image;
 use super::inside::Own;
 use super::shell::Shell;
 use super::slow::{self, Slow};
@@ -20,6 +21,8 @@ use std::time::Duration;
 pub struct Make {
     /// Their disks forget at a power cut what was not flushed; None = nothing is ever forgotten.
     pub forget: Option<Options>,
+    /// Size of each disk that forgets nothing, MiB; None = what there is.
+    pub disk_mib: Option<u64>,
 }
 
 /// A host.
@@ -33,6 +36,7 @@ pub struct Host {
     processes: Vec<Process>,
     space: Option<Space>,
     disk: Option<Forgetting>,
+    _image: Option<Image>,
 }
 
 impl Host {
@@ -53,8 +57,12 @@ impl Host {
                 Some(Forgetting::mount(&backing, &dir.join("disk"), &options)?)
             }
         };
+        let image = match make.disk_mib.filter(|_| disk.is_none()) {
+            None => None,
+            Some(mib) => Some(Image::mount(&dir.join("image"), mib, &dir.join("disk"))?),
+        };
         let (tool, boot_id) = (tool.to_path_buf(), new_boot_id());
-        Ok(Host { number, tool, dir, life: 0, boot_id, processes: Vec::new(), space: None, disk })
+        Ok(Host { number, tool, dir, life: 0, boot_id, processes: Vec::new(), space: None, disk, _image: image })
     }
     /// Its name.
     pub fn name(&self) -> String {

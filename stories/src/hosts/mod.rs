@@ -12,6 +12,7 @@
 
 mod cluster;
 mod host;
+mod image;
 pub mod inside;
 mod leftovers;
 mod links;

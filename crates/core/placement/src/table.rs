@@ -96,6 +96,13 @@ impl Table {
         });
         Table { slots, before, ids, largest }
     }
+    /// So many bytes more are on their way to this server.
+    pub fn expect(&mut self, cs: CsId, bytes: u64) {
+        if let Some(i) = self.position(cs) {
+            let s = &mut self.slots[i].server;
+            s.used = s.used.saturating_add(bytes);
+        }
+    }
     /// The domain of each kind that slot `i` is in.
     pub(crate) fn domain(&self, d: Domain, i: usize) -> u32 {
         self.slots[i].domains[d as usize]

@@ -307,8 +307,29 @@ impl ChunkServer {
         }
     }
 
+    /// Pieces that came when there was no room.
+    pub(crate) fn retry_pieces(&mut self, fx: &mut Effects) {
+        while !self.store.busy()
+            && let Some((from, m)) = self.held_pieces.pop_front()
+        {
+            let held = self.held_pieces.len();
+            self.source_data(from, m, fx);
+            if self.held_pieces.len() > held {
+                // Still none; it was the first to come.
+                self.held_pieces.rotate_right(1);
+                break;
+            }
+        }
+    }
     /// A source gives a piece.
-    pub(crate) fn source_data(&mut self, from: NodeId, m: DataMsg, fx: &mut Effects) {
+    pub(crate) fn source_gives(&mut self, from: NodeId, m: DataMsg, fx: &mut Effects) {
+        let p = self.pulls.get(&m.ans.chunk).filter(|p| p.epoch == m.ans.epoch);
+        if p.zip(as_cs(from)).is_some_and(|(p, cs)| p.piece(m.id as u32, cs).is_some()) && m.ans.refusal.is_none() {
+            self.fetched += m.payload.len() as u64;
+        }
+        self.source_data(from, m, fx);
+    }
+    fn source_data(&mut self, from: NodeId, m: DataMsg, fx: &mut Effects) {
         let (chunk, to, id) = (m.ans.chunk, CopyId((m.id >> 32) as u32), m.id as u32);
         let Some(cs) = as_cs(from) else { return };
         let Some(p) = self.pulls.get_mut(&chunk).filter(|p| p.to == to && p.epoch == m.ans.epoch) else { return };
@@ -327,7 +348,6 @@ impl ChunkServer {
             }
             return;
         }
-        self.fetched += m.payload.len() as u64;
         if let Purpose::Converge { staged, .. } = &mut p.purpose {
             let parts = sparse(offset, &m.crcs, &m.payload);
             staged.extend(parts.iter().cloned());
@@ -355,17 +375,15 @@ impl ChunkServer {
                 }
             }
             Err(e) => {
-                let why = match self.refused(&e) {
-                    // No room at the moment: fetched again later.
-                    None => {
-                        mark!("pull.no-room");
-                        self.pulls.get_mut(&chunk).and_then(|p| p.postpone(id).err())
-                    }
-                    Some(_) => Some("there is no room for it"),
-                };
-                if let Some(why) = why {
-                    self.pull_failed(chunk, why, fx);
+                if self.refused(&e).is_some() {
+                    return self.pull_failed(chunk, "there is no room for it", fx);
                 }
+                // No room at the moment. What is in flight is bounded, so it can be kept.
+                mark!("pull.no-room");
+                if let Some(p) = self.pulls.get_mut(&chunk) {
+                    p.hold(id);
+                }
+                self.held_pieces.push_back((from, m));
             }
         }
     }

@@ -14,6 +14,8 @@ const DEPTH: usize = 4;
 pub(crate) const SOURCE_TIMEOUT: Nanos = Nanos::from_secs(2);
 /// Times a piece is tried before the whole is given up.
 const TRIES: u32 = 8;
+/// Instead of a time: the piece is here, and waits for room in the store.
+const HELD: Nanos = Nanos(Nanos::NEVER.0 - 1);
 /// A server that has just started is left alone for so long.
 const STARTING: Nanos = Nanos::from_millis(100);
 
@@ -255,7 +257,13 @@ impl Pull {
         self.todo.push_back((f.offset, f.length, f.tries + 1));
         Ok(())
     }
-    /// There was no room for the piece: it is fetched again, and nobody is to blame.
+    /// The piece has come and is kept until there is room for it.
+    pub fn hold(&mut self, id: u32) {
+        if let Some(f) = self.flight.get_mut(&id) {
+            f.until = HELD;
+        }
+    }
+    /// The source does not give the piece now: it is fetched again, and nobody is to blame.
     pub fn postpone(&mut self, id: u32) -> Result<(), &'static str> {
         let Some(f) = self.flight.remove(&id) else { return Ok(()) };
         self.todo.push_front((f.offset, f.length, f.tries));
@@ -269,7 +277,7 @@ impl Pull {
         {
             return self.next_source();
         }
-        let lost = |f: &Flight| f.from == cs && f.until != Nanos::NEVER;
+        let lost = |f: &Flight| f.from == cs && f.until < HELD;
         let ids: Vec<u32> = self.flight.iter().filter(|(_, f)| lost(f)).map(|(id, _)| *id).collect();
         ids.into_iter().try_for_each(|id| self.failed(id))
     }

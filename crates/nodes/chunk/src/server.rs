@@ -15,7 +15,7 @@ use replica::promises::Promises;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use types::{BLOCK, ChunkId, CopyId, CsId, LeaseEpoch, Nanos, NodeId, Seq, SessionId};
 use wire::server::Space;
-use wire::{CopyAns, DataCtl, Msg, Refusal, WriteMsg};
+use wire::{CopyAns, DataCtl, DataMsg, Msg, Refusal, WriteMsg};
 
 /// How soon writes that wait for room are tried again without a completion.
 const RETRY: Nanos = Nanos::from_millis(10);
@@ -112,6 +112,8 @@ pub struct ChunkServer {
     pub(crate) held_bytes: u64,
     pub(crate) flushes: Vec<FlushJob>,
     pub(crate) vouches: Vec<VouchJob>,
+    /// Pieces of copies that are filled for which there was no room when they came.
+    pub(crate) held_pieces: VecDeque<(NodeId, DataMsg)>,
     pub(crate) fences: BTreeMap<(ChunkId, LeaseEpoch), FenceWait>,
     pub(crate) session_fences: BTreeMap<(SessionId, LeaseEpoch), SessionWait>,
     pub(crate) pulls: BTreeMap<ChunkId, Pull>,
@@ -165,6 +167,7 @@ impl ChunkServer {
             held_bytes: 0,
             flushes: Vec::new(),
             vouches: Vec::new(),
+            held_pieces: VecDeque::new(),
             fences: BTreeMap::new(),
             session_fences: BTreeMap::new(),
             pulls: BTreeMap::new(),
@@ -520,7 +523,7 @@ impl Node for ChunkServer {
                     self.write(now, from, m, fx)
                 }
                 Msg::Data(ctl) => self.data_ctl(now, from, ctl, fx),
-                Msg::Copy(m) => self.source_data(from, m, fx),
+                Msg::Copy(m) => self.source_gives(from, m, fx),
                 Msg::Care(m) => self.care_message(now, from, m, fx),
                 Msg::Mend(m) => self.mend_answer(now, from, m),
                 Msg::MdsToCs(m) if matches!(from, NodeId::Mds(_)) => self.group_says(now, from, m, fx),
@@ -543,6 +546,7 @@ impl Node for ChunkServer {
         if self.failed.is_none() {
             self.retry_writes(now, fx);
             self.start_flushes();
+            self.retry_pieces(fx);
             self.step_pulls(now, fx);
             if !self.stopping {
                 self.store.idle(&mut self.sfx);

@@ -94,6 +94,22 @@ impl Placing<'_> {
             well && s.duty == Duty::Serves && !self.without.contains(&cs) && s.free() > 0
         })
     }
+    /// A further copy of this chunk goes to that server, and nobody has proposed it yet.
+    pub fn expect(&self, cs: CsId, chunk: ChunkId) {
+        let bytes = self.bytes_of(chunk);
+        self.with(|m| {
+            m.table.expect(cs, bytes);
+            m.levels.clear();
+        });
+    }
+    /// What a copy of this chunk takes at most, as far as the group knows where its file ends.
+    fn bytes_of(&self, chunk: ChunkId) -> u64 {
+        let file = self.state.chunk(chunk).and_then(|c| Some((c.index, self.state.inode(c.ino)?)));
+        file.map_or(0, |(index, i)| {
+            let log2 = u32::from(i.layout.chunk_log2);
+            i.attr.size.saturating_sub(u64::from(index) << log2).min(1 << log2)
+        })
+    }
     fn with<T>(&self, f: impl FnOnce(&mut Made) -> T) -> T {
         let mut places = self.places.0.borrow_mut();
         let good = |m: &Made| self.now.since(m.at) < REFRESH && m.servers == self.servers.len();
@@ -106,17 +122,21 @@ impl Placing<'_> {
         f(made)
     }
     fn table(&self) -> Table {
-        let mut coming: BTreeMap<CsId, u64> = BTreeMap::new();
-        for j in self.state.joining().filter_map(|c| self.state.chunk(c)?.view.joiner) {
-            *coming.entry(j.cs).or_default() += 1;
+        // Copies on their way: their servers say little of them yet, and all at once is more than each can see.
+        let mut coming: BTreeMap<CsId, (u64, u64)> = BTreeMap::new();
+        for (c, j) in self.state.joining().filter_map(|c| Some((c, self.state.chunk(c)?.view.joiner?))) {
+            let (n, bytes) = coming.entry(j.cs).or_default();
+            (*n, *bytes) = (*n + 1, *bytes + self.bytes_of(c));
         }
         let there = self.servers.iter().filter(|(cs, s)| s.duty == Duty::Serves && !self.without.contains(cs));
         Table::new(there.map(|(cs, s)| {
-            // Copies come and go faster than servers say so.
+            // Copies come and go faster than servers say so. One that was on its way when it said so stands there in part.
+            let (n, bytes) = coming.get(cs).copied().unwrap_or_default();
             let (copies, then) = (self.state.copies_on(*cs), s.copies);
             let each = s.space.allocated / then.max(1);
-            let more = (copies.saturating_sub(then) + coming.get(cs).copied().unwrap_or(0) / 2) * each;
-            let used = s.space.allocated.saturating_add(more).saturating_sub(then.saturating_sub(copies) * each);
+            let new = copies.saturating_sub(then).saturating_sub(n);
+            let used = s.space.allocated.saturating_add(new * each).saturating_add(bytes);
+            let used = used.saturating_sub(then.saturating_sub(copies) * each);
             (["", "", "", s.host.as_str()], placement::Server { cs: *cs, capacity: s.space.capacity, used })
         }))
     }

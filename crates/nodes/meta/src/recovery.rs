@@ -200,7 +200,10 @@ impl MetaServer {
             let rec = self.state.chunk(*c);
             if rec.is_some_and(|rec| self.place_better(*c, &rec).is_some()) {
                 d.found = true;
+                let begun = t.begin.len();
                 self.further_copy(l, *c, Why::Moves, t, |rec| self.place_better(*c, rec));
+                // The next ones reckon with it.
+                t.begin[begun..].iter().for_each(|(c, _, to)| p.expect(*to, *c));
             }
         }
         if some.len() < DRIFT_LOOKS {
